@@ -1,0 +1,25 @@
+# What every target of the project is compiled with.
+
+function(cpnsa_configure_target target)
+  target_compile_options(${target} PRIVATE
+    $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow=local $<$<BOOL:${CPNSA_WARNINGS_AS_ERRORS}>:-Werror>>)
+  if(CPNSA_SANITIZE)
+    target_compile_options(${target} PRIVATE
+      $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${CPNSA_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
+    target_link_options(${target} PUBLIC -fsanitize=${CPNSA_SANITIZE})
+  endif()
+endfunction()
+
+# A library of the project: cpnsa::<name> in the build tree and, once installed, in a consumer's.
+function(cpnsa_add_library target name)
+  add_library(${target})
+  add_library(cpnsa::${name} ALIAS ${target})
+  target_compile_features(${target} PUBLIC cxx_std_20)
+  target_include_directories(${target}
+    PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>
+    PRIVATE ${PROJECT_SOURCE_DIR})
+  set_target_properties(${target} PROPERTIES EXPORT_NAME ${name})
+  # fmt formats messages inside the library only: header-only, so that a consumer needs none.
+  target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:fmt::fmt-header-only>)
+  cpnsa_configure_target(${target})
+endfunction()

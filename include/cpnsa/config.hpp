@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace cpnsa {
+
+enum class Compressor { mean, linear, mlp };
+enum class Activation { silu, relu, gelu };  ///< gelu is the tanh form
+enum class GateKind { logits, values };      ///< logits: the library applies the sigmoid; values: used as they are
+
+std::string_view name_of(Compressor);
+std::string_view name_of(Activation);
+std::string_view name_of(GateKind);
+
+/// Hyperparameters of one Native Sparse Attention layer (arXiv 2502.11089). The member names are the keys of
+/// config.json; docs/algorithm.md has the formulas they appear in.
+struct Config {
+  std::int64_t num_q_heads = 0;   ///< H
+  std::int64_t num_kv_heads = 0;  ///< G, divides H; query head h reads KV head h / (H / G)
+  std::int64_t head_dim_qk = 0;   ///< dk
+  std::int64_t head_dim_v = 0;    ///< dv, need not equal dk
+
+  std::int64_t compress_block = 32;   ///< l, tokens a summary covers, at most m
+  std::int64_t compress_stride = 16;  ///< s, tokens between summaries, divides l and m
+  std::int64_t select_block = 64;     ///< m, tokens of a selection block
+  std::int64_t select_count = 16;     ///< n, blocks a query selects, forced ones included
+  std::int64_t init_blocks = 1;       ///< forced blocks at the document's start
+  std::int64_t local_blocks = 2;      ///< forced blocks ending at the query's own
+  std::int64_t window = 512;          ///< w, tokens of the sliding window, the query's own included
+
+  std::optional<double> softmax_scale;  ///< 1/sqrt(dk) unless set
+
+  Compressor compressor = Compressor::mlp;
+  Activation activation = Activation::silu;  ///< of the mlp compressor
+  GateKind gate = GateKind::logits;
+
+  /// Width of the mlp compressors' hidden layer, for keys and for values. Read off the parameters' shapes by the
+  /// command line, so not a key of config.json. Ignored unless compressor == mlp.
+  std::int64_t compress_hidden_k = 0;
+  std::int64_t compress_hidden_v = 0;
+
+  std::int64_t heads_per_group() const { return num_q_heads / num_kv_heads; }  ///< R
+  double scale() const;                                                        ///< softmax_scale, or 1/sqrt(dk)
+  std::int64_t summaries_of(std::int64_t length) const;  ///< C of a document of `length` tokens
+  std::int64_t blocks_of(std::int64_t length) const;     ///< selection blocks of a document, the last may be partial
+
+  /// Throws ConfigError naming the key, the value found and the value expected.
+  void validate() const;
+
+  /// Every key and value on one line, in a fixed order: what ranks compare to be sure they agree.
+  std::string describe() const;
+};
+
+}  // namespace cpnsa
