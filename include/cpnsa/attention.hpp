@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -24,6 +25,7 @@ std::string_view name_of(Exchange);
 struct AttentionOptions {
   DType dtype = DType::f32;
   Exchange exchange = Exchange::automatic;
+  std::optional<DType> gradient_dtype;   ///< of dq, dk, dv, dgate: dtype (default) or accumulate_dtype(dtype)
   bool backward = true;                  ///< whether backward() will be called: sizes the workspace and what is saved
   bool sum_parameter_gradients = false;  ///< whether backward() also sums the compressor's gradients over the ranks
   bool timing = false;                   ///< whether Statistics::seconds is measured (events around each stage)
@@ -56,8 +58,9 @@ struct AttentionInputs {
   CompressorTensors compress_v;
 };
 
-/// Gradients, overwritten. Each has the layer's type or accumulate_dtype(); parameters' always the latter. Branches
-/// whose gradient views are the same memory get their sum. Views not given are not wanted (dq, dk, dv and dgate are).
+/// Gradients, overwritten. Those of q, k, v and gate have AttentionOptions::gradient_dtype and must be given; those of
+/// parameters have accumulate_dtype(dtype), and one not given is not computed. Branches whose gradient views are the
+/// same memory get their sum.
 struct AttentionGradients {
   TensorView q;
   BranchTensors k;
@@ -72,13 +75,14 @@ enum class Traffic {
   summaries,
   halo,
   blocks,
+  refetched_blocks,  ///< the same blocks once more, for the backward
   block_gradients,
   summary_gradients,
   halo_gradients,
   parameter_gradients,
   control
 };
-inline constexpr int traffic_kinds = 8;
+inline constexpr int traffic_kinds = 9;
 std::string_view name_of(Traffic);
 
 /// Stages in the order of a step; indices of Statistics::seconds.

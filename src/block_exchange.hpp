@@ -1,0 +1,88 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "cpnsa/attention.hpp"
+#include "cpnsa/stages.hpp"
+#include "src/layout.hpp"
+#include "src/peer_range.hpp"
+
+namespace cpnsa::planning {
+
+/// KV heads [head_begin, head_end) of the selected branch: what one rank sends for them, and where in its pool what it
+/// receives lands. Slots are the positions in the send buffer and in the pool; peers, heads and blocks ascend, so that
+/// sender and receiver agree on the order without saying it.
+struct ExchangeRound {
+  std::int64_t head_begin;
+  std::int64_t head_end;
+  std::vector<BlockSlot> packed;  ///< own blocks -> slots of the send buffer; gradients come back in the same slots
+  std::vector<PeerRange> sends;
+  std::vector<PeerRange> receives;
+  std::int64_t received = 0;  ///< slots of the pool in use
+};
+
+/// How one rank's selected branch runs: rounds over KV heads, and where each block's keys and values are in its round.
+struct BlockSchedule {
+  std::vector<ExchangeRound> rounds;
+  std::vector<BlockLocation> table;  ///< [B, G]
+  std::int64_t received = 0;         ///< (block, KV head) pairs received in all
+};
+
+/// Which (block, KV head) pairs each rank's queries selected: a bit each, block * G + head, in 32-bit words a rank.
+class DemandMatrix {
+ public:
+  static std::int64_t words_of(std::int64_t blocks, std::int64_t kv_heads) { return (blocks * kv_heads + 31) / 32; }
+
+  DemandMatrix() = default;
+  DemandMatrix(int ranks, std::int64_t blocks, std::int64_t kv_heads);
+
+  bool wants(int rank, std::int64_t block, std::int64_t head) const {
+    const std::int64_t bit = block * kv_heads_ + head;
+    return words_[static_cast<std::size_t>(rank * words_a_rank_ + bit / 32)] >> (bit % 32) & 1u;
+  }
+  std::span<std::uint32_t> words() { return words_; }  ///< [ranks, words_of(B, G)]
+  std::span<const std::uint32_t> words() const { return words_; }
+
+ private:
+  std::int64_t kv_heads_ = 0;
+  std::int64_t words_a_rank_ = 0;
+  std::vector<std::uint32_t> words_;
+};
+
+/// Plans the selected branch's exchange for any demand. Pools are bounded by what one KV head can need at most, however
+/// long the sequence: heads share a round only where every rank's pool and send buffer still suffice.
+class BlockPlanner {
+ public:
+  BlockPlanner(const Layout& layout, std::int64_t kv_heads, int rank);
+
+  std::int64_t pool_slots() const { return pool_slots_[static_cast<std::size_t>(rank_)]; }
+  std::int64_t send_slots() const { return send_slots_[static_cast<std::size_t>(rank_)]; }
+
+  /// Whether any rank can need a block of another; if not, there is no demand to read.
+  bool any_reachable() const;
+
+  /// Every reachable block of every head, one head a round.
+  BlockSchedule gather() const;
+  /// The blocks that the ranks' queries selected, and no other.
+  BlockSchedule fetch(const DemandMatrix& demand) const;
+  /// What `automatic` means for this demand; the same on every rank.
+  Exchange choose(const DemandMatrix& demand) const;
+
+  /// Pairs that the rank's queries selected and it does not own.
+  std::int64_t needed(const DemandMatrix& demand, int rank) const;
+
+ private:
+  template <class Wants>
+  BlockSchedule schedule(const Wants& wants) const;
+
+  const Layout* layout_;
+  std::int64_t kv_heads_;
+  int rank_;
+  std::vector<std::vector<std::int64_t>> reachable_;  ///< of each rank, ascending
+  std::vector<std::int64_t> pool_slots_;              ///< most slots one head takes in each rank's pool
+  std::vector<std::int64_t> send_slots_;              ///< most slots one head takes in each rank's send buffer
+};
+
+}  // namespace cpnsa::planning

@@ -1,0 +1,63 @@
+#include "cpnsa/communicator.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "cpnsa/error.hpp"
+
+namespace cpnsa {
+namespace {
+
+// What a rank tells the others; one fixed size, so that disagreement about the call cannot upset the gather itself.
+struct Statement {
+  std::uint64_t call_hash = 0;
+  std::uint64_t problem_length = 0;
+  std::array<char, 1008> text{};  // the problem, or the call when there is none
+};
+
+std::uint64_t hash_of(std::string_view text) {  // FNV-1a
+  std::uint64_t hash = 14695981039346656037ull;
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ull;
+  return hash;
+}
+
+std::string_view text_of(const Statement& statement) {
+  return {statement.text.data(), ::strnlen(statement.text.data(), statement.text.size())};
+}
+
+// The first word in which two calls differ, with its neighbours left out: "select_count=16".
+std::string_view differing_word(std::string_view text, std::string_view other) {
+  const std::size_t at = static_cast<std::size_t>(
+      std::mismatch(text.begin(), text.end(), other.begin(), other.end()).first - text.begin());
+  const std::size_t space = text.rfind(' ', at < text.size() ? at : text.size());
+  const std::size_t begin = space == std::string_view::npos || at == 0 ? 0 : space + 1;
+  return text.substr(begin, text.find(' ', std::max(begin, at)) - begin);
+}
+
+}  // namespace
+
+void agree(Communicator& communicator, std::string_view call, std::string_view problem) {
+  Statement own;
+  own.call_hash = hash_of(call);
+  own.problem_length = problem.size();
+  const std::string_view text = problem.empty() ? call : problem;
+  std::memcpy(own.text.data(), text.data(), std::min(text.size(), own.text.size()));
+
+  std::vector<Statement> all(static_cast<std::size_t>(communicator.size()));
+  communicator.all_gather_host(&own, all.data(), sizeof own);
+
+  for (std::size_t rank = 0; rank < all.size(); ++rank)
+    if (all[rank].problem_length != 0) throw ArgumentError(fmt::format("rank {}: {}", rank, text_of(all[rank])));
+  for (std::size_t rank = 1; rank < all.size(); ++rank)
+    if (all[rank].call_hash != all[0].call_hash)
+      throw MismatchError(fmt::format("rank {}: found \"{}\", expected \"{}\" as on rank 0", rank,
+                                      differing_word(text_of(all[rank]), text_of(all[0])),
+                                      differing_word(text_of(all[0]), text_of(all[rank]))));
+}
+
+}  // namespace cpnsa
