@@ -106,8 +106,7 @@ BlockSchedule BlockPlanner::gather() const {
 }
 
 BlockSchedule BlockPlanner::fetch(const DemandMatrix& demand) const {
-  return schedule(
-      [&](int rank, std::int64_t block, std::int64_t head) { return demand.wants(rank, block, head); });
+  return schedule([&](int rank, std::int64_t block, std::int64_t head) { return demand.wants(rank, block, head); });
 }
 
 std::int64_t BlockPlanner::needed(const DemandMatrix& demand, int rank) const {

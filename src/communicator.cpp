@@ -17,8 +17,9 @@ namespace {
 struct Statement {
   std::uint64_t call_hash = 0;
   std::uint64_t problem_length = 0;
-  std::array<char, 1008> text{};  // the problem, or the call when there is none
+  std::array<char, agreement_bytes - 16> text{};  // the problem, or the call when there is none
 };
+static_assert(sizeof(Statement) == agreement_bytes);
 
 std::uint64_t hash_of(std::string_view text) {  // FNV-1a
   std::uint64_t hash = 14695981039346656037ull;

@@ -23,13 +23,17 @@ void require_between(std::string_view key, std::int64_t found, std::int64_t leas
 
 }  // namespace
 
-double Config::scale() const { return softmax_scale.value_or(1.0 / std::sqrt(static_cast<double>(head_dim_qk))); }
+double Config::scale() const {
+  return softmax_scale.value_or(1.0 / std::sqrt(static_cast<double>(head_dim_qk)));
+}
 
 std::int64_t Config::summaries_of(std::int64_t length) const {
   return length < compress_block ? 0 : (length - compress_block) / compress_stride + 1;
 }
 
-std::int64_t Config::blocks_of(std::int64_t length) const { return (length + select_block - 1) / select_block; }
+std::int64_t Config::blocks_of(std::int64_t length) const {
+  return (length + select_block - 1) / select_block;
+}
 
 void Config::validate() const {
   require_between("num_q_heads", num_q_heads, 1);

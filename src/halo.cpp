@@ -32,10 +32,12 @@ std::vector<Piece> cut_by_owner(const Layout& layout, const RankHalo& halo) {
   for (std::size_t i = 0; i < halo.stored.size(); ++i) {
     const TokenRange& stored = halo.stored[i];
     auto run = std::upper_bound(layout.runs_by_token.begin(), layout.runs_by_token.end(), stored.begin,
-                                [](std::int64_t token, const OwnedRun& r) { return token < r.begin; }) - 1;
+                                [](std::int64_t token, const OwnedRun& r) { return token < r.begin; }) -
+               1;
     for (std::int64_t token = stored.begin; token < stored.end; ++run) {
       const std::int64_t end = std::min(stored.end, run->end());
-      pieces.push_back({run->rank, run->row + token - run->begin, halo.stored_row[i] + token - stored.begin, end - token});
+      pieces.push_back(
+          {run->rank, run->row + token - run->begin, halo.stored_row[i] + token - stored.begin, end - token});
       token = end;
     }
   }

@@ -18,13 +18,13 @@ struct RankHalo {
   std::vector<std::int64_t> stored_row;  ///< first halo row of each
   std::int64_t rows = 0;
 
-  std::vector<RowRange> own;       ///< own rows -> halo rows
-  std::vector<RowRange> received;  ///< rows of the receive buffer -> halo rows
+  std::vector<RowRange> own;        ///< own rows -> halo rows
+  std::vector<RowRange> received;   ///< rows of the receive buffer -> halo rows
   std::vector<PeerRange> receives;  ///< the receive buffer: peers ascending, each one's tokens ascending
   std::int64_t received_rows = 0;
 
   std::vector<RowRange> packed;  ///< own rows -> rows of the send buffer
-  std::vector<PeerRange> sends;   ///< the send buffer: peers ascending, each one's tokens ascending
+  std::vector<PeerRange> sends;  ///< the send buffer: peers ascending, each one's tokens ascending
   std::int64_t sent_rows = 0;
   std::vector<std::int64_t> packed_first;  ///< index in `packed` of the first item of each entry of `sends`
 

@@ -26,7 +26,8 @@ std::vector<OwnedRun> split_runs(const std::vector<Document>& documents, const P
   for (const TokenRange& range : partition.ranges(rank)) {
     // The last document that begins at or before the range and is not empty holds its first token.
     auto document = std::upper_bound(documents.begin(), documents.end(), range.begin,
-                                     [](std::int64_t token, const Document& d) { return token < d.begin; }) - 1;
+                                     [](std::int64_t token, const Document& d) { return token < d.begin; }) -
+                    1;
     for (std::int64_t token = range.begin; token < range.end; ++document) {
       const std::int64_t end = std::min(range.end, document->begin + document->length);
       if (end <= token) continue;

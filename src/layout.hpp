@@ -51,8 +51,8 @@ struct Layout {
   std::vector<std::int32_t> block_owner;  ///< [B] rank
   std::vector<std::int64_t> block_row;    ///< [B] first local row, on the owner
 
-  std::int64_t summaries = 0;                     ///< C
-  std::vector<std::int64_t> own_summaries;        ///< summaries each rank computes
+  std::int64_t summaries = 0;                         ///< C
+  std::vector<std::int64_t> own_summaries;            ///< summaries each rank computes
   std::vector<std::vector<RowRange>> summary_ranges;  ///< of each rank: source counts its summaries from 0 in the order
                                                       ///< of local rows, destination is the place among all C
 

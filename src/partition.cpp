@@ -128,13 +128,15 @@ Partition Partition::custom(std::span<const std::int64_t> cu_seqlens, std::int64
   std::int64_t covered = 0;
   for (const Owned& next : owned) {
     if (next.range.begin != covered)
-      throw ArgumentError(fmt::format("partition: found rank {}'s range [{}, {}), expected the next range to begin at "
-                                      "token {}: every token has exactly one owner",
-                                      next.rank, next.range.begin, next.range.end, covered));
+      throw ArgumentError(
+          fmt::format("partition: found rank {}'s range [{}, {}), expected the next range to begin at "
+                      "token {}: every token has exactly one owner",
+                      next.rank, next.range.begin, next.range.end, covered));
     covered = next.range.end;
   }
   if (covered != cu_seqlens.back())
-    throw ArgumentError(fmt::format("partition: found {} tokens with an owner, expected all {}", covered, cu_seqlens.back()));
+    throw ArgumentError(
+        fmt::format("partition: found {} tokens with an owner, expected all {}", covered, cu_seqlens.back()));
 
   Partition partition;
   partition.cu_seqlens_.assign(cu_seqlens.begin(), cu_seqlens.end());

@@ -12,7 +12,8 @@ namespace cpnsa {
 
 TensorView::TensorView(void* data, DType dtype, std::initializer_list<std::int64_t> dims)
     : data(data), dtype(dtype), rank(static_cast<int>(dims.size())), given(true) {
-  if (dims.size() > max_rank) throw ArgumentError(fmt::format("tensor: found {} dimensions, expected at most {}", dims.size(), max_rank));
+  if (dims.size() > max_rank)
+    throw ArgumentError(fmt::format("tensor: found {} dimensions, expected at most {}", dims.size(), max_rank));
   std::copy(dims.begin(), dims.end(), shape.begin());
 }
 
@@ -33,8 +34,8 @@ void expect(const TensorView& view, const std::string& name, DType dtype, std::i
   const bool same = view && view.dtype == dtype && view.rank == static_cast<int>(shape.size()) &&
                     std::equal(shape.begin(), shape.end(), view.shape.begin());
   if (!same)
-    throw ArgumentError(fmt::format("{}: found {}, expected {} [{}]", name, describe(view), name_of(dtype),
-                                    fmt::join(shape, ", ")));
+    throw ArgumentError(
+        fmt::format("{}: found {}, expected {} [{}]", name, describe(view), name_of(dtype), fmt::join(shape, ", ")));
 }
 
 }  // namespace cpnsa

@@ -113,11 +113,11 @@ std::string_view name_of(Stage);
 
 /// What the last forward() and the backward() after it did on this rank.
 struct Statistics {
-  Exchange exchange = Exchange::fetch;                          ///< what was done; never automatic
-  std::array<std::int64_t, traffic_kinds> bytes_received{};     ///< by Traffic
-  std::array<std::int64_t, traffic_kinds> bytes_predicted{};    ///< what the plan said would be received
-  std::int64_t blocks_needed = 0;   ///< (block, KV head) pairs that the rank's queries selected and it does not own
-  std::int64_t blocks_fetched = 0;  ///< (block, KV head) pairs received by the forward
+  Exchange exchange = Exchange::fetch;                        ///< what was done; never automatic
+  std::array<std::int64_t, traffic_kinds> bytes_received{};   ///< by Traffic
+  std::array<std::int64_t, traffic_kinds> bytes_predicted{};  ///< what the plan said would be received
+  std::int64_t blocks_needed = 0;    ///< (block, KV head) pairs that the rank's queries selected and it does not own
+  std::int64_t blocks_fetched = 0;   ///< (block, KV head) pairs received by the forward
   std::int64_t workspace_bytes = 0;  ///< most memory beyond the caller's tensors that the rank held
   std::array<double, stage_count> seconds{};  ///< by Stage; zero unless AttentionOptions::timing
 };
@@ -160,9 +160,9 @@ class Attention {
   ~Attention();
   Attention(Attention&&) noexcept;
 
-  std::int64_t rows() const;             ///< this rank's tokens
-  std::size_t workspace_bytes() const;   ///< device memory for one forward or one backward, reusable between them
-  std::size_t saved_bytes() const;       ///< device memory of one SavedForward; 0 without AttentionOptions::backward
+  std::int64_t rows() const;            ///< this rank's tokens
+  std::size_t workspace_bytes() const;  ///< device memory for one forward or one backward, reusable between them
+  std::size_t saved_bytes() const;      ///< device memory of one SavedForward; 0 without AttentionOptions::backward
 
   /// out [rows, H, dv] of the layer's type; selected, if not null, int32 [rows, G, n] in device memory. `saved` is
   /// null exactly when options.backward is false.
@@ -173,11 +173,12 @@ class Attention {
   void backward(const AttentionInputs& inputs, const TensorView& dout, const SavedForward& saved,
                 const AttentionGradients& gradients, void* workspace, Stream stream);
 
-  /// Waits for the last step where it must.
+  /// Waits for the last step.
   Statistics statistics();
 
- private:
   struct Impl;
+
+ private:
   std::unique_ptr<Impl> impl_;
 };
 

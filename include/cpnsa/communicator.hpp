@@ -62,6 +62,9 @@ class Communicator {
   virtual void abort(std::string_view reason) noexcept = 0;
 };
 
+/// What each rank tells the others in agree().
+inline constexpr std::size_t agreement_bytes = 1024;
+
 /// Every rank calls it with what it found; returns where every rank passed an empty `problem` and an equal `call`.
 /// Otherwise every rank throws: ArgumentError with the lowest failing rank's problem ("rank 2: ..."), or MismatchError
 /// that shows where the calls first differ. `call` says what is being called, e.g. "forward #3" or a configuration.

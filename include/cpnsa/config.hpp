@@ -44,8 +44,8 @@ struct Config {
 
   std::int64_t heads_per_group() const { return num_q_heads / num_kv_heads; }  ///< R
   double scale() const;                                                        ///< softmax_scale, or 1/sqrt(dk)
-  std::int64_t summaries_of(std::int64_t length) const;  ///< C of a document of `length` tokens
-  std::int64_t blocks_of(std::int64_t length) const;     ///< selection blocks of a document, the last may be partial
+  std::int64_t summaries_of(std::int64_t length) const;                        ///< C of a document of `length` tokens
+  std::int64_t blocks_of(std::int64_t length) const;  ///< selection blocks of a document, the last may be partial
 
   /// Throws ConfigError naming the key, the value found and the value expected.
   void validate() const;

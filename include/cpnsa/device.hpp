@@ -10,7 +10,8 @@
 
 namespace cpnsa {
 
-/// A queue of work in order. For CUDA `handle` is a cudaStream_t; the CPU device runs everything at once and ignores it.
+/// A queue of work in order. For CUDA `handle` is a cudaStream_t; the CPU device runs everything at once and ignores
+/// it.
 struct Stream {
   void* handle = nullptr;
 };
@@ -28,9 +29,9 @@ class Device {
  public:
   virtual ~Device() = default;
 
-  virtual std::string_view name() const = 0;     ///< "cpu", "cuda"
-  virtual std::string description() const = 0;   ///< for people, e.g. the card's name
-  virtual bool host_accessible() const = 0;      ///< whether the host may read and write the device's memory
+  virtual std::string_view name() const = 0;    ///< "cpu", "cuda"
+  virtual std::string description() const = 0;  ///< for people, e.g. the card's name
+  virtual bool host_accessible() const = 0;     ///< whether the host may read and write the device's memory
 
   /// Throws UnsupportedError, listing what is supported, unless every stage runs with this configuration and type.
   virtual void check_supported(const Config& config, DType dtype) const = 0;

@@ -32,6 +32,8 @@ constexpr std::string_view name_of(DType dtype) {
 }
 
 /// The type of log-sum-exps, scores and every reduction of gradients: float64 for float64 layers, float32 otherwise.
-constexpr DType accumulate_dtype(DType dtype) { return dtype == DType::f64 ? DType::f64 : DType::f32; }
+constexpr DType accumulate_dtype(DType dtype) {
+  return dtype == DType::f64 ? DType::f64 : DType::f32;
+}
 
 }  // namespace cpnsa

@@ -135,11 +135,11 @@ struct CompressBackward : StageContext {
 /// A row that sees none gets 0 and -infinity.
 struct CompressedAttention : StageContext {
   const SegmentSchedule* queries;
-  const void* q;        ///< [rows, H, dk]
-  const void* keys;     ///< [C, G, dk]
-  const void* values;   ///< [C, G, dv]
-  void* out;            ///< [rows, H, dv]
-  void* log_sum_exp;    ///< acc [rows, H], natural logarithm
+  const void* q;       ///< [rows, H, dk]
+  const void* keys;    ///< [C, G, dk]
+  const void* values;  ///< [C, G, dv]
+  void* out;           ///< [rows, H, dv]
+  void* log_sum_exp;   ///< acc [rows, H], natural logarithm
 };
 
 /// Importance scores of equation 9 and the top n of them, never materialised. A row's result depends on the row's
@@ -191,12 +191,12 @@ using BlockLocation = std::int32_t;
 /// selected blocks.
 struct SelectedAttention : StageContext {
   const SegmentSchedule* queries;
-  const void* q;                  ///< [rows, H, dk]
-  const void* k;                  ///< [rows, G, dk]
-  const void* v;                  ///< [rows, G, dv]
-  const void* pool;               ///< [slots][m dk + m dv]
-  const BlockLocation* table;     ///< [B, G]
-  const std::int32_t* selected;   ///< [rows, G, n]
+  const void* q;                 ///< [rows, H, dk]
+  const void* k;                 ///< [rows, G, dk]
+  const void* v;                 ///< [rows, G, dv]
+  const void* pool;              ///< [slots][m dk + m dv]
+  const BlockLocation* table;    ///< [B, G]
+  const std::int32_t* selected;  ///< [rows, G, n]
   std::int64_t head_begin;
   std::int64_t head_end;
   void* out;          ///< [rows, H, dv]
@@ -295,13 +295,13 @@ struct WindowAttentionBackward : StageContext {
 struct ProblemSize {
   const Config* config = nullptr;
   DType dtype = DType::f32;
-  std::int64_t rows = 0;              ///< this rank's tokens
-  std::int64_t halo_rows = 0;         ///< rows of the window halo
+  std::int64_t rows = 0;       ///< this rank's tokens
+  std::int64_t halo_rows = 0;  ///< rows of the window halo
   std::int64_t compress_halo_rows = 0;
-  std::int64_t own_summaries = 0;     ///< summaries this rank computes
-  std::int64_t summaries = 0;         ///< C
-  std::int64_t blocks = 0;            ///< B
-  std::int64_t pool_slots = 0;        ///< most (block, head) slots of a pool
+  std::int64_t own_summaries = 0;  ///< summaries this rank computes
+  std::int64_t summaries = 0;      ///< C
+  std::int64_t blocks = 0;         ///< B
+  std::int64_t pool_slots = 0;     ///< most (block, head) slots of a pool
   bool backward = false;
 };
 

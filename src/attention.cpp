@@ -1,0 +1,265 @@
+#include "cpnsa/attention.hpp"
+
+#include <fmt/format.h>
+
+#include <exception>
+
+#include "cpnsa/error.hpp"
+#include "src/attention_impl.hpp"
+
+namespace cpnsa {
+namespace {
+
+/// What every rank must have been given alike; words, so that agree() can show the one that differs.
+std::string fingerprint(const Config& config, const Partition& partition, const AttentionOptions& options) {
+  std::uint64_t documents = 0, ownership = 0;
+  const auto mix = [](std::uint64_t& hash, std::int64_t value) {
+    hash = (hash ^ static_cast<std::uint64_t>(value)) * 0x9E3779B97F4A7C15ull;
+    hash ^= hash >> 29;
+  };
+  for (const std::int64_t bound : partition.cu_seqlens()) mix(documents, bound);
+  for (int rank = 0; rank < partition.ranks(); ++rank)
+    for (const TokenRange& range : partition.ranges(rank)) {
+      mix(ownership, rank);
+      mix(ownership, range.begin);
+      mix(ownership, range.end);
+    }
+  return fmt::format(
+      "{} tokens={} documents={} cu_seqlens_hash={:x} partition_hash={:x} dtype={} exchange={} backward={} "
+      "gradient_dtype={} sum_parameter_gradients={}",
+      config.describe(), partition.tokens(), partition.cu_seqlens().size() - 1, documents, ownership,
+      name_of(options.dtype), name_of(options.exchange), options.backward,
+      name_of(options.gradient_dtype.value_or(options.dtype)), options.sum_parameter_gradients);
+}
+
+void validate_plan(const Config& config, const Partition& partition, const Device& device,
+                   const Communicator& communicator, const AttentionOptions& options) {
+  config.validate();
+  device.check_supported(config, options.dtype);
+  if (partition.ranks() != communicator.size())
+    throw ArgumentError(fmt::format("partition: found {} ranks, expected {}, the communicator's size",
+                                    partition.ranks(), communicator.size()));
+  if (partition.select_block() != config.select_block)
+    throw ArgumentError(fmt::format("partition: found select_block {}, expected {}, the configuration's",
+                                    partition.select_block(), config.select_block));
+  const DType gradient = options.gradient_dtype.value_or(options.dtype);
+  if (gradient != options.dtype && gradient != accumulate_dtype(options.dtype))
+    throw ArgumentError(fmt::format("gradient_dtype: found {}, expected {} or {}", name_of(gradient),
+                                    name_of(options.dtype), name_of(accumulate_dtype(options.dtype))));
+  // Block locations and slots are 32-bit, which bounds what one rank may own or a pool may hold.
+  constexpr std::int64_t most_rows = (std::int64_t{1} << 31) - 1;
+  if (partition.tokens() > most_rows)
+    throw ArgumentError(fmt::format("tokens: found {}, expected at most {}", partition.tokens(), most_rows));
+}
+
+/// Agrees on the call; a rank with a problem of its own throws that, the others learn of it.
+void agree_on(Communicator& communicator, const std::string& call, const std::function<void()>& validate) {
+  std::exception_ptr problem;
+  std::string text;
+  try {
+    validate();
+  } catch (const std::exception& error) {
+    problem = std::current_exception();
+    text = error.what();
+  }
+  if (communicator.size() > 1) {
+    try {
+      agree(communicator, call, text);
+    } catch (const ArgumentError&) {
+      if (!problem) throw;
+    }
+  }
+  if (problem) std::rethrow_exception(problem);
+}
+
+/// Plans only what is valid: the members of Impl are built from it.
+planning::Plan agreed_plan(const Config& config, const Partition& partition, Device& device, Communicator& communicator,
+                           const AttentionOptions& options) {
+  device.activate();
+  agree_on(communicator, fingerprint(config, partition, options),
+           [&] { validate_plan(config, partition, device, communicator, options); });
+  return {config, partition, communicator.rank(), options};
+}
+
+std::vector<RowRange> reversed(std::vector<RowRange> ranges) {
+  for (RowRange& range : ranges) std::swap(range.source, range.destination);
+  return ranges;
+}
+
+ProblemSize problem_size(const Config& config, const planning::Plan& plan, const AttentionOptions& options) {
+  return {&config,
+          options.dtype,
+          plan.rows,
+          plan.window_halo.rows,
+          plan.summary_halo.rows,
+          plan.layout.own_summaries[static_cast<std::size_t>(plan.rank)],
+          plan.layout.summaries,
+          plan.layout.blocks,
+          plan.blocks.pool_slots(),
+          options.backward};
+}
+
+}  // namespace
+
+std::int64_t parameter_elements(const Config& config) {
+  const auto of = [&](std::int64_t dim, std::int64_t hidden) {
+    const std::int64_t flat = config.compress_block * dim;
+    const std::int64_t weights = config.compressor == Compressor::mean ? 0
+                                 : config.compressor == Compressor::linear
+                                     ? flat * dim
+                                     : flat * hidden + hidden + hidden * dim + dim;
+    return config.num_kv_heads * (flat + weights);
+  };
+  return of(config.head_dim_qk, config.compress_hidden_k) + of(config.head_dim_v, config.compress_hidden_v);
+}
+
+HaloLists::HaloLists(Device& device, const planning::RankHalo& halo)
+    : pack(device, halo.packed),
+      place(device, halo.received),
+      own(device, halo.own),
+      unplace(device, reversed(halo.received)),
+      unpack(device, reversed(halo.packed)),
+      back(device, reversed(halo.own)) {}
+
+std::size_t HaloLists::device_bytes() const {
+  std::size_t bytes = 0;
+  for (const auto* list : {&pack, &place, &own, &unplace, &unpack, &back}) bytes += list->device_bytes();
+  return bytes;
+}
+
+Attention::Impl::Impl(const Config& config_, const Partition& partition, Device& device_, Communicator& communicator_,
+                      const AttentionOptions& options_)
+    : config(config_),
+      device(device_),
+      communicator(communicator_),
+      options(options_),
+      accumulate(accumulate_dtype(options.dtype)),
+      gradient_type(options.gradient_dtype.value_or(options.dtype)),
+      plan(agreed_plan(config, partition, device, communicator, options)),
+      sizes(config, plan, options.dtype),
+      queries(device.schedule(plan.segments, config)),
+      scratch_bytes(device.scratch_bytes(problem_size(config, plan, options))),
+      summary_halo(device, plan.summary_halo),
+      window_halo(device, plan.window_halo),
+      own_runs(device, plan.own_runs),
+      halo_runs(device, plan.halo_runs),
+      own_to_gathered(device, plan.own_to_gathered),
+      gathered_to_all(device, plan.gathered_to_all),
+      all_to_gathered(device, plan.all_to_gathered),
+      own_to_all(device, plan.own_to_all),
+      one_row(device, {{0, 0, 1}}),
+      everything(plan.blocks.gather()),
+      forward_lists(device, list_bytes()),
+      backward_lists(device, options.backward ? list_bytes() : 0),
+      demand_host(device, demand_bytes() * static_cast<std::size_t>(communicator.size()), DeviceMemory::Place::host),
+      demand_read(device),
+      communication(device),
+      handed_over(device),
+      summary_halo_arrived(device),
+      window_halo_arrived(device),
+      summaries_arrived(device),
+      fetched{OwnedEvent(device), OwnedEvent(device)},
+      returned{OwnedEvent(device), OwnedEvent(device)},
+      timer(device, options.timing) {
+  Arena saved;
+  saved_buffers(saved);
+  Arena forward;
+  if (!options.backward) saved_buffers(forward);
+  forward_buffers(forward);
+  saved_bytes = options.backward ? saved.used() : 0;
+  forward_bytes = forward.used();
+  if (options.backward) {
+    Arena backward;
+    backward_buffers(backward);
+    backward_bytes = backward.used();
+  }
+}
+
+std::size_t Attention::Impl::list_bytes() const {
+  return static_cast<std::size_t>(plan.layout.blocks * config.num_kv_heads) * sizeof(BlockLocation) +
+         static_cast<std::size_t>(plan.blocks.send_slots() * config.num_kv_heads) * sizeof(BlockSlot);
+}
+
+std::size_t Attention::Impl::demand_bytes() const {
+  return static_cast<std::size_t>(planning::DemandMatrix::words_of(plan.layout.blocks, config.num_kv_heads)) *
+         sizeof(std::uint32_t);
+}
+
+BackwardBuffers Attention::Impl::backward_buffers(Arena& arena) const {
+  const bool sums = options.sum_parameter_gradients && communicator.size() > 1;
+  return {arena,        plan, sizes, config, gradient_type != accumulate, sums ? parameter_elements(config) : 0,
+          scratch_bytes};
+}
+
+void Attention::Impl::enter(const std::string& call, const std::function<void()>& validate) {
+  device.activate();
+  ++calls;
+  agree_on(communicator, fmt::format("call={} {}", calls, call), validate);
+}
+
+void Attention::Impl::guarded(const std::function<void()>& step) {
+  try {
+    step();
+  } catch (const std::exception& error) {
+    communicator.abort(fmt::format("rank {}: {}", communicator.rank(), error.what()));
+    throw;
+  }
+}
+
+Attention::Attention(const Config& config, const Partition& partition, Device& device, Communicator& communicator,
+                     const AttentionOptions& options)
+    : impl_(std::make_unique<Impl>(config, partition, device, communicator, options)) {}
+
+Attention::~Attention() {
+  if (!impl_) return;
+  // Lists and events must not be freed under work that still reads them.
+  try {
+    impl_->device.activate();
+    impl_->device.synchronize(impl_->last_stream);
+    impl_->device.synchronize(impl_->communication.get());
+  } catch (const std::exception&) {  // a failed device has nothing left that reads them
+  }
+}
+
+Attention::Attention(Attention&&) noexcept = default;
+
+std::int64_t Attention::rows() const {
+  return impl_->plan.rows;
+}
+
+std::size_t Attention::workspace_bytes() const {
+  return std::max(impl_->forward_bytes, impl_->backward_bytes);
+}
+
+std::size_t Attention::saved_bytes() const {
+  return impl_->saved_bytes;
+}
+
+Statistics Attention::statistics() {
+  Impl& self = *impl_;
+  self.device.activate();
+  self.device.synchronize(self.last_stream);
+  self.device.synchronize(self.communication.get());
+  if (self.own_demand_pending) {
+    planning::DemandMatrix demand(self.communicator.size(), self.plan.layout.blocks, self.config.num_kv_heads);
+    const auto* words = static_cast<const std::uint32_t*>(self.demand_host.data());
+    const std::size_t count = self.demand_bytes() / sizeof(std::uint32_t);
+    std::copy_n(words, count, demand.words().begin() + static_cast<std::ptrdiff_t>(count) * self.plan.rank);
+    self.statistics.blocks_needed = self.plan.blocks.needed(demand, self.plan.rank);
+    self.own_demand_pending = false;
+  }
+  if (self.options.timing) self.statistics.seconds = self.timer.seconds();
+  std::size_t lists = self.summary_halo.device_bytes() + self.window_halo.device_bytes();
+  for (const auto* list : {&self.own_to_gathered, &self.gathered_to_all, &self.all_to_gathered, &self.own_to_all})
+    lists += list->device_bytes();
+  lists += self.own_runs.device_bytes() + self.halo_runs.device_bytes();
+  self.statistics.workspace_bytes = static_cast<std::int64_t>(workspace_bytes() + self.saved_bytes + lists);
+  return self.statistics;
+}
+
+SavedForward::SavedForward() : state_(std::make_unique<State>()) {}
+SavedForward::~SavedForward() = default;
+SavedForward::SavedForward(SavedForward&&) noexcept = default;
+SavedForward& SavedForward::operator=(SavedForward&&) noexcept = default;
+
+}  // namespace cpnsa

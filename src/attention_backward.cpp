@@ -1,0 +1,447 @@
+// The life of a backward step. `compute` is the caller's stream, `wire` the library's own; see DESIGN.md for the
+// picture.
+//
+// Every sum has one order: a branch's own contribution first, then what comes back, peers ascending; branches in the
+// order window, selected, compressed.
+
+#include <algorithm>
+#include <array>
+#include <string>
+
+#include "src/attention_impl.hpp"
+
+namespace cpnsa {
+namespace {
+
+enum Branch { cmp, slc, win };
+
+std::array<const TensorView*, 6> members_of(const CompressorTensors& tensors) {
+  return {&tensors.pos, &tensors.weight, &tensors.w1, &tensors.b1, &tensors.w2, &tensors.b2};
+}
+
+class BackwardStep {
+ public:
+  BackwardStep(Attention::Impl& attention, const AttentionInputs& inputs, const void* dout, const SavedForward& saved,
+               const AttentionGradients& gradients, void* workspace, Stream compute);
+
+  void run();
+  std::int64_t parameter_bytes() const { return parameters_received; }
+
+ private:
+  void choose_accumulators();
+  void zero_accumulators();
+  void combine();
+  void window();
+  void selected();
+  void compressed();
+  void reduce_summary_gradients();
+  void compress();
+  void sum_parameters();
+  void convert();
+
+  void add_returned_blocks(std::size_t round);
+  void send_halo_back(const HaloLists& lists, const planning::RankHalo& halo, const void* dhalo_k, const void* dhalo_v,
+                      void* send, void* receive, Branch branch);
+  void compress_runs(const ListView<SummaryRun>& runs, const void* k, const void* v, void* dk, void* dv);
+  BranchGradient gradient_of(Branch branch, const void* log_sum_exp) const;
+
+  template <class Arguments>
+  Arguments stage() const {
+    return a.stage<Arguments>(work.scratch);
+  }
+  std::size_t accumulated_bytes(std::int64_t rows, std::int64_t width) const {
+    return LayerSizes::bytes(rows, width, a.sizes.accumulated);
+  }
+
+  Attention::Impl& a;
+  const AttentionInputs& in;
+  const void* dout;
+  const planning::BlockSchedule& schedule;
+  const AttentionGradients& out;
+  Arena saved_arena;
+  Arena work_arena;
+  SavedBuffers kept;
+  BackwardBuffers work;
+  Stream compute;
+  Stream wire;
+
+  // Where gradients are summed: the caller's memory, or the workspace where the caller wants another type.
+  void* dq = nullptr;
+  void* dgate = nullptr;
+  std::array<void*, 3> dk{};
+  std::array<void*, 3> dv{};
+  std::int64_t parameters_received = 0;
+};
+
+BackwardStep::BackwardStep(Attention::Impl& attention, const AttentionInputs& inputs, const void* dout,
+                           const SavedForward& saved, const AttentionGradients& gradients, void* workspace,
+                           Stream compute)
+    : a(attention),
+      in(inputs),
+      dout(dout),
+      schedule(saved.state().schedule),
+      out(gradients),
+      saved_arena(saved.memory),
+      work_arena(workspace),
+      kept(a.saved_buffers(saved_arena)),
+      work(a.backward_buffers(work_arena)),
+      compute(compute),
+      wire(a.communication.get()) {
+  choose_accumulators();
+}
+
+void BackwardStep::choose_accumulators() {
+  const bool in_place = a.gradient_type == a.accumulate;
+  dq = in_place ? out.q.data : work.dq;
+  dgate = in_place ? out.gate.data : work.dgate;
+  const auto choose = [&](const BranchTensors& views, const std::array<void*, 3>& own, std::array<void*, 3>& chosen) {
+    const std::array<void*, 3> wanted{views.cmp.data, views.slc.data, views.win.data};
+    for (std::size_t branch = 0; branch < 3; ++branch) {
+      // Branches that share the caller's memory share the sum.
+      const auto same = std::find(wanted.begin(), wanted.begin() + static_cast<std::ptrdiff_t>(branch), wanted[branch]);
+      const auto first = static_cast<std::size_t>(same - wanted.begin());
+      chosen[branch] = in_place ? wanted[branch] : own[first];
+    }
+  };
+  choose(out.k, work.dk, dk);
+  choose(out.v, work.dv, dv);
+}
+
+void BackwardStep::run() {
+  zero_accumulators();
+  a.upload(schedule, work.exchange, a.backward_lists, compute);
+  a.hand_over(compute, wire);
+  a.fetch(schedule, 0, work.exchange, in.k.slc.data, in.v.slc.data, Traffic::refetched_blocks, Stage::refetch_blocks);
+  combine();  // while the first blocks travel
+  window();
+  selected();
+  compressed();
+  reduce_summary_gradients();
+  compress();
+  sum_parameters();
+  convert();
+  a.hand_over(wire, compute);
+}
+
+void BackwardStep::zero_accumulators() {
+  const std::int64_t rows = a.plan.rows;
+  const auto zero = [&](void* memory, std::int64_t count, std::int64_t width) {
+    if (count * width > 0) a.device.fill_zero(memory, accumulated_bytes(count, width), compute);
+  };
+  zero(dq, rows, a.config.num_q_heads * a.config.head_dim_qk);
+  for (std::size_t branch = 0; branch < 3; ++branch) {
+    zero(dk[branch], rows, a.sizes.k_width);
+    zero(dv[branch], rows, a.sizes.v_width);
+  }
+  zero(work.dsummary_keys, a.plan.layout.summaries, a.sizes.k_width);
+  zero(work.dsummary_values, a.plan.layout.summaries, a.sizes.v_width);
+  zero(work.dsummary_halo_k, a.plan.summary_halo.rows, a.sizes.k_width);
+  zero(work.dsummary_halo_v, a.plan.summary_halo.rows, a.sizes.v_width);
+  zero(work.dwindow_halo_k, a.plan.window_halo.rows, a.sizes.k_width);
+  zero(work.dwindow_halo_v, a.plan.window_halo.rows, a.sizes.v_width);
+  for_each_parameter(out, [&](const TensorView& view) { zero(view.data, view.elements(), 1); });
+}
+
+void BackwardStep::combine() {
+  if (a.plan.rows == 0) return;
+  const StageTimer::Scope timed(a.timer, Stage::combine_backward, compute);
+  auto combine = stage<CombineBranchesBackward>();
+  combine.rows = a.plan.rows;
+  combine.gate = in.gate.data;
+  combine.o_cmp = kept.o_cmp;
+  combine.o_slc = kept.o_slc;
+  combine.o_win = kept.o_win;
+  combine.dout = dout;
+  combine.dgate = dgate;
+  combine.weights = work.weights;
+  combine.deltas = work.deltas;
+  a.device.combine_branches_backward(combine, compute);
+}
+
+BranchGradient BackwardStep::gradient_of(Branch branch, const void* log_sum_exp) const {
+  const std::size_t offset = accumulated_bytes(branch * a.plan.rows, a.config.num_q_heads);
+  return {dout, static_cast<const std::byte*>(work.weights) + offset,
+          static_cast<const std::byte*>(work.deltas) + offset, log_sum_exp};
+}
+
+// Gradients of halo rows: to the own rows among them at once, the rest to their owners, who add them in rank order.
+void BackwardStep::send_halo_back(const HaloLists& lists, const planning::RankHalo& halo, const void* dhalo_k,
+                                  const void* dhalo_v, void* send, void* receive, Branch branch) {
+  a.add_rows(lists.back.view(), dhalo_k, dk[branch], a.sizes.k_width, compute);
+  a.add_rows(lists.back.view(), dhalo_v, dv[branch], a.sizes.v_width, compute);
+  a.rows_to_tokens(lists.unplace.view(), dhalo_k, dhalo_v, send, a.sizes.accumulated, compute);
+  a.hand_over(compute, wire);
+  {
+    const StageTimer::Scope timed(a.timer, Stage::return_halo_gradients, wire);
+    a.exchange(Traffic::halo_gradients, halo.receives, send, halo.sends, receive,
+               accumulated_bytes(1, a.sizes.token_width()));
+  }
+  a.hand_over(wire, compute);
+  for (std::size_t i = 0; i < halo.sends.size(); ++i) {
+    const std::int64_t first = halo.packed_first[i];
+    const std::int64_t last =
+        i + 1 < halo.sends.size() ? halo.packed_first[i + 1] : static_cast<std::int64_t>(halo.packed.size());
+    a.add_tokens_to_rows(lists.unpack.view(first, last - first), receive, dk[branch], dv[branch], compute);
+  }
+}
+
+void BackwardStep::window() {
+  if (a.plan.rows > 0) {
+    const StageTimer::Scope timed(a.timer, Stage::window_backward, compute);
+    auto window = stage<WindowAttentionBackward>();
+    window.queries = a.queries.get();
+    window.q = in.q.data;
+    window.k = in.k.win.data;
+    window.v = in.v.win.data;
+    window.halo_k = kept.window_halo_k;
+    window.halo_v = kept.window_halo_v;
+    window.gradient = gradient_of(win, kept.lse_win);
+    window.dq = dq;
+    window.dk = dk[win];
+    window.dv = dv[win];
+    window.dhalo_k = work.dwindow_halo_k;
+    window.dhalo_v = work.dwindow_halo_v;
+    a.device.window_attention_backward(window, compute);
+  }
+  send_halo_back(a.window_halo, a.plan.window_halo, work.dwindow_halo_k, work.dwindow_halo_v, work.window_halo_send,
+                 work.window_halo_receive, win);
+}
+
+void BackwardStep::add_returned_blocks(std::size_t round) {
+  a.device.wait(compute, a.returned[round % 2].get());
+  const ListView<BlockSlot> packed = a.packed_of(schedule, round, work.exchange);
+  for (const planning::PeerRange& peer : schedule.rounds[round].sends) {
+    auto add = stage<AddBlocks>();
+    add.pool = work.returned_blocks[round % 2];
+    add.dk = dk[slc];
+    add.dv = dv[slc];
+    add.blocks = {packed.host + peer.first, packed.device + peer.first, peer.count};
+    a.device.add_blocks(add, compute);
+  }
+}
+
+void BackwardStep::selected() {
+  const std::size_t rounds = schedule.rounds.size();
+  for (std::size_t round = 0; round < rounds; ++round) {
+    const planning::ExchangeRound& now = schedule.rounds[round];
+    if (round + 1 < rounds) {
+      a.hand_over(compute, wire);  // the round before has left its pool
+      a.fetch(schedule, round + 1, work.exchange, in.k.slc.data, in.v.slc.data, Traffic::refetched_blocks,
+              Stage::refetch_blocks);
+    }
+    a.device.wait(compute, a.fetched[round % 2].get());
+    void* dpool = work.dpools[round % 2];
+    if (now.received > 0) a.device.fill_zero(dpool, accumulated_bytes(now.received, a.sizes.slot_elements), compute);
+    if (a.plan.rows > 0) {
+      const StageTimer::Scope timed(a.timer, Stage::selected_backward, compute);
+      auto selected = stage<SelectedAttentionBackward>();
+      selected.queries = a.queries.get();
+      selected.q = in.q.data;
+      selected.k = in.k.slc.data;
+      selected.v = in.v.slc.data;
+      selected.pool = work.exchange.pools[round % 2];
+      selected.pool_slots = now.received;
+      selected.table = work.exchange.table;
+      selected.selected = kept.selected;
+      selected.head_begin = now.head_begin;
+      selected.head_end = now.head_end;
+      selected.gradient = gradient_of(slc, kept.lse_slc);
+      selected.dq = dq;
+      selected.dk = dk[slc];
+      selected.dv = dv[slc];
+      selected.dpool = dpool;
+      a.device.selected_attention_backward(selected, compute);
+    }
+    a.hand_over(compute, wire);
+    {
+      const StageTimer::Scope timed(a.timer, Stage::return_block_gradients, wire);
+      a.exchange(Traffic::block_gradients, now.receives, dpool, now.sends, work.returned_blocks[round % 2],
+                 accumulated_bytes(1, a.sizes.slot_elements));
+      a.device.record(a.returned[round % 2].get(), wire);
+    }
+    if (round > 0) add_returned_blocks(round - 1);
+  }
+  add_returned_blocks(rounds - 1);
+}
+
+void BackwardStep::compressed() {
+  if (a.plan.rows == 0) return;
+  const StageTimer::Scope timed(a.timer, Stage::compressed_backward, compute);
+  auto compressed = stage<CompressedAttentionBackward>();
+  compressed.queries = a.queries.get();
+  compressed.q = in.q.data;
+  compressed.keys = kept.summary_keys;
+  compressed.values = kept.summary_values;
+  compressed.gradient = gradient_of(cmp, kept.lse_cmp);
+  compressed.dq = dq;
+  compressed.dkeys = work.dsummary_keys;
+  compressed.dvalues = work.dsummary_values;
+  a.device.compressed_attention_backward(compressed, compute);
+}
+
+void BackwardStep::reduce_summary_gradients() {
+  const int ranks = a.communicator.size();
+  if (ranks == 1) return;
+  a.rows_to_tokens(a.all_to_gathered.view(), work.dsummary_keys, work.dsummary_values, work.summaries_send,
+                   a.sizes.accumulated, compute);
+  const std::int64_t own = a.plan.layout.own_summaries[static_cast<std::size_t>(a.plan.rank)];
+  std::vector<planning::PeerRange> sends, receives;
+  for (int peer = 0; peer < ranks; ++peer) {
+    if (peer == a.plan.rank) continue;
+    const std::int64_t theirs = a.plan.layout.own_summaries[static_cast<std::size_t>(peer)];
+    if (theirs > 0) sends.push_back({peer, a.plan.gathered_first[static_cast<std::size_t>(peer)], theirs});
+    if (own > 0) receives.push_back({peer, static_cast<std::int64_t>(receives.size()) * own, own});
+  }
+  a.hand_over(compute, wire);
+  {
+    const StageTimer::Scope timed(a.timer, Stage::reduce_summary_gradients, wire);
+    a.exchange(Traffic::summary_gradients, sends, work.summaries_send, receives, work.summaries_receive,
+               accumulated_bytes(1, a.sizes.token_width()));
+  }
+  a.hand_over(wire, compute);
+  for (const planning::PeerRange& received : receives)
+    a.add_tokens_to_rows(a.own_to_all.view(),
+                         static_cast<const std::byte*>(work.summaries_receive) +
+                             accumulated_bytes(received.first, a.sizes.token_width()),
+                         work.dsummary_keys, work.dsummary_values, compute);
+}
+
+void BackwardStep::compress_runs(const ListView<SummaryRun>& runs, const void* k, const void* v, void* dk_input,
+                                 void* dv_input) {
+  if (runs.count == 0) return;
+  const auto one = [&](const void* input, const CompressorTensors& parameters, const CompressorTensors& gradients,
+                       std::int64_t dim, std::int64_t hidden, const void* dsummaries, void* dinput) {
+    auto arguments = stage<CompressBackward>();
+    arguments.dim = dim;
+    arguments.hidden = hidden;
+    arguments.input = input;
+    arguments.parameters = pointers_of(parameters);
+    arguments.dsummaries = dsummaries;
+    arguments.dinput = dinput;
+    arguments.dparameters = {gradients.pos.data, gradients.weight.data, gradients.w1.data,
+                             gradients.b1.data,  gradients.w2.data,     gradients.b2.data};
+    arguments.runs = runs;
+    a.device.compress_backward(arguments, compute);
+  };
+  one(k, in.compress_k, out.compress_k, a.config.head_dim_qk, a.config.compress_hidden_k, work.dsummary_keys, dk_input);
+  one(v, in.compress_v, out.compress_v, a.config.head_dim_v, a.config.compress_hidden_v, work.dsummary_values,
+      dv_input);
+}
+
+void BackwardStep::compress() {
+  {
+    const StageTimer::Scope timed(a.timer, Stage::compress_backward, compute);
+    compress_runs(a.own_runs.view(), in.k.cmp.data, in.v.cmp.data, dk[cmp], dv[cmp]);
+    compress_runs(a.halo_runs.view(), kept.summary_halo_k, kept.summary_halo_v, work.dsummary_halo_k,
+                  work.dsummary_halo_v);
+  }
+  send_halo_back(a.summary_halo, a.plan.summary_halo, work.dsummary_halo_k, work.dsummary_halo_v,
+                 work.summary_halo_send, work.summary_halo_receive, cmp);
+}
+
+// Reduce-scatter, then all-gather: each rank sums one chunk of all parameters, ranks ascending.
+void BackwardStep::sum_parameters() {
+  const int ranks = a.communicator.size();
+  if (!a.options.sum_parameter_gradients || ranks == 1) return;
+  const StageTimer::Scope timed(a.timer, Stage::finish_gradients, compute);
+  const std::size_t size = a.sizes.accumulated;
+
+  std::int64_t total = 0;
+  for_each_parameter(out, [&](const TensorView& view) {
+    a.device.copy(static_cast<std::byte*>(work.parameters) + static_cast<std::size_t>(total) * size, view.data,
+                  view.bytes(), compute);
+    total += view.elements();
+  });
+  const auto bound = [&](int rank) { return total * rank / ranks; };
+  const std::int64_t first = bound(a.plan.rank), own = bound(a.plan.rank + 1) - first;
+  auto* received = static_cast<std::byte*>(work.parameters) + static_cast<std::size_t>(total) * size;
+
+  std::vector<planning::PeerRange> sends, receives;
+  std::vector<std::size_t> chunk_bytes;
+  for (int peer = 0; peer < ranks; ++peer) {
+    const std::int64_t theirs = bound(peer + 1) - bound(peer);
+    chunk_bytes.push_back(static_cast<std::size_t>(theirs) * size);
+    if (peer == a.plan.rank) continue;
+    if (theirs > 0) sends.push_back({peer, bound(peer), theirs});
+    if (own > 0) receives.push_back({peer, static_cast<std::int64_t>(receives.size()) * own, own});
+  }
+  a.hand_over(compute, wire);
+  a.exchange(Traffic::parameter_gradients, sends, work.parameters, receives, received, size);
+  a.hand_over(wire, compute);
+
+  // The sum starts from rank 0's, so the own chunk moves aside until its turn.
+  auto* chunk = static_cast<std::byte*>(work.parameters) + static_cast<std::size_t>(first) * size;
+  auto* aside = received + static_cast<std::size_t>((ranks - 1) * own) * size;
+  if (own > 0) {
+    a.device.copy(aside, chunk, static_cast<std::size_t>(own) * size, compute);
+    a.device.fill_zero(chunk, static_cast<std::size_t>(own) * size, compute);
+    std::size_t next = 0;
+    for (int peer = 0; peer < ranks; ++peer) {
+      const std::byte* part =
+          peer == a.plan.rank ? aside : received + static_cast<std::size_t>(receives[next++].first) * size;
+      a.add_rows(a.one_row.view(), part, chunk, own, compute);
+    }
+  }
+  a.hand_over(compute, wire);
+  a.communicator.all_gather(chunk, work.parameters, chunk_bytes, a.device, wire);
+  a.count_received(Traffic::parameter_gradients, (total - own) * static_cast<std::int64_t>(size));
+  a.hand_over(wire, compute);
+  parameters_received = ((ranks - 1) * own + total - own) * static_cast<std::int64_t>(size);
+
+  total = 0;
+  for_each_parameter(out, [&](const TensorView& view) {
+    a.device.copy(view.data, static_cast<std::byte*>(work.parameters) + static_cast<std::size_t>(total) * size,
+                  view.bytes(), compute);
+    total += view.elements();
+  });
+}
+
+void BackwardStep::convert() {
+  if (a.gradient_type == a.accumulate || a.plan.rows == 0) return;
+  const StageTimer::Scope timed(a.timer, Stage::finish_gradients, compute);
+  const auto one = [&](const TensorView& view, const void* sum) {
+    a.device.convert(view.data, a.gradient_type, sum, a.accumulate, view.elements(), compute);
+  };
+  one(out.q, dq);
+  one(out.gate, dgate);
+  const auto branches = [&](const BranchTensors& views, const std::array<void*, 3>& sums) {
+    one(views.cmp, sums[cmp]);
+    if (sums[slc] != sums[cmp]) one(views.slc, sums[slc]);
+    if (sums[win] != sums[cmp] && sums[win] != sums[slc]) one(views.win, sums[win]);
+  };
+  branches(out.k, dk);
+  branches(out.v, dv);
+}
+
+// Which parameter gradients are wanted, a bit each: ranks that sum them must want the same.
+std::string given_parameters(const AttentionGradients& gradients) {
+  std::string bits;
+  for (const CompressorTensors* tensors : {&gradients.compress_k, &gradients.compress_v})
+    for (const TensorView* view : members_of(*tensors)) bits += *view ? '1' : '0';
+  return bits;
+}
+
+}  // namespace
+
+void for_each_parameter(const AttentionGradients& gradients, const std::function<void(const TensorView&)>& visit) {
+  for (const CompressorTensors* tensors : {&gradients.compress_k, &gradients.compress_v})
+    for (const TensorView* view : members_of(*tensors))
+      if (*view) visit(*view);
+}
+
+void Attention::backward(const AttentionInputs& inputs, const TensorView& dout, const SavedForward& saved,
+                         const AttentionGradients& gradients, void* workspace, Stream stream) {
+  Impl& self = *impl_;
+  self.enter("backward parameters=" + given_parameters(gradients),
+             [&] { self.validate_backward(inputs, dout, saved, gradients, workspace); });
+  self.guarded([&] {
+    self.last_stream = stream;
+    BackwardStep step(self, inputs, dout.data, saved, gradients, workspace, stream);
+    step.run();
+    auto predicted = self.plan.bytes_backward(saved.state().schedule);
+    predicted[static_cast<std::size_t>(Traffic::parameter_gradients)] += step.parameter_bytes();
+    self.account(predicted, 0);
+  });
+}
+
+}  // namespace cpnsa

@@ -1,0 +1,159 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "cpnsa/attention.hpp"
+#include "src/buffers.hpp"
+#include "src/device_memory.hpp"
+#include "src/plan.hpp"
+#include "src/stage_timer.hpp"
+
+namespace cpnsa {
+
+/// The demand that the ranks agreed on in a forward, and what follows from it.
+struct SavedForward::State {
+  bool valid = false;
+  planning::BlockSchedule schedule;
+};
+
+/// A planned halo's lists in the device's memory. Forward: pack -> exchange -> place. Backward: the way back.
+struct HaloLists {
+  HaloLists(Device& device, const planning::RankHalo& halo);
+
+  DeviceList<RowRange> pack;     ///< own rows -> send buffer
+  DeviceList<RowRange> place;    ///< receive buffer -> halo rows
+  DeviceList<RowRange> own;      ///< own rows -> halo rows
+  DeviceList<RowRange> unplace;  ///< halo rows -> receive buffer
+  DeviceList<RowRange> unpack;   ///< send buffer -> own rows
+  DeviceList<RowRange> back;     ///< halo rows -> own rows
+  std::size_t device_bytes() const;
+};
+
+/// Host memory that this call's lists are copied to the device from; the event keeps the next call from overwriting
+/// what is still being copied.
+struct ListStaging {
+  ListStaging(Device& device, std::size_t bytes) : memory(device, bytes, DeviceMemory::Place::host), copied(device) {}
+  DeviceMemory memory;
+  OwnedEvent copied;
+  bool in_use = false;
+};
+
+/// How one attention layer runs on one rank. Members in the order they are built from one another.
+struct Attention::Impl {
+  Impl(const Config& config, const Partition& partition, Device& device, Communicator& communicator,
+       const AttentionOptions& options);
+
+  /// Runs `validate` here and agrees with the other ranks on the call: all go on, or all throw.
+  void enter(const std::string& call, const std::function<void()>& validate);
+  /// Runs a step; if it fails on this rank alone, releases the others.
+  void guarded(const std::function<void()>& step);
+  /// Later work of `to` runs after the present end of `from`.
+  void hand_over(Stream from, Stream to);
+
+  /// Sends sends[i] of `send_base` and receives receives[i] into `receive_base`; items are `item_bytes` long.
+  void exchange(Traffic traffic, const std::vector<planning::PeerRange>& sends, const void* send_base,
+                const std::vector<planning::PeerRange>& receives, void* receive_base, std::size_t item_bytes);
+  void count_received(Traffic traffic, std::int64_t bytes);
+  /// Adds a pass's agreement to what was received, and all that the plan says it receives to what was predicted.
+  void account(const std::array<std::int64_t, traffic_kinds>& predicted, std::int64_t predicted_control);
+
+  /// Copies the schedule's table and lists to the device. The staging's previous copies must be over: waits if not.
+  void upload(const planning::BlockSchedule& schedule, const ExchangeBuffers& buffers, ListStaging& staging,
+              Stream stream);
+  /// Packs one round's blocks and exchanges them into its pool, on the communication stream.
+  void fetch(const planning::BlockSchedule& schedule, std::size_t round, const ExchangeBuffers& buffers, const void* k,
+             const void* v, Traffic traffic, Stage stage);
+  std::size_t list_bytes() const;    ///< of one schedule at most: table and packed lists
+  std::size_t demand_bytes() const;  ///< of one rank
+  /// The round's part of ExchangeBuffers::packed.
+  ListView<BlockSlot> packed_of(const planning::BlockSchedule& schedule, std::size_t round,
+                                const ExchangeBuffers& buffers) const;
+
+  /// Halo rows -> send buffer as tokens on the wire (keys, then values), and back.
+  void rows_to_tokens(const ListView<RowRange>& ranges, const void* k, const void* v, void* tokens, std::size_t element,
+                      Stream stream);
+  void tokens_to_rows(const ListView<RowRange>& ranges, const void* tokens, void* k, void* v, std::size_t element,
+                      Stream stream);
+  void add_tokens_to_rows(const ListView<RowRange>& ranges, const void* tokens, void* k, void* v, Stream stream);
+  void copy_rows(const ListView<RowRange>& ranges, const void* source, void* destination, std::int64_t width,
+                 std::size_t element, Stream stream);
+  void add_rows(const ListView<RowRange>& ranges, const void* source, void* destination, std::int64_t width,
+                Stream stream);
+
+  /// A stage's arguments with what every stage is told.
+  template <class Arguments>
+  Arguments stage(void* scratch) const {
+    Arguments arguments{};
+    arguments.config = &config;
+    arguments.dtype = options.dtype;
+    arguments.scratch = scratch;
+    return arguments;
+  }
+
+  void validate_inputs(const AttentionInputs& inputs) const;
+  void validate_forward(const AttentionInputs& inputs, const TensorView& out, const std::int32_t* selected,
+                        const SavedForward* saved, const void* workspace) const;
+  void validate_backward(const AttentionInputs& inputs, const TensorView& dout, const SavedForward& saved,
+                         const AttentionGradients& gradients, const void* workspace) const;
+  void validate_compressor(const CompressorTensors& tensors, const std::string& prefix, std::int64_t dim,
+                           std::int64_t hidden, DType dtype, bool all_required) const;
+  void check(const TensorView& view, const std::string& name, DType dtype,
+             std::initializer_list<std::int64_t> shape) const;
+
+  SavedBuffers saved_buffers(Arena& arena) const { return {arena, config, plan, sizes}; }
+  ForwardBuffers forward_buffers(Arena& arena) const { return {arena, plan, sizes, scratch_bytes}; }
+  BackwardBuffers backward_buffers(Arena& arena) const;
+
+  Config config;
+  Device& device;
+  Communicator& communicator;
+  AttentionOptions options;
+  DType accumulate;     ///< accumulate_dtype(options.dtype)
+  DType gradient_type;  ///< of dq, dk, dv, dgate
+  planning::Plan plan;
+  LayerSizes sizes;
+  std::unique_ptr<SegmentSchedule> queries;
+  std::size_t scratch_bytes = 0;
+  std::size_t forward_bytes = 0;
+  std::size_t backward_bytes = 0;
+  std::size_t saved_bytes = 0;
+
+  HaloLists summary_halo;
+  HaloLists window_halo;
+  DeviceList<SummaryRun> own_runs;
+  DeviceList<SummaryRun> halo_runs;
+  DeviceList<RowRange> own_to_gathered;
+  DeviceList<RowRange> gathered_to_all;
+  DeviceList<RowRange> all_to_gathered;
+  DeviceList<RowRange> own_to_all;
+  DeviceList<RowRange> one_row;        ///< {0, 0, 1}: a whole buffer as one row
+  planning::BlockSchedule everything;  ///< the schedule of Exchange::gather
+
+  ListStaging forward_lists;
+  ListStaging backward_lists;
+  DeviceMemory demand_host;  ///< [P, words], what the forward reads
+  OwnedEvent demand_read;
+  OwnedStream communication;
+  OwnedEvent handed_over;
+  OwnedEvent summary_halo_arrived;
+  OwnedEvent window_halo_arrived;
+  OwnedEvent summaries_arrived;
+  std::array<OwnedEvent, 2> fetched;  ///< of each pool; rounds alternate between them
+  std::array<OwnedEvent, 2> returned;
+  StageTimer timer;
+  Statistics statistics;
+  bool own_demand_pending = false;  ///< Exchange::gather: blocks_needed is counted when statistics are asked for
+  Stream last_stream;
+  std::int64_t calls = 0;
+};
+
+/// Elements of all parameters of both compressors.
+std::int64_t parameter_elements(const Config& config);
+CompressorPointers pointers_of(const CompressorTensors& tensors);
+
+/// Calls `visit` with every parameter gradient that is given, in a fixed order.
+void for_each_parameter(const AttentionGradients& gradients, const std::function<void(const TensorView&)>& visit);
+
+}  // namespace cpnsa

@@ -1,0 +1,163 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "cpnsa/attention.hpp"
+#include "src/arena.hpp"
+#include "src/plan.hpp"
+
+namespace cpnsa {
+
+/// Sizes that every buffer below is laid out from.
+struct LayerSizes {
+  LayerSizes(const Config& config, const planning::Plan& plan, DType dtype)
+      : element(size_of(dtype)),
+        accumulated(size_of(accumulate_dtype(dtype))),
+        rows(plan.rows),
+        q_heads(config.num_q_heads),
+        kv_heads(config.num_kv_heads),
+        k_width(config.num_kv_heads * config.head_dim_qk),
+        v_width(config.num_kv_heads * config.head_dim_v),
+        out_width(config.num_q_heads * config.head_dim_v),
+        slot_elements(config.select_block * (config.head_dim_qk + config.head_dim_v)) {}
+
+  std::size_t element;      ///< bytes of one element of the layer's type
+  std::size_t accumulated;  ///< bytes of one element of the accumulating type
+  std::int64_t rows;
+  std::int64_t q_heads;
+  std::int64_t kv_heads;
+  std::int64_t k_width;        ///< G dk, elements of a token's keys
+  std::int64_t v_width;        ///< G dv
+  std::int64_t out_width;      ///< H dv
+  std::int64_t slot_elements;  ///< of one pool slot
+
+  std::int64_t token_width() const { return k_width + v_width; }  ///< a token on the wire: keys, then values
+  static std::size_t bytes(std::int64_t rows, std::int64_t width, std::size_t size) {
+    return static_cast<std::size_t>(rows) * static_cast<std::size_t>(width) * size;
+  }
+};
+
+/// What the backward needs of the forward. Lies in SavedForward::memory, or in the workspace when no backward follows.
+struct SavedBuffers {
+  SavedBuffers(Arena& arena, const Config& config, const planning::Plan& plan, const LayerSizes& sizes) {
+    const auto take = [&](std::int64_t rows, std::int64_t width, std::size_t size) {
+      return arena.take(LayerSizes::bytes(rows, width, size));
+    };
+    summary_keys = take(plan.layout.summaries, sizes.k_width, sizes.element);
+    summary_values = take(plan.layout.summaries, sizes.v_width, sizes.element);
+    summary_halo_k = take(plan.summary_halo.rows, sizes.k_width, sizes.element);
+    summary_halo_v = take(plan.summary_halo.rows, sizes.v_width, sizes.element);
+    window_halo_k = take(plan.window_halo.rows, sizes.k_width, sizes.element);
+    window_halo_v = take(plan.window_halo.rows, sizes.v_width, sizes.element);
+    for (auto* out : {&o_cmp, &o_slc, &o_win}) *out = take(sizes.rows, sizes.out_width, sizes.element);
+    for (auto* lse : {&lse_cmp, &lse_slc, &lse_win}) *lse = take(sizes.rows, sizes.q_heads, sizes.accumulated);
+    selected = arena.take<std::int32_t>(sizes.rows * sizes.kv_heads * config.select_count);
+  }
+
+  void* summary_keys;                 ///< [C, G, dk]
+  void* summary_values;               ///< [C, G, dv]
+  void* summary_halo_k;               ///< [summary halo rows, G, dk]
+  void* summary_halo_v;               ///< [summary halo rows, G, dv]
+  void* window_halo_k;                ///< [window halo rows, G, dk]
+  void* window_halo_v;                ///< [window halo rows, G, dv]
+  void *o_cmp, *o_slc, *o_win;        ///< [rows, H, dv]
+  void *lse_cmp, *lse_slc, *lse_win;  ///< acc [rows, H]
+  std::int32_t* selected;             ///< [rows, G, n]
+};
+
+/// The selected branch's exchange, of the forward or of the backward.
+struct ExchangeBuffers {
+  ExchangeBuffers(Arena& arena, const planning::Plan& plan, const LayerSizes& sizes) {
+    const std::size_t slot = LayerSizes::bytes(1, sizes.slot_elements, sizes.element);
+    send = arena.take(static_cast<std::size_t>(plan.blocks.send_slots()) * slot);
+    for (void*& pool : pools) pool = arena.take(static_cast<std::size_t>(plan.blocks.pool_slots()) * slot);
+    table = arena.take<BlockLocation>(plan.layout.blocks * sizes.kv_heads);
+    packed = arena.take<BlockSlot>(plan.blocks.send_slots() * sizes.kv_heads);
+  }
+
+  void* send;
+  std::array<void*, 2> pools;  ///< rounds alternate, so that one fills while the other is read
+  BlockLocation* table;        ///< [B, G]
+  BlockSlot* packed;           ///< the rounds' lists, one after another
+};
+
+struct ForwardBuffers {
+  ForwardBuffers(Arena& arena, const planning::Plan& plan, const LayerSizes& sizes, std::size_t scratch_bytes)
+      : exchange(arena, plan, sizes) {
+    const auto tokens = [&](std::int64_t rows) {
+      return arena.take(LayerSizes::bytes(rows, sizes.token_width(), sizes.element));
+    };
+    summary_halo_send = tokens(plan.summary_halo.sent_rows);
+    summary_halo_receive = tokens(plan.summary_halo.received_rows);
+    window_halo_send = tokens(plan.window_halo.sent_rows);
+    window_halo_receive = tokens(plan.window_halo.received_rows);
+    gathered = tokens(plan.layout.ranks() > 1 ? plan.layout.summaries : 0);
+    demand_words = planning::DemandMatrix::words_of(plan.layout.blocks, sizes.kv_heads);
+    demand = arena.take<std::uint32_t>(demand_words * plan.layout.ranks());
+    scratch = arena.take(scratch_bytes);
+  }
+
+  ExchangeBuffers exchange;
+  void *summary_halo_send, *summary_halo_receive, *window_halo_send, *window_halo_receive;  ///< tokens on the wire
+  void* gathered;                                                                           ///< summaries, rank order
+  std::int64_t demand_words;                                                                ///< of one rank
+  std::uint32_t* demand;                                                                    ///< [P, demand_words]
+  void* scratch;
+};
+
+struct BackwardBuffers {
+  BackwardBuffers(Arena& arena, const planning::Plan& plan, const LayerSizes& sizes, const Config& config,
+                  bool convert_gradients, std::int64_t parameter_elements, std::size_t scratch_bytes)
+      : exchange(arena, plan, sizes) {
+    const auto take = [&](std::int64_t rows, std::int64_t width) {
+      return arena.take(LayerSizes::bytes(rows, width, sizes.accumulated));
+    };
+    const int ranks = plan.layout.ranks();
+    weights = take(3 * sizes.rows, sizes.q_heads);
+    deltas = take(3 * sizes.rows, sizes.q_heads);
+    const std::int64_t converted = convert_gradients ? sizes.rows : 0;
+    dq = take(converted, sizes.q_heads * config.head_dim_qk);
+    dgate = take(converted, sizes.q_heads * 3);
+    for (void*& gradient : dk) gradient = take(converted, sizes.k_width);
+    for (void*& gradient : dv) gradient = take(converted, sizes.v_width);
+
+    for (void*& pool : dpools) pool = take(plan.blocks.pool_slots(), sizes.slot_elements);
+    for (void*& returned : returned_blocks) returned = take(plan.blocks.send_slots(), sizes.slot_elements);
+
+    dsummary_keys = take(plan.layout.summaries, sizes.k_width);
+    dsummary_values = take(plan.layout.summaries, sizes.v_width);
+    const std::int64_t own_summaries = plan.layout.own_summaries[static_cast<std::size_t>(plan.rank)];
+    summaries_send = take(ranks > 1 ? plan.layout.summaries : 0, sizes.token_width());
+    summaries_receive = take((ranks - 1) * own_summaries, sizes.token_width());
+
+    dsummary_halo_k = take(plan.summary_halo.rows, sizes.k_width);
+    dsummary_halo_v = take(plan.summary_halo.rows, sizes.v_width);
+    dwindow_halo_k = take(plan.window_halo.rows, sizes.k_width);
+    dwindow_halo_v = take(plan.window_halo.rows, sizes.v_width);
+    summary_halo_send = take(plan.summary_halo.received_rows, sizes.token_width());
+    summary_halo_receive = take(plan.summary_halo.sent_rows, sizes.token_width());
+    window_halo_send = take(plan.window_halo.received_rows, sizes.token_width());
+    window_halo_receive = take(plan.window_halo.sent_rows, sizes.token_width());
+
+    parameters = take(2 * parameter_elements + (parameter_elements > 0 ? 2 * ranks : 0), 1);
+    scratch = arena.take(scratch_bytes);
+  }
+
+  ExchangeBuffers exchange;
+  void* weights;            ///< acc [3, rows, H]
+  void* deltas;             ///< acc [3, rows, H]
+  void *dq, *dgate;         ///< acc, where the caller wants another type
+  std::array<void*, 3> dk;  ///< acc [rows, G, dk] by branch, likewise
+  std::array<void*, 3> dv;
+  std::array<void*, 2> dpools;               ///< acc [pool slots], gradients of the pools
+  std::array<void*, 2> returned_blocks;      ///< acc [send slots], gradients of what this rank sent
+  void *dsummary_keys, *dsummary_values;     ///< acc [C, G, d]
+  void *summaries_send, *summaries_receive;  ///< acc tokens on the wire: rank order; [P - 1, own summaries]
+  void *dsummary_halo_k, *dsummary_halo_v, *dwindow_halo_k, *dwindow_halo_v;
+  void *summary_halo_send, *summary_halo_receive, *window_halo_send, *window_halo_receive;
+  void* parameters;  ///< acc, the compressors' gradients twice: gathered, and as received
+  void* scratch;
+};
+
+}  // namespace cpnsa
