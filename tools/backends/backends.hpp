@@ -1,0 +1,36 @@
+#pragma once
+
+#include <memory>
+
+#include "cpnsa/communicator.hpp"
+#include "cpnsa/device.hpp"
+
+// What the command can be built with. Each function is defined twice, in with/ and in without/ under the same file
+// name, and CMake links one of them; only with/ includes a backend's headers.
+namespace cpnsa::tool::backends {
+
+// --- cuda.cpp ----------------------------------------------------------------------------------------------------
+bool has_cuda();     ///< whether this build has the CUDA device
+int cuda_devices();  ///< GPUs that this process sees; 0 without CUDA
+/// UnsupportedError when there is no such GPU or no CUDA in this build.
+std::unique_ptr<Device> make_cuda_device(int index);
+
+// --- mpi.cpp -----------------------------------------------------------------------------------------------------
+bool has_mpi();
+
+/// This process's part in an MPI job. MPI is initialised when it is made, and finalised when it is destroyed.
+class MpiJob {
+ public:
+  virtual ~MpiJob() = default;
+  virtual Communicator& communicator() = 0;
+  virtual int local_rank() const = 0;  ///< among the processes of this host
+  virtual int local_size() const = 0;
+};
+std::unique_ptr<MpiJob> make_mpi_job();
+
+// --- nccl.cpp ----------------------------------------------------------------------------------------------------
+bool has_nccl();
+/// Collective: a communicator over the ranks of `control`, each with a GPU of its own.
+std::unique_ptr<Communicator> make_nccl_communicator(Communicator& control, Device& device);
+
+}  // namespace cpnsa::tool::backends

@@ -1,0 +1,339 @@
+#include "tools/bench.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <set>
+
+#include "cpnsa/error.hpp"
+#include "tools/bench_inputs.hpp"
+#include "tools/bench_report.hpp"
+#include "tools/execution.hpp"
+#include "tools/files.hpp"
+#include "tools/layer_memory.hpp"
+#include "tools/progress.hpp"
+#include "tools/together.hpp"
+
+namespace cpnsa::tool {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// The JSON file: taken at once, so that an existing one is refused before anything is measured, and removed unless it
+/// was written.
+class ReportFile {
+ public:
+  explicit ReportFile(const fs::path& path) : file_(File::create(path)) {}
+  ~ReportFile() {
+    std::error_code ignored;
+    if (!written_) fs::remove(file_.path(), ignored);
+  }
+  void write(const std::string& text) {
+    file_.write_at(text.data(), text.size(), 0);
+    file_.close();
+    written_ = true;
+  }
+
+ private:
+  File file_;
+  bool written_ = false;
+};
+
+void set_default(std::int64_t& value, std::int64_t fallback) {
+  if (value == 0) value = fallback;
+}
+
+/// Every default that depends on the device.
+BenchOptions decided(BenchOptions options, bool gpu) {
+  options.begin = options.begin.value_or(gpu ? 8 << 10 : 1 << 10);
+  options.end = options.end.value_or(std::max<std::int64_t>(*options.begin, gpu ? 64 << 10 : 4 << 10));
+  options.iterations = options.iterations.value_or(gpu ? 20 : 3);
+  options.warmups = options.warmups.value_or(gpu ? 5 : 1);
+  Config& config = options.config;
+  set_default(config.num_q_heads, gpu ? 64 : 8);
+  set_default(config.num_kv_heads, gpu ? 4 : 2);
+  set_default(config.head_dim_qk, gpu ? 128 : 64);
+  set_default(config.head_dim_v, gpu ? 128 : 64);
+  config.compress_hidden_k = options.hidden ? options.hidden : 2 * config.head_dim_qk;
+  config.compress_hidden_v = options.hidden ? options.hidden : 2 * config.head_dim_v;
+  if (*options.end < *options.begin)
+    throw ArgumentError(fmt::format("--end: found {}, expected at least --begin = {}", *options.end, *options.begin));
+  config.validate();
+  return options;
+}
+
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  if (values.size() % 2 == 1) return *middle;
+  return (*middle + *std::max_element(values.begin(), middle)) / 2;
+}
+
+/// Samples of every iteration, `width` of them in each.
+struct Samples {
+  std::size_t width;
+  std::vector<double> seconds;  // [iterations, width]
+
+  /// By column: the median over iterations of the slowest rank. Collective.
+  std::vector<double> slowest_medians(Communicator& control) const {
+    const auto ranks = static_cast<std::size_t>(control.size());
+    std::vector<double> all(ranks * seconds.size());
+    control.all_gather_host(seconds.data(), all.data(), seconds.size() * sizeof(double));
+    std::vector<double> medians;
+    for (std::size_t column = 0; column < width; ++column) {
+      std::vector<double> slowest;
+      for (std::size_t i = column; i < seconds.size(); i += width) {
+        slowest.push_back(0);
+        for (std::size_t rank = 0; rank < ranks; ++rank)
+          slowest.back() = std::max(slowest.back(), all[rank * seconds.size() + i]);
+      }
+      medians.push_back(median(std::move(slowest)));
+    }
+    return medians;
+  }
+};
+
+/// What a rank knows of one length beside the times.
+struct RankFacts {
+  Statistics statistics;
+  std::int64_t tensor_bytes = 0;
+  std::int64_t groups_of_16 = 0;
+  std::int64_t distinct_blocks = 0;
+  std::int64_t picks = 0;
+};
+
+/// One rank's measurement of one length.
+class LengthBench {
+ public:
+  LengthBench(const BenchSetting& setting, std::int64_t tokens, Execution& execution, Communicator& control)
+      : options_(setting.options),
+        config_(setting.options.config),
+        tokens_(tokens),
+        execution_(execution),
+        device_(execution.device()),
+        control_(control),
+        stream_(device_),
+        staging_(device_, stream_.get()),
+        partition_(make_partition(options_.execution.partition, std::array<std::int64_t, 2>{0, tokens},
+                                  config_.select_block, control.size())) {}
+
+  BenchRow measure(const BenchInputs& inputs) {
+    together(control_, [&] {
+      allocate(inputs);
+      return std::string();
+    });
+    BenchRow row;
+    row.tokens = tokens_;
+    row.input_sets = static_cast<int>(sets_.size());
+    const std::vector<double> totals = time_steps(false).slowest_medians(control_);
+    row.forward.total_seconds = totals[0];
+    row.backward.total_seconds = totals[1];
+    const std::vector<double> stages = time_steps(true).slowest_medians(control_);
+    for (std::size_t column = 0; column < column_count; ++column) {
+      row.forward.seconds[column] = stages[column];
+      row.backward.seconds[column] = stages[column_count + column];
+    }
+    row.forward.flop = forward_flop(config_, tokens_);
+    row.backward.flop = backward_flop(config_, tokens_);
+    add_facts(row);
+    return row;
+  }
+
+ private:
+  void allocate(const BenchInputs& inputs) {
+    const bool backward = options_.execution.backward;
+    const std::vector<LayerTensor> tensors = layer_tensors(config_, tokens_, options_.separate_kv);
+    const LayerTensor dout = dout_tensor(config_, tokens_);
+    const DType dtype = execution_.dtype();
+    for (std::size_t set = 0; set < input_sets(tensors); ++set) {
+      sets_.push_back(std::make_unique<LayerMemory>(device_, dtype, dtype, partition_.local_tokens(control_.rank()),
+                                                    config_, tensors, backward));
+      inputs.fill(*sets_.back(), tensors, backward ? &dout : nullptr, partition_, control_.rank(), set, staging_);
+    }
+  }
+
+  // Several sets, used in turn, unless one alone is far larger than any cache; as many on every rank.
+  std::size_t input_sets(const std::vector<LayerTensor>& tensors) const {
+    constexpr std::size_t beyond_caches = std::size_t{512} << 20, most_sets = 8;
+    std::size_t row_bytes = 0;
+    for (const LayerTensor& tensor : tensors)
+      if (tensor.per_token)
+        row_bytes += static_cast<std::size_t>(tensor.elements_per_row()) * size_of(execution_.dtype());
+    const std::size_t rows = static_cast<std::size_t>(tokens_ / control_.size()) + 1;
+    return std::clamp<std::size_t>(beyond_caches / (rows * row_bytes) + 1, 1, most_sets);
+  }
+
+  /// Runs warm-ups and iterations. Without `stages` a sample is {forward, backward}; with them it is the forward's
+  /// columns, then the backward's.
+  Samples time_steps(bool stages) {
+    AttentionOptions options;
+    options.dtype = execution_.dtype();
+    options.exchange = options_.execution.exchange;
+    options.backward = options_.execution.backward;
+    options.timing = stages;
+    Attention attention(config_, partition_, device_, execution_.communicator(), options);
+    std::optional<DeviceBuffer> workspace, saved_memory;
+    SavedForward saved;
+    together(control_, [&] {
+      workspace.emplace(device_, attention.workspace_bytes());
+      saved_memory.emplace(device_, attention.saved_bytes());
+      saved.memory = saved_memory->get();
+      return std::string();
+    });
+
+    Samples samples{stages ? 2 * column_count : 2, {}};
+    const OwnedEvent begin(device_), middle(device_), end(device_);
+    for (std::int64_t i = -*options_.warmups; i < *options_.iterations; ++i) {
+      LayerMemory& set = *sets_[static_cast<std::size_t>(i + *options_.warmups) % sets_.size()];
+      control_.barrier();
+      device_.record(begin.get(), stream_.get());
+      attention.forward(set.inputs(), set.out().view(), set.selected(), options.backward ? &saved : nullptr,
+                        workspace->get(), stream_.get());
+      device_.record(middle.get(), stream_.get());
+      if (options.backward)
+        attention.backward(set.inputs(), set.dout().view(), saved, set.gradients(), workspace->get(), stream_.get());
+      device_.record(end.get(), stream_.get());
+      together(control_, [&] {  // a device's failure shows here, on the failing rank alone
+        device_.synchronize(stream_.get());
+        return std::string();
+      });
+      if (i < 0) continue;
+      if (stages) {
+        add_stages(samples, attention.statistics());
+      } else {
+        samples.seconds.push_back(device_.seconds_between(begin.get(), middle.get()));
+        samples.seconds.push_back(device_.seconds_between(middle.get(), end.get()));
+      }
+    }
+    facts_.statistics = attention.statistics();
+    return samples;
+  }
+
+  static void add_stages(Samples& samples, const Statistics& statistics) {
+    std::array<double, 2 * column_count> columns{};
+    for (std::size_t s = 0; s < stage_count; ++s) {
+      const auto stage = static_cast<Stage>(s);
+      columns[(is_backward(stage) ? column_count : 0) + static_cast<std::size_t>(column_of(stage))] +=
+          statistics.seconds[s];
+    }
+    samples.seconds.insert(samples.seconds.end(), columns.begin(), columns.end());
+  }
+
+  // How much 16 neighbouring queries of a KV head share: what the selection's cost depends on.
+  void measure_overlap() {
+    constexpr std::int64_t neighbours = 16;
+    const std::int64_t width = config_.num_kv_heads * config_.select_count;
+    const std::size_t group_bytes = static_cast<std::size_t>(neighbours * width) * sizeof(std::int32_t);
+    const std::int64_t groups = partition_.local_tokens(control_.rank()) / neighbours;
+    staging_.download(
+        sets_.front()->selected(), groups, group_bytes, [&](std::int64_t, std::int64_t count, const void* host) {
+          const auto* selected = static_cast<const std::int32_t*>(host);
+          for (std::int64_t group = 0; group < count * config_.num_kv_heads; ++group) {
+            const std::int64_t head = group % config_.num_kv_heads, row = group / config_.num_kv_heads * neighbours;
+            std::set<std::int32_t> distinct;
+            for (std::int64_t query = row; query < row + neighbours; ++query)
+              for (std::int64_t pick = 0; pick < config_.select_count; ++pick) {
+                const std::int32_t block = selected[query * width + head * config_.select_count + pick];
+                if (block < 0) continue;
+                distinct.insert(block);
+                ++facts_.picks;
+              }
+            facts_.distinct_blocks += static_cast<std::int64_t>(distinct.size());
+            ++facts_.groups_of_16;
+          }
+        });
+  }
+
+  void add_facts(BenchRow& row) {
+    together(control_, [&] {
+      measure_overlap();
+      return std::string();
+    });
+    facts_.tensor_bytes = static_cast<std::int64_t>(sets_.front()->bytes());
+    std::vector<RankFacts> all(static_cast<std::size_t>(control_.size()));
+    control_.all_gather_host(&facts_, all.data(), sizeof facts_);
+    std::int64_t groups = 0, distinct = 0, picks = 0;
+    for (const RankFacts& rank : all) {
+      for (std::size_t t = 0; t < traffic_kinds; ++t)
+        (is_backward(static_cast<Traffic>(t)) ? row.backward : row.forward).bytes_received +=
+            rank.statistics.bytes_received[t];
+      row.tensor_bytes = std::max(row.tensor_bytes, rank.tensor_bytes);
+      row.workspace_bytes = std::max(row.workspace_bytes, rank.statistics.workspace_bytes);
+      row.blocks_needed += rank.statistics.blocks_needed;
+      row.blocks_fetched += rank.statistics.blocks_fetched;
+      groups += rank.groups_of_16;
+      distinct += rank.distinct_blocks;
+      picks += rank.picks;
+    }
+    row.exchange = all.front().statistics.exchange;
+    row.distinct_blocks_per_16 = groups ? static_cast<double>(distinct) / static_cast<double>(groups) : 0;
+    row.picks_per_16 = groups ? static_cast<double>(picks) / static_cast<double>(groups) : 0;
+  }
+
+  const BenchOptions& options_;
+  const Config& config_;
+  std::int64_t tokens_;
+  Execution& execution_;
+  Device& device_;
+  Communicator& control_;
+  OwnedStream stream_;
+  Staging staging_;
+  Partition partition_;
+  std::vector<std::unique_ptr<LayerMemory>> sets_;
+  RankFacts facts_;
+};
+
+}  // namespace
+
+void bench(const BenchOptions& options, const RankPlace& place) {
+  Communicator& control = place.control;
+  const bool leads = control.rank() == 0;
+  std::optional<Execution> execution;
+  std::optional<BenchInputs> inputs;
+  std::optional<ReportFile> report;
+  BenchSetting setting;
+  together(control, [&] {
+    execution.emplace(options.execution, place);
+    Device& device = execution->device();
+    setting = {decided(options, device.name() == "cuda"),
+               control.size(),
+               std::string(device.name()),
+               device.description(),
+               std::string(name_of(execution->transport())),
+               execution->dtype()};
+    device.check_supported(setting.options.config, setting.dtype);
+    inputs.emplace(setting.dtype, options.selection, options.seed);
+    if (leads && !options.json.empty()) report.emplace(options.json);
+    return execution->describe() + " " + setting.options.describe();
+  });
+  execution->connect();
+  execution->device().activate();
+
+  std::vector<BenchRow> rows;
+  if (leads) fmt::print("{}", table_head(setting));
+  for (std::int64_t tokens = *setting.options.begin; tokens <= *setting.options.end; tokens *= setting.options.factor) {
+    Progress progress(leads);
+    progress.show(fmt::format("measuring {} tokens", tokens));
+    std::optional<LengthBench> length;
+    together(control, [&] {
+      length.emplace(setting, tokens, *execution, control);
+      return std::string();
+    });
+    rows.push_back(length->measure(*inputs));
+    progress.show("");
+    if (leads) {
+      fmt::print("{}", table_row(rows.back(), setting.options.execution.backward));
+      std::fflush(stdout);
+    }
+  }
+  together(control, [&] {
+    if (report) report->write(json_of(setting, rows));
+    return std::string();
+  });
+}
+
+}  // namespace cpnsa::tool

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cpnsa/attention.hpp"
+#include "tools/options.hpp"
+
+namespace cpnsa::tool {
+
+/// The columns of the table; several of the library's stages may share one.
+enum class Column { compress, compressed, importance, exchange, selected, window, gate };
+inline constexpr std::size_t column_count = 7;
+std::string_view name_of(Column);
+Column column_of(Stage);
+bool is_backward(Stage);
+bool is_backward(Traffic);
+
+/// One pass (forward or backward) over one length.
+struct BenchPass {
+  std::array<double, column_count> seconds{};  ///< by Column, medians over iterations of the slowest rank
+  double total_seconds = 0;                    ///< measured without the stages' events
+  double flop = 0;                             ///< of all ranks
+  std::int64_t bytes_received = 0;             ///< of all ranks
+};
+
+/// One length.
+struct BenchRow {
+  std::int64_t tokens = 0;
+  BenchPass forward;
+  BenchPass backward;
+  std::int64_t tensor_bytes = 0;     ///< most of a rank: the caller's tensors
+  std::int64_t workspace_bytes = 0;  ///< most of a rank: beyond the caller's tensors
+  std::int64_t blocks_needed = 0;    ///< of all ranks
+  std::int64_t blocks_fetched = 0;   ///< of all ranks
+  Exchange exchange = Exchange::fetch;
+  int input_sets = 1;
+  double distinct_blocks_per_16 = 0;  ///< mean number of different blocks that 16 neighbouring queries selected
+  double picks_per_16 = 0;            ///< mean number of blocks that they selected, counted a query at a time
+};
+
+/// What was run, for the table's head and the JSON file.
+struct BenchSetting {
+  BenchOptions options;  ///< with every default decided
+  int ranks = 1;
+  std::string device;
+  std::string hardware;
+  std::string transport;
+  DType dtype = DType::f32;
+};
+
+/// Floating-point operations of the matrix products that the algorithm takes for one document: 2 a multiply-add. The
+/// backward is counted as 2.5 times the three branches (five products for two) and twice the compressor.
+double forward_flop(const Config& config, std::int64_t tokens);
+double backward_flop(const Config& config, std::int64_t tokens);
+
+std::string table_head(const BenchSetting& setting);
+std::string table_row(const BenchRow& row, bool backward);
+std::string json_of(const BenchSetting& setting, const std::vector<BenchRow>& rows);
+
+}  // namespace cpnsa::tool

@@ -1,0 +1,153 @@
+#include "tools/command_line.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "tools/config_keys.hpp"
+#include "tools/flags.hpp"
+
+namespace cpnsa::tool {
+namespace {
+
+constexpr const char* run_footer = R"(
+--in holds config.json and NumPy files (C order, little endian, f2/f4/f8):
+  q.npy [T, H, dk]  gate.npy [T, H, 3]  k.npy [T, G, dk] and v.npy [T, G, dv], or k_cmp k_slc k_win v_cmp v_slc v_win
+  compress_k_<name>.npy and compress_v_<name>.npy: pos [G, l, d] (optional); weight [G, l d, d] (linear);
+  w1 [G, l d, hidden], b1 [G, hidden], w2 [G, hidden, d], b2 [G, d] (mlp)
+  cu_seqlens.npy [documents + 1] (optional, i4/i8)  dout.npy [T, H, dv] (optional: the backward runs too)
+--out gets out.npy, selected.npy, d<name>.npy of every input, in the sequence's order, and stats.json. It appears
+  complete or not at all; all ranks must see the same file system.
+
+Examples:
+  cpnsa run --in layer --out results --ranks 4 --partition zigzag --dtype f64
+  mpirun -n 4 cpnsa run --in layer --out results --exchange fetch)";
+
+constexpr const char* bench_footer = R"(
+Rows are sequence lengths, columns the stages' milliseconds: medians over the iterations of the slowest rank. Inputs are
+random normal; the defaults depend on the device (GPU: -b 8K -e 64K, 64 / 4 heads of 128, bf16).
+
+Examples:
+  cpnsa bench -b 1K -e 4K --ranks 2
+  mpirun -n 8 cpnsa bench -b 128K -e 1M --partition zigzag --selection local -J bench.json)";
+
+void add_run(CLI::App& app, RunOptions& options) {
+  Flags flags(app);
+  flags.add_path("--in", options.in, "DIR", "folder of the layer's inputs (required)");
+  flags.add_path("--out", options.out, "DIR", "folder for the results (required)");
+  flags.add_execution(options.execution);
+  app.footer(run_footer);
+}
+
+// "--compress-block,--compress_block": the key as a flag, and as it stands in config.json.
+std::string flags_of(std::string_view key, const std::string& short_name = {}) {
+  std::string dashed(key);
+  std::replace(dashed.begin(), dashed.end(), '_', '-');
+  std::string names = short_name.empty() ? "" : short_name + ",";
+  names += "--" + dashed;
+  if (dashed != key) names += fmt::format(",--{}", key);
+  return names;
+}
+
+std::string short_name_of(std::string_view key) {
+  if (key == "num_q_heads") return "--heads";
+  if (key == "num_kv_heads") return "--kv-heads";
+  if (key == "head_dim_qk") return "--dk";
+  if (key == "head_dim_v") return "--dv";
+  return {};
+}
+
+void add_bench(CLI::App& app, BenchOptions& options) {
+  constexpr std::int64_t most_tokens = std::int64_t{1} << 40, most_factor = 1 << 20;  // their product fits in 63 bits
+  Flags flags(app);
+  flags.add_integer("-b,--begin", options.begin, 1, most_tokens, "tokens of the first row (default 1K, GPU 8K)", true);
+  flags.add_integer("-e,--end", options.end, 1, most_tokens, "tokens of the last row (default 4K, GPU 64K)", true);
+  flags.add_integer("-f,--factor", options.factor, 2, most_factor, "from row to row (default 2)");
+  flags.add_integer("-n,--iters", options.iterations, 1, 1000000, "timed iterations (default 3, GPU 20)");
+  flags.add_integer("-w,--warmup", options.warmups, 0, 1000000, "untimed iterations before them (default 1, GPU 5)");
+  flags.add_path("-J,--json", options.json, "FILE", "write the results there too; an existing file is an error");
+  for (const IntegerKey& key : integer_keys) {
+    const std::string value = key.required ? "the device's" : fmt::format("{}", options.config.*key.member);
+    flags.add_integer(flags_of(key.name, short_name_of(key.name)), options.config.*key.member, 0, largest_integer,
+                      fmt::format("config key {} (default {})", key.name, value));
+  }
+  flags.add_number(flags_of("softmax_scale"), options.config.softmax_scale,
+                   "config key softmax_scale (default 1/sqrt(dk))");
+  flags.add_choice("--compressor", options.config.compressor, compressors, "config key compressor (default mlp)");
+  flags.add_choice("--activation", options.config.activation, activations, "config key activation (default silu)");
+  flags.add_choice("--gate", options.config.gate, gate_kinds, "config key gate (default logits)");
+  flags.add_integer("--hidden", options.hidden, 1, largest_integer,
+                    "width of the mlp compressors' hidden layer (default twice the head dimension)");
+  flags.add_switch("--separate-kv", options.separate_kv, true, "keys and values of their own for each branch");
+  flags.add_choice("--selection", options.selection, std::array{Selection::random, Selection::local},
+                   "random: every query's blocks independent; local: runs of 64 queries share most (default random)");
+  flags.add_integer("--seed", options.seed, 0, largest_integer, "of the random inputs (default 1)");
+  flags.add_execution(options.execution);
+  app.footer(bench_footer);
+}
+
+// What is wrong with a command line that CLI11 could read.
+std::string problem_of(const CLI::App& app, const CLI::App& run, const RunOptions& options) {
+  const auto commands = app.get_subcommands();
+  for (const CLI::App* part : {&app, commands.empty() ? &app : commands.front()}) {
+    const std::vector<std::string> strangers = part->remaining();
+    if (!strangers.empty())
+      return fmt::format("{}: found an unknown argument, expected {}", strangers.front(),
+                         part == &app ? "one command, run or bench, and its flags (cpnsa --help)"
+                                      : fmt::format("a flag of cpnsa {} --help", part->get_name()));
+  }
+  if (commands.empty()) return "found no command, expected run or bench (cpnsa --help)";
+  if (!run.parsed()) return {};
+  if (options.in.empty()) return "--in: found nothing, expected the folder of the inputs";
+  if (options.out.empty()) return "--out: found nothing, expected a folder for the results";
+  return {};
+}
+
+}  // namespace
+
+std::string ExecutionOptions::describe() const {
+  return fmt::format("--ranks={} --partition={} --exchange={} --backward={}", ranks ? std::to_string(*ranks) : "auto",
+                     name_of(partition), name_of(exchange), backward);
+}
+
+std::string BenchOptions::describe() const {
+  return fmt::format(
+      "--begin={} --end={} --factor={} --iters={} --warmup={} --hidden={} --separate-kv={} "
+      "--selection={} --seed={} {}",
+      begin.value_or(0), end.value_or(0), factor, iterations.value_or(0), warmups.value_or(0), hidden, separate_kv,
+      name_of(selection), seed, config.describe());
+}
+
+Invocation parse_command_line(int argc, const char* const* argv) {
+  Invocation invocation;
+  RunOptions run_options;
+  BenchOptions bench_options;
+
+  CLI::App app("cpnsa: Native Sparse Attention over a sequence sharded across ranks", "cpnsa");
+  app.set_version_flag("--version", std::string("cpnsa ") + CPNSA_VERSION);
+  app.footer("\nExamples:\n  cpnsa run --in layer --out results --ranks 4\n  cpnsa bench -b 1K -e 4K");
+  CLI::App& run = *app.add_subcommand("run", "One attention layer, forward and backward, over tensors in files");
+  CLI::App& bench = *app.add_subcommand("bench", "How long a layer takes, stage by stage");
+  for (CLI::App* part : {&app, &run, &bench}) part->allow_extras();
+  app.require_subcommand(0, 1);
+  add_run(run, run_options);
+  add_bench(bench, bench_options);
+
+  try {
+    app.parse(argc, argv);
+    invocation.problem = problem_of(app, run, run_options);
+  } catch (const CLI::CallForVersion&) {
+    invocation.help = app.version() + "\n";
+  } catch (const CLI::CallForHelp&) {
+    invocation.help = app.help();
+  } catch (const CLI::ParseError& error) {
+    invocation.problem = error.what();
+  }
+  if (bench.parsed())
+    invocation.bench = std::move(bench_options);
+  else
+    invocation.run = std::move(run_options);
+  return invocation;
+}
+
+}  // namespace cpnsa::tool

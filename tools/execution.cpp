@@ -1,0 +1,89 @@
+#include "tools/execution.hpp"
+
+#include <fmt/format.h>
+
+#include "cpnsa/cpu/device.hpp"
+#include "cpnsa/error.hpp"
+#include "tools/backends/backends.hpp"
+
+namespace cpnsa::tool {
+namespace {
+
+bool gpu_computes(std::optional<DType> dtype) {
+  return !dtype || *dtype == DType::bf16 || *dtype == DType::f16;
+}
+
+// auto: a GPU where there is one, unless the precision asked for is the CPU's alone.
+DeviceKind decide_device(const ExecutionOptions& options) {
+  if (options.device != DeviceKind::automatic) return options.device;
+  return backends::cuda_devices() > 0 && gpu_computes(options.dtype) ? DeviceKind::cuda : DeviceKind::cpu;
+}
+
+DType default_dtype(DeviceKind device) {
+  return device == DeviceKind::cuda ? DType::bf16 : DType::f32;
+}
+
+}  // namespace
+
+Execution::Execution(const ExecutionOptions& options, const RankPlace& place)
+    : place_(place),
+      device_kind_(decide_device(options)),
+      dtype_(options.dtype.value_or(default_dtype(device_kind_))),
+      options_(options.describe()) {
+  const Communicator& control = place.control;
+  if (options.ranks && *options.ranks != control.size())
+    throw ArgumentError(fmt::format("--ranks: found {}, expected {}, the number of processes that were started",
+                                    *options.ranks, control.size()));
+  decide_transport(options);
+  device_ = device_kind_ == DeviceKind::cuda ? backends::make_cuda_device(gpu_index()) : cpu::make_device();
+}
+
+void Execution::decide_transport(const ExecutionOptions& options) {
+  const bool by_mpi = place_.control.name() == "mpi";
+  if (options.transport == TransportKind::threads && by_mpi)
+    throw ArgumentError(fmt::format("--transport: found threads in a job of {} processes, expected auto, mpi or nccl",
+                                    place_.control.size()));
+  if (options.transport == TransportKind::nccl && !backends::has_nccl())
+    throw UnsupportedError(
+        "--transport: found nccl, expected auto, threads or mpi: this build has no NCCL (cmake --preset cuda)");
+  if (options.transport == TransportKind::nccl && device_kind_ != DeviceKind::cuda)
+    throw ArgumentError(fmt::format("--transport: found nccl with --device {}, expected cuda", name_of(device_kind_)));
+
+  const bool a_gpu_a_rank = device_kind_ == DeviceKind::cuda && backends::cuda_devices() >= place_.local_size;
+  if (options.transport == TransportKind::nccl && !a_gpu_a_rank)
+    throw ArgumentError(fmt::format("--transport: found nccl with {} ranks on this host, expected at most {}, its GPUs",
+                                    place_.local_size, backends::cuda_devices()));
+  transport_ = options.transport;
+  if (transport_ == TransportKind::automatic)
+    transport_ = !by_mpi                                ? TransportKind::threads
+                 : a_gpu_a_rank && backends::has_nccl() ? TransportKind::nccl
+                                                        : TransportKind::mpi;
+}
+
+// Threads exchange memory that all of them reach, so they share a GPU; processes, and NCCL's ranks, take one each.
+int Execution::gpu_index() const {
+  if (transport_ == TransportKind::threads || backends::cuda_devices() == 0) return 0;
+  return place_.local_rank % backends::cuda_devices();
+}
+
+void Execution::connect() {
+  if (transport_ == TransportKind::nccl) own_communicator_ = backends::make_nccl_communicator(place_.control, *device_);
+  communicator_ = own_communicator_ ? own_communicator_.get() : &place_.control;
+}
+
+std::string Execution::describe() const {
+  return fmt::format("device={} transport={} dtype={} {}", name_of(device_kind_), name_of(transport_), name_of(dtype_),
+                     options_);
+}
+
+Partition make_partition(PartitionKind kind, std::span<const std::int64_t> cu_seqlens, std::int64_t select_block,
+                         int ranks) {
+  switch (kind) {
+    case PartitionKind::contiguous: return Partition::contiguous(cu_seqlens, select_block, ranks);
+    case PartitionKind::zigzag: return Partition::zigzag(cu_seqlens, select_block, ranks);
+    case PartitionKind::zigzag_per_document: return Partition::zigzag_per_document(cu_seqlens, select_block, ranks);
+  }
+  throw ArgumentError("--partition: found an unknown kind, expected contiguous, zigzag or zigzag_per_document");
+}
+
+}  // namespace cpnsa::tool

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "cpnsa/communicator.hpp"
+#include "cpnsa/device.hpp"
+#include "cpnsa/partition.hpp"
+#include "tools/options.hpp"
+#include "tools/ranks.hpp"
+
+namespace cpnsa::tool {
+
+/// A rank's device, communicator and precision: ExecutionOptions with every `auto` decided.
+class Execution {
+ public:
+  /// Makes the device; does not communicate. UnsupportedError or ArgumentError naming the flag.
+  Execution(const ExecutionOptions& options, const RankPlace& place);
+
+  /// Collective; after every rank has constructed.
+  void connect();
+
+  std::string describe() const;  ///< on one line: what every rank must have decided alike
+
+  Device& device() { return *device_; }
+  Communicator& communicator() { return *communicator_; }  ///< moves the tensors; after connect()
+  TransportKind transport() const { return transport_; }
+  DType dtype() const { return dtype_; }
+
+ private:
+  void decide_transport(const ExecutionOptions& options);
+  int gpu_index() const;
+
+  RankPlace place_;
+  DeviceKind device_kind_;
+  TransportKind transport_;
+  DType dtype_;
+  std::string options_;
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<Communicator> own_communicator_;
+  Communicator* communicator_ = nullptr;
+};
+
+Partition make_partition(PartitionKind kind, std::span<const std::int64_t> cu_seqlens, std::int64_t select_block,
+                         int ranks);
+
+}  // namespace cpnsa::tool

@@ -1,0 +1,97 @@
+#include "tools/flags.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <charconv>
+#include <cmath>
+
+namespace cpnsa::tool {
+namespace {
+
+constexpr std::int64_t most_ranks = 4096;
+
+std::string shown(const std::string& text) {
+  constexpr std::size_t longest = 60;
+  return text.empty() ? "nothing" : text.size() > longest ? text.substr(0, longest) + "..." : text;
+}
+
+}  // namespace
+
+void Flags::add(const std::string& flags, const std::string& type, const std::string& help,
+                const std::function<std::string(const std::string&)>& read) {
+  const std::string name = flags.substr(0, flags.find(','));
+  app_.add_option_function<std::string>(
+          flags,
+          [name, read](const std::string& text) {
+            const std::string expected = read(text);
+            if (!expected.empty())
+              throw CLI::ValidationError(fmt::format("{}: found {}, expected {}", name, shown(text), expected));
+          },
+          help)
+      ->type_name(type);
+}
+
+void Flags::add_number(const std::string& flags, std::optional<double>& target, const std::string& help) {
+  add(flags, "X", help, [&target](const std::string& text) -> std::string {
+    double number = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(number)) return "a finite number";
+    target = number;
+    return {};
+  });
+}
+
+void Flags::add_path(const std::string& flags, std::filesystem::path& target, const std::string& type,
+                     const std::string& help) {
+  add(flags, type, help, [&target](const std::string& text) -> std::string {
+    target = text;
+    return text.empty() ? "a path" : "";
+  });
+}
+
+void Flags::add_switch(const std::string& flags, bool& target, bool value, const std::string& help) {
+  app_.add_flag_callback(
+      flags, [&target, value] { target = value; }, help);
+}
+
+void Flags::add_execution(ExecutionOptions& options) {
+  add_choice("--device", options.device, std::array{DeviceKind::automatic, DeviceKind::cpu, DeviceKind::cuda},
+             "what computes; auto: a GPU when there is one and it has the --dtype");
+  add_choice("--transport", options.transport,
+             std::array{TransportKind::automatic, TransportKind::threads, TransportKind::mpi, TransportKind::nccl},
+             "what moves data between ranks; auto: threads, or mpi (nccl on GPUs) under mpirun");
+  add_integer("--ranks", options.ranks, 1, most_ranks,
+              "ranks, as threads of this process; under mpirun its number of processes (default 1)");
+  add_choice("--partition", options.partition,
+             std::array{PartitionKind::contiguous, PartitionKind::zigzag, PartitionKind::zigzag_per_document},
+             "which rank owns which tokens (default contiguous)");
+  add_choice("--exchange", options.exchange, std::array{Exchange::automatic, Exchange::fetch, Exchange::gather},
+             "how selected blocks of other ranks are brought in (default auto)");
+  add_choice("--dtype", options.dtype, std::array{DType::f64, DType::f32, DType::bf16, DType::f16},
+             "precision of the layer's tensors; f64 and f32 on the CPU, bf16 and f16 on both "
+             "(default f32, on a GPU bf16)");
+  add_switch("--no-backward", options.backward, false, "forward only");
+}
+
+std::string Flags::joined(const std::vector<std::string>& names) {
+  return fmt::format("{}", fmt::join(names, "|"));
+}
+
+std::optional<std::int64_t> Flags::parse_integer(const std::string& text, bool suffixes) {
+  std::int64_t number = 0;
+  const char* const text_end = text.data() + text.size();
+  const auto [end, error] = std::from_chars(text.data(), text_end, number);
+  if (error != std::errc()) return std::nullopt;
+  if (end == text_end) return number;
+  const std::size_t suffix = std::string_view("KMG").find(*end);
+  if (!suffixes || end + 1 != text_end || suffix == std::string_view::npos) return std::nullopt;
+  if (__builtin_mul_overflow(number, std::int64_t{1} << (10 * (suffix + 1)), &number)) return std::nullopt;
+  return number;
+}
+
+std::string Flags::expected_integer(std::int64_t least, std::int64_t most, bool suffixes) {
+  return fmt::format("a whole number from {} to {}{}", least, most, suffixes ? ", such as 4096, 64K or 1M" : "");
+}
+
+}  // namespace cpnsa::tool

@@ -1,0 +1,78 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cpnsa/dtype.hpp"
+#include "tools/options.hpp"
+
+namespace cpnsa::tool {
+
+/// Flags of one subcommand, all read alike: a value that does not fit is "--flag: found x, expected y".
+class Flags {
+ public:
+  explicit Flags(CLI::App& app) : app_(app) {}
+
+  /// One of the names of `choices`. Type is an enumeration with name_of(), or an optional of one.
+  template <class Type, class Choice, std::size_t count>
+  void add_choice(const std::string& flags, Type& target, const std::array<Choice, count>& choices,
+                  const std::string& help) {
+    std::vector<std::string> names;
+    for (const Choice choice : choices) names.emplace_back(name_of(choice));
+    add(flags, joined(names), help, [&target, choices, names](const std::string& text) -> std::string {
+      for (std::size_t i = 0; i < count; ++i) {
+        if (text != names[i]) continue;
+        target = choices[i];
+        return {};
+      }
+      return "one of " + joined(names);
+    });
+  }
+
+  /// A whole number; with `suffixes`, K, M and G multiply by 2^10, 2^20 and 2^30.
+  template <class Type>
+  void add_integer(const std::string& flags, Type& target, std::int64_t least, std::int64_t most,
+                   const std::string& help, bool suffixes = false) {
+    add(flags, suffixes ? "SIZE" : "N", help, [&target, least, most, suffixes](const std::string& text) {
+      const std::optional<std::int64_t> number = parse_integer(text, suffixes);
+      if (!number || *number < least || *number > most) return expected_integer(least, most, suffixes);
+      assign(target, *number);
+      return std::string();
+    });
+  }
+
+  void add_number(const std::string& flags, std::optional<double>& target, const std::string& help);
+  void add_path(const std::string& flags, std::filesystem::path& target, const std::string& type,
+                const std::string& help);
+  void add_switch(const std::string& flags, bool& target, bool value, const std::string& help);
+
+  /// The flags that run and bench share.
+  void add_execution(ExecutionOptions& options);
+
+ private:
+  /// `read` returns what it expected, or nothing when the value is good.
+  void add(const std::string& flags, const std::string& type, const std::string& help,
+           const std::function<std::string(const std::string&)>& read);
+
+  template <class Type>
+  static void assign(std::optional<Type>& target, std::int64_t number) {
+    target = static_cast<Type>(number);
+  }
+  template <class Type>
+  static void assign(Type& target, std::int64_t number) {
+    target = static_cast<Type>(number);
+  }
+
+  static std::string joined(const std::vector<std::string>& names);
+  static std::optional<std::int64_t> parse_integer(const std::string& text, bool suffixes);
+  static std::string expected_integer(std::int64_t least, std::int64_t most, bool suffixes);
+
+  CLI::App& app_;
+};
+
+}  // namespace cpnsa::tool

@@ -1,0 +1,80 @@
+#include <fmt/format.h>
+
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <string>
+
+#include "cpnsa/error.hpp"
+#include "tools/backends/backends.hpp"
+#include "tools/bench.hpp"
+#include "tools/command_line.hpp"
+#include "tools/ranks.hpp"
+#include "tools/run.hpp"
+#include "tools/together.hpp"
+
+namespace cpnsa::tool {
+namespace {
+
+// One line for the whole job, whatever the message holds.
+void print_error(std::string message) {
+  for (char& c : message)
+    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = ' ';
+  const std::string line = fmt::format("cpnsa: error: {}\n", message);
+  std::fwrite(line.data(), 1, line.size(), stderr);
+  std::fflush(stderr);
+}
+
+void run_rank(const Invocation& invocation, const RankPlace& place) {
+  together(place.control, [&]() -> std::string {
+    if (!invocation.problem.empty()) throw ArgumentError(invocation.problem);
+    return invocation.bench ? "command=bench" : "command=run";
+  });
+  if (invocation.bench)
+    bench(*invocation.bench, place);
+  else
+    run(*invocation.run, place);
+}
+
+int run_job(const Invocation& invocation, const Launch& launch) {
+  const ExecutionOptions& options = invocation.bench ? invocation.bench->execution : invocation.run->execution;
+  std::unique_ptr<RankGroup> ranks;
+  std::string problem;
+  try {
+    if (launch.size > 1 && !backends::has_mpi())
+      throw UnsupportedError(
+          fmt::format("found a job of {} processes, expected one: this build has no MPI (CPNSA_MPI "
+                      "is OFF); --ranks runs ranks as threads",
+                      launch.size));
+    ranks = make_rank_group(launch, options.transport, invocation.problem.empty() ? options.ranks.value_or(1) : 1);
+    ranks->run([&](const RankPlace& place) { run_rank(invocation, place); });
+  } catch (const std::bad_alloc&) {
+    problem = "found no host memory left, expected enough for the rank's tensors";
+  } catch (const std::exception& error) {
+    problem = error.what();
+  }
+  // Said before `ranks` is destroyed, where MPI waits for every process: a launcher ends the job once one has failed.
+  if (!problem.empty() && launch.rank == 0) print_error(problem);
+  std::fflush(stdout);
+  ranks.reset();
+  return problem.empty() ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace cpnsa::tool
+
+int main(int argc, char** argv) {
+  using namespace cpnsa::tool;
+  // Writing past a size limit or to a closed pipe shall be an error that is reported, not a signal that kills.
+  std::signal(SIGXFSZ, SIG_IGN);
+  std::signal(SIGPIPE, SIG_IGN);
+
+  const Launch launch = launch_of_environment();
+  const Invocation invocation = parse_command_line(argc, argv);
+  if (!invocation.help.empty()) {
+    if (launch.rank == 0) fmt::print("{}", invocation.help);
+    return 0;
+  }
+  return run_job(invocation, launch);
+}

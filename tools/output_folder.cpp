@@ -1,0 +1,113 @@
+#include "tools/output_folder.hpp"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <system_error>
+
+#include "cpnsa/error.hpp"
+
+namespace cpnsa::tool {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* writable = "an output folder that can be written";
+
+fs::path without_trailing_slash(const fs::path& path) {
+  const fs::path normal = fs::absolute(path).lexically_normal();
+  return normal.has_filename() ? normal : normal.parent_path();
+}
+
+void create_folder(const fs::path& path) {
+  if (::mkdir(path.c_str(), 0777) != 0) throw_file_error(path, errno, "creating it", writable);
+}
+
+void rename_to(const fs::path& from, const fs::path& to) {
+  if (::rename(from.c_str(), to.c_str()) != 0) throw_file_error(to, errno, "moving the results there", writable);
+}
+
+}  // namespace
+
+OutputFolder::OutputFolder(const fs::path& target) : target_(without_trailing_slash(target)) {
+  std::error_code error;
+  const bool something_is_there = fs::symlink_status(target_, error).type() != fs::file_type::not_found;
+  if (something_is_there && error) throw_file_error(target_, error.value(), "looking at it", writable);
+  target_exists_ = fs::is_directory(target_, error);
+  if (something_is_there && !target_exists_)
+    throw ArgumentError(fmt::format("{}: found something that is no folder, expected {}", target_.string(), writable));
+
+  try {
+    if (!target_exists_) create_parents();
+    const fs::path hidden =
+        target_exists_ ? target_ / fmt::format(".cpnsa-{}", ::getpid())
+                       : target_.parent_path() / fmt::format(".{}.cpnsa-{}", target_.filename().string(), ::getpid());
+    create_folder(hidden);
+    unfinished_ = hidden;
+  } catch (...) {
+    remove_unfinished();
+    throw;
+  }
+}
+
+OutputFolder::~OutputFolder() {
+  if (!committed_) remove_unfinished();
+}
+
+void OutputFolder::create_parents() {
+  std::vector<fs::path> missing;
+  for (fs::path parent = target_.parent_path(); !fs::exists(parent); parent = parent.parent_path())
+    missing.push_back(parent);
+  std::reverse(missing.begin(), missing.end());
+  for (const fs::path& parent : missing) {
+    create_folder(parent);
+    created_parents_.push_back(parent);
+  }
+}
+
+void OutputFolder::remove_unfinished() noexcept {
+  std::error_code ignored;  // there is already an error to report
+  if (!unfinished_.empty()) fs::remove_all(unfinished_, ignored);
+  for (auto parent = created_parents_.rbegin(); parent != created_parents_.rend(); ++parent)
+    fs::remove(*parent, ignored);
+}
+
+void OutputFolder::add_array(const std::string& file_name, const NpyArray& array) {
+  File file = File::create(unfinished_ / file_name);
+  const std::string header = array.header();
+  file.reserve(header.size() + array.elements() * size_of(array.type));
+  file.write_at(header.data(), header.size(), 0);
+  file.close();
+  files_.push_back(file_name);
+}
+
+void OutputFolder::add_text(const std::string& file_name, std::string_view text) {
+  File file = File::create(unfinished_ / file_name);
+  file.write_at(text.data(), text.size(), 0);
+  file.close();
+  files_.push_back(file_name);
+}
+
+void OutputFolder::commit(const std::vector<std::string>& stale_names) {
+  if (target_exists_) {
+    for (const std::string& file : files_) rename_to(unfinished_ / file, target_ / file);
+    std::error_code ignored;  // left-overs of an earlier run harm nothing that this run wrote
+    for (const std::string& name : stale_names)
+      if (std::find(files_.begin(), files_.end(), name) == files_.end()) fs::remove(target_ / name, ignored);
+    fs::remove(unfinished_, ignored);
+  } else {
+    rename_to(unfinished_, target_);
+  }
+  committed_ = true;
+}
+
+void write_elements(const File& file, const NpyArray& array, std::int64_t first, std::int64_t count, const void* data) {
+  const std::size_t element = size_of(array.type);
+  file.write_at(data, static_cast<std::size_t>(count) * element,
+                array.header().size() + static_cast<std::uint64_t>(first) * element);
+}
+
+}  // namespace cpnsa::tool

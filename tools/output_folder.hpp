@@ -1,0 +1,51 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tools/npy.hpp"
+
+namespace cpnsa::tool {
+
+/// A result folder that appears complete or not at all. Files are written to a hidden folder beside it (inside it when
+/// it exists already) and renamed at the very end; what is not committed is removed. One rank owns the OutputFolder,
+/// and every rank writes its own rows into the files: the ranges are disjoint and no tensor passes through one rank,
+/// but all ranks must see the same file system.
+///
+/// Errors are ArgumentErrors that name the path.
+class OutputFolder {
+ public:
+  /// Creates the hidden folder, so that a target that cannot be written is found out before anything is computed.
+  explicit OutputFolder(const std::filesystem::path& target);
+  OutputFolder(const OutputFolder&) = delete;
+  OutputFolder& operator=(const OutputFolder&) = delete;
+  ~OutputFolder();
+
+  /// Where the files are until commit().
+  const std::filesystem::path& unfinished() const { return unfinished_; }
+
+  /// An array's file: its header, and its full length reserved on the disk.
+  void add_array(const std::string& file_name, const NpyArray& array);
+  void add_text(const std::string& file_name, std::string_view text);
+
+  /// Moves the files to the target; files of `stale_names` that an earlier run left and this one did not write go.
+  void commit(const std::vector<std::string>& stale_names);
+
+ private:
+  void create_parents();
+  void remove_unfinished() noexcept;
+
+  std::filesystem::path target_;
+  bool target_exists_ = false;
+  std::vector<std::filesystem::path> created_parents_;
+  std::filesystem::path unfinished_;
+  std::vector<std::string> files_;
+  bool committed_ = false;
+};
+
+/// Writes elements [first, first + count) of the array into its file in `folder`; `data` has the array's type.
+void write_elements(const File& file, const NpyArray& array, std::int64_t first, std::int64_t count, const void* data);
+
+}  // namespace cpnsa::tool
