@@ -48,10 +48,11 @@ json parse(const std::string& text) {
   };
   try {
     return json::parse(text, refuse_duplicates);
-  } catch (const json::exception& error) {
-    const auto* malformed = dynamic_cast<const json::parse_error*>(&error);
+  } catch (const json::parse_error& error) {
     throw ArgumentError(fmt::format("found malformed JSON at {}, expected one object with the keys of the layer",
-                                    malformed ? position_of(text, malformed->byte) : "a number out of range"));
+                                    position_of(text, error.byte)));
+  } catch (const json::out_of_range&) {
+    throw ArgumentError("found a number out of range, expected numbers that a double holds");
   }
 }
 

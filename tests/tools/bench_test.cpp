@@ -1,0 +1,125 @@
+// `cpnsa bench` at sizes that take no time: the shape of what it prints and writes, never how long it took.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "tests/tools/command.hpp"
+#include "tests/tools/test_files.hpp"
+
+namespace cpnsa::test {
+namespace {
+
+using nlohmann::json;
+using testing::HasSubstr;
+
+const std::vector<std::string> small{"bench", "-b",   "256",     "-e",       "512",        "-n", "1",
+                                     "-w",    "0",    "--heads", "2",        "--kv-heads", "1",  "--dk",
+                                     "8",     "--dv", "8",       "--device", "cpu"};
+
+Outcome bench(const Launcher& launcher, const std::vector<std::string>& flags) {
+  std::vector<std::string> arguments = small;
+  arguments.insert(arguments.end(), flags.begin(), flags.end());
+  return run_command(launcher, arguments);
+}
+
+// Lines of the table itself: those that are no comment.
+std::vector<std::string> rows_of(const std::string& text) {
+  std::vector<std::string> rows;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);)
+    if (line.find('#') == std::string::npos) rows.push_back(line);
+  return rows;
+}
+
+TEST(Bench, ARowALengthAndPass) {
+  const Outcome outcome = bench(threads(2), {});
+  ASSERT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_EQ(rows_of(outcome.out).size(), 4u) << outcome.out;
+  for (const char* column : {"compress", "compressed", "imp.+topk", "exchange", "selected", "window", "gate", "total",
+                             "TFLOP/s", "moved MiB", "peak MiB"})
+    EXPECT_THAT(outcome.out, HasSubstr(column));
+}
+
+TEST(Bench, JsonHoldsEveryRow) {
+  const TemporaryFolder folder;
+  const std::string path = folder.path() / "bench.json";
+  const Outcome outcome = bench(threads(2), {"-J", path, "--no-backward"});
+  ASSERT_EQ(outcome.status, 0) << outcome.err;
+  const json report = json::parse(read_file(path));
+  ASSERT_EQ(report["rows"].size(), 2u);
+  EXPECT_EQ(report["rows"][0]["tokens"], 256);
+  EXPECT_EQ(report["rows"][1]["tokens"], 512);
+  EXPECT_EQ(report["config"]["num_q_heads"], 2);
+  EXPECT_FALSE(report["rows"][0].contains("backward"));
+  EXPECT_TRUE(report["rows"][0]["forward"]["stage_seconds"].contains("selected"));
+
+  const Outcome again = bench(one_rank(), {"-J", path});
+  EXPECT_NE(again.status, 0);
+  ASSERT_EQ(again.error_lines().size(), 1u) << again.err;
+  EXPECT_THAT(again.err, HasSubstr("File exists"));
+  EXPECT_EQ(json::parse(read_file(path)), report);
+}
+
+TEST(Bench, LocalSelectionSharesBlocks) {
+  const TemporaryFolder folder;
+  std::vector<double> distinct;
+  for (const char* selection : {"random", "local"}) {
+    const std::string path = folder.path() / selection;
+    const Outcome outcome = run_command(one_rank(), {"bench",
+                                                     "-b",
+                                                     "4096",
+                                                     "-e",
+                                                     "4096",
+                                                     "-n",
+                                                     "1",
+                                                     "-w",
+                                                     "0",
+                                                     "--heads",
+                                                     "2",
+                                                     "--kv-heads",
+                                                     "1",
+                                                     "--dk",
+                                                     "16",
+                                                     "--dv",
+                                                     "8",
+                                                     "--device",
+                                                     "cpu",
+                                                     "--no-backward",
+                                                     "--selection",
+                                                     selection,
+                                                     "--select-count",
+                                                     "8",
+                                                     "-J",
+                                                     path});
+    ASSERT_EQ(outcome.status, 0) << outcome.err;
+    distinct.push_back(json::parse(read_file(path))["rows"][0]["distinct_blocks_per_16_queries"]);
+  }
+  EXPECT_LT(2 * distinct[1], distinct[0]);
+}
+
+TEST(Bench, WrongInput) {
+  const auto expect = [](const std::vector<std::string>& flags, const std::vector<std::string>& expected) {
+    SCOPED_TRACE(testing::PrintToString(flags));
+    std::vector<std::string> arguments{"bench", "--device", "cpu"};
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    for (const Launcher& launcher : {one_rank(), threads(2)}) {
+      const Outcome outcome = run_command(launcher, arguments);
+      EXPECT_NE(outcome.status, 0);
+      ASSERT_EQ(outcome.error_lines().size(), 1u) << outcome.err;
+      for (const std::string& text : expected) EXPECT_THAT(outcome.err, HasSubstr(text));
+    }
+  };
+  expect({"-b", "1X"}, {"-b", "found 1X", "expected a whole number"});
+  expect({"-b", "0"}, {"found 0", "expected a whole number"});
+  expect({"-b", "8K", "-e", "4K"}, {"--end", "found 4096", "expected at least --begin = 8192"});
+  expect({"-f", "1"}, {"found 1", "expected a whole number from 2"});
+  expect({"--init-blocks", "20"}, {"init_blocks", "found 22", "expected"});
+  expect({"--kv-heads", "3"}, {"num_q_heads", "found 8", "num_kv_heads = 3"});
+  expect({"--selection", "global"}, {"--selection", "found global", "expected one of random|local"});
+  expect({"-J", "/nowhere/at/all.json"}, {"/nowhere/at/all.json", "found", "expected"});
+}
+
+}  // namespace
+}  // namespace cpnsa::test

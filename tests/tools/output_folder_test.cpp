@@ -1,0 +1,78 @@
+#include "tools/output_folder.hpp"
+
+#include <gtest/gtest.h>
+
+#include "cpnsa/error.hpp"
+#include "tests/tools/test_files.hpp"
+
+namespace cpnsa::test {
+namespace {
+
+namespace fs = std::filesystem;
+using Names = std::vector<std::string>;
+
+TEST(OutputFolder, AppearsWholeAtTheEnd) {
+  const TemporaryFolder folder;
+  const fs::path target = folder.path() / "a" / "b";
+  {
+    tool::OutputFolder output(target);
+    output.add_text("one", "1");
+    EXPECT_FALSE(fs::exists(target));
+    output.add_text("two", "2");
+    output.commit({});
+  }
+  EXPECT_EQ(names_in(target), (Names{"one", "two"}));
+  EXPECT_EQ(names_in(folder.path() / "a"), Names{"b"});
+}
+
+TEST(OutputFolder, LeavesNothingUnlessCommitted) {
+  const TemporaryFolder folder;
+  {
+    tool::OutputFolder output(folder.path() / "a" / "b" / "c/");
+    output.add_text("one", "1");
+  }
+  EXPECT_EQ(names_in(folder.path()), Names{});
+}
+
+TEST(OutputFolder, ReplacesFilesOfAnExistingFolder) {
+  const TemporaryFolder folder;
+  write_file(folder.path() / "one", "old");
+  write_file(folder.path() / "stale", "old");
+  write_file(folder.path() / "other", "old");
+  {
+    tool::OutputFolder output(folder.path());
+    output.add_text("one", "new");
+    EXPECT_EQ(read_file(folder.path() / "one"), "old");
+    output.commit({"stale", "missing"});
+  }
+  EXPECT_EQ(names_in(folder.path()), (Names{"one", "other"}));
+  EXPECT_EQ(read_file(folder.path() / "one"), "new");
+}
+
+TEST(OutputFolder, RefusesWhatIsNoFolder) {
+  const TemporaryFolder folder;
+  write_file(folder.path() / "file", "");
+  EXPECT_THROW(tool::OutputFolder(folder.path() / "file"), ArgumentError);
+  EXPECT_THROW(tool::OutputFolder(folder.path() / "file" / "below"), ArgumentError);
+  fs::create_symlink("nowhere", folder.path() / "dangling");
+  EXPECT_THROW(tool::OutputFolder(folder.path() / "dangling"), ArgumentError);
+}
+
+TEST(OutputFolder, ArraysAreWrittenInPieces) {
+  const TemporaryFolder folder;
+  const tool::NpyArray array{tool::NpyType::f4, {3, 2}};
+  tool::OutputFolder output(folder.path() / "out");
+  output.add_array("a.npy", array);
+  {
+    tool::File file = tool::File::open_to_write(output.unfinished() / "a.npy");
+    const std::vector<float> last{5, 6}, first{1, 2, 3, 4};
+    tool::write_elements(file, array, 4, 2, last.data());
+    tool::write_elements(file, array, 0, 4, first.data());
+    file.close();
+  }
+  output.commit({});
+  EXPECT_EQ(read_file(folder.path() / "out/a.npy"), array.header() + bytes_of<float>({1, 2, 3, 4, 5, 6}));
+}
+
+}  // namespace
+}  // namespace cpnsa::test
