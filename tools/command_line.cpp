@@ -140,8 +140,18 @@ Invocation parse_command_line(int argc, const char* const* argv) {
     invocation.help = app.version() + "\n";
   } catch (const CLI::CallForHelp&) {
     invocation.help = app.help();
-  } catch (const CLI::ParseError& error) {
+  } catch (const CLI::ArgumentMismatch& error) {
+    const std::string_view what = error.what();
+    const std::size_t colon = what.find(": ");
+    invocation.problem = colon == what.npos
+                             ? fmt::format("found a wrong number of values ({}), expected one a flag", what)
+                             : fmt::format("{}: found a wrong number of values ({}), expected one",
+                                           what.substr(0, colon), what.substr(colon + 2));
+  } catch (const CLI::ValidationError& error) {  // Flags' own
     invocation.problem = error.what();
+  } catch (const CLI::ParseError& error) {
+    invocation.problem =
+        fmt::format("found \"{}\" on the command line, expected flags as in cpnsa --help", error.what());
   }
   if (bench.parsed())
     invocation.bench = std::move(bench_options);

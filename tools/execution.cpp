@@ -4,7 +4,6 @@
 
 #include "cpnsa/cpu/device.hpp"
 #include "cpnsa/error.hpp"
-#include "tools/backends/backends.hpp"
 
 namespace cpnsa::tool {
 namespace {
@@ -67,8 +66,8 @@ int Execution::gpu_index() const {
 }
 
 void Execution::connect() {
-  if (transport_ == TransportKind::nccl) own_communicator_ = backends::make_nccl_communicator(place_.control, *device_);
-  communicator_ = own_communicator_ ? own_communicator_.get() : &place_.control;
+  if (transport_ == TransportKind::nccl) nccl_ = backends::make_nccl_job(place_.control, *device_);
+  communicator_ = nccl_ ? &nccl_->communicator() : &place_.control;
 }
 
 std::string Execution::describe() const {

@@ -8,6 +8,7 @@
 #include "cpnsa/communicator.hpp"
 #include "cpnsa/device.hpp"
 #include "cpnsa/partition.hpp"
+#include "tools/backends/backends.hpp"
 #include "tools/options.hpp"
 #include "tools/ranks.hpp"
 
@@ -39,7 +40,7 @@ class Execution {
   DType dtype_;
   std::string options_;
   std::unique_ptr<Device> device_;
-  std::unique_ptr<Communicator> own_communicator_;
+  std::unique_ptr<backends::NcclJob> nccl_;
   Communicator* communicator_ = nullptr;
 };
 

@@ -30,7 +30,14 @@ std::unique_ptr<MpiJob> make_mpi_job();
 
 // --- nccl.cpp ----------------------------------------------------------------------------------------------------
 bool has_nccl();
-/// Collective: a communicator over the ranks of `control`, each with a GPU of its own.
-std::unique_ptr<Communicator> make_nccl_communicator(Communicator& control, Device& device);
+
+/// The ranks of a job joined through NCCL; the connection ends when it is destroyed.
+class NcclJob {
+ public:
+  virtual ~NcclJob() = default;
+  virtual Communicator& communicator() = 0;
+};
+/// Collective over `control`, whose ranks each have a GPU of their own, `device`.
+std::unique_ptr<NcclJob> make_nccl_job(Communicator& control, Device& device);
 
 }  // namespace cpnsa::tool::backends
