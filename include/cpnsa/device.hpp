@@ -42,6 +42,9 @@ class Device {
   /// Makes the device current on the calling thread; called at each public entry of the library.
   virtual void activate() {}
 
+  /// Expires with the device: for what keeps its events or buffers, and may outlive it.
+  std::weak_ptr<const void> lifetime() const { return lifetime_; }
+
   // --- memory; never called inside a step ---------------------------------------------------------------------
   virtual void* allocate(std::size_t bytes) = 0;  ///< 256-byte aligned; DeviceError when there is none left
   virtual void deallocate(void* pointer) noexcept = 0;
@@ -88,6 +91,9 @@ class Device {
   virtual void selected_attention_backward(const SelectedAttentionBackward&, Stream) = 0;
   virtual void compressed_attention_backward(const CompressedAttentionBackward&, Stream) = 0;
   virtual void compress_backward(const CompressBackward&, Stream) = 0;
+
+ private:
+  std::shared_ptr<const void> lifetime_ = std::make_shared<char>();
 };
 
 }  // namespace cpnsa

@@ -1,0 +1,108 @@
+#include "comm/threads/communicator.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+namespace cpnsa::threads {
+namespace {
+
+using comm::Operation;
+
+void wait_for(Device& device, Stream stream, const std::optional<Event>& event) {
+  if (event) device.wait(stream, *event);
+}
+
+}  // namespace
+
+std::optional<Event> ThreadCommunicator::mark(comm::KeptEvent& event, Device& device, Stream stream) {
+  if (device.host_accessible()) {
+    device.synchronize(stream);
+    return std::nullopt;
+  }
+  const Event recorded = event.get(device);
+  device.record(recorded, stream);
+  return recorded;
+}
+
+template <class Read>
+void ThreadCommunicator::run(const Call& call, Read read) {
+  group_->meet(rank_, call, deadline_);
+  std::optional<Event> done;
+  try {
+    done = read();
+  } catch (const std::exception& error) {
+    abort(fmt::format("{}: {}", name_of(call.operation), error.what()));
+    try {
+      group_->part(rank_, std::nullopt);
+    } catch (const Error&) {  // the failure just reported; its cause says more
+    }
+    throw;
+  }
+  group_->part(rank_, done);
+}
+
+// A rank's `ready` event is recorded again only after all have met for the next call, hence after all have waited for
+// the present one; so is `done`. Two events a rank are enough.
+void ThreadCommunicator::exchange(std::span<const SendMessage> sends, std::span<const ReceiveMessage> receives,
+                                  Device& device, Stream stream) {
+  comm::check_exchange(sends, receives, rank_, size());
+  const Call call{
+      .operation = Operation::exchange, .sends = sends, .receives = receives, .ready = mark(ready_, device, stream)};
+  run(call, [&] {
+    for (const ReceiveMessage& receive : receives) {
+      const Call& theirs = group_->call(receive.peer);
+      const auto send = std::find_if(theirs.sends.begin(), theirs.sends.end(),
+                                     [&](const SendMessage& message) { return message.peer == rank_; });
+      wait_for(device, stream, theirs.ready);
+      device.copy(receive.data, send->data, receive.bytes, stream);
+    }
+    return mark(done_, device, stream);
+  });
+  for (const SendMessage& send : sends) wait_for(device, stream, group_->done(send.peer));
+}
+
+void ThreadCommunicator::all_gather(const void* own, void* all, std::span<const std::size_t> bytes, Device& device,
+                                    Stream stream) {
+  comm::check_parts(bytes, size());
+  const Call call{
+      .operation = Operation::all_gather, .own = own, .bytes = bytes, .ready = mark(ready_, device, stream)};
+  run(call, [&] {
+    auto* destination = static_cast<std::byte*>(all);
+    for (int peer = 0; peer < size(); ++peer) {
+      const Call& theirs = group_->call(peer);
+      const std::size_t part = bytes[static_cast<std::size_t>(peer)];
+      if (part > 0 && theirs.own != destination) {
+        wait_for(device, stream, theirs.ready);
+        device.copy(destination, theirs.own, part, stream);
+      }
+      destination += part;
+    }
+    return mark(done_, device, stream);
+  });
+  for (int peer = 0; peer < size(); ++peer)
+    if (peer != rank_) wait_for(device, stream, group_->done(peer));
+}
+
+void ThreadCommunicator::all_gather_host(const void* own, void* all, std::size_t bytes) {
+  const std::vector<std::size_t> parts(static_cast<std::size_t>(size()), bytes);
+  run({.operation = Operation::all_gather_host, .own = own, .bytes = parts}, [&] {
+    auto* destination = static_cast<std::byte*>(all);
+    for (int peer = 0; peer < size(); ++peer, destination += bytes) {
+      const void* source = group_->call(peer).own;
+      if (bytes > 0 && source != destination) std::memcpy(destination, source, bytes);
+    }
+    return std::optional<Event>();
+  });
+}
+
+void ThreadCommunicator::barrier() {
+  run({.operation = Operation::barrier}, [] { return std::optional<Event>(); });
+}
+
+void ThreadCommunicator::abort(std::string_view reason) noexcept {
+  group_->abort(rank_, reason);
+}
+
+}  // namespace cpnsa::threads

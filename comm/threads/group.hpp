@@ -1,0 +1,71 @@
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "comm/failure.hpp"
+#include "comm/operation.hpp"
+
+namespace cpnsa::threads {
+
+/// What a rank shows the others in one call; its memory is read between Group::meet and Group::part.
+struct Call {
+  comm::Operation operation;
+  std::span<const SendMessage> sends{};
+  std::span<const ReceiveMessage> receives{};
+  const void* own = nullptr;
+  std::span<const std::size_t> bytes{};  ///< of each rank's part of an all-gather
+  std::optional<Event> ready{};          ///< when the rank's memory may be read, unless that is now
+};
+
+/// The state that the ranks of one process share.
+class Group {
+ public:
+  explicit Group(int size);
+
+  int size() const { return static_cast<int>(calls_.size()); }
+
+  /// Shows `call` and waits until every rank has shown its own. Throws the same MismatchError on every rank unless they
+  /// fit together, DeadlineError if a rank does not come, CommunicationError when the group has failed.
+  void meet(int rank, const Call& call, std::chrono::milliseconds deadline);
+
+  /// A rank's call, between meet() and part().
+  const Call& call(int rank) const { return calls_[static_cast<std::size_t>(rank)]; }
+
+  /// Ends the call: this rank has read what it wants, up to the point of its stream that `done` marks. Returns when
+  /// that holds for every rank, so that none frees memory that another reads, not even after a failure. Waits for
+  /// copies only, never for a rank to arrive.
+  void part(int rank, std::optional<Event> done);
+
+  /// The event given to the latest part(), until this rank meets the others again.
+  const std::optional<Event>& done(int rank) const { return done_[static_cast<std::size_t>(rank)]; }
+
+  /// Releases every rank with a CommunicationError; only the group's first failure counts.
+  void abort(int rank, std::string_view reason) noexcept;
+
+  /// The rank that failed first.
+  std::optional<int> failed_rank() const;
+
+ private:
+  void set_failure(int rank, comm::Failure failure);
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<Call> calls_;
+  std::vector<char> arrived_;
+  int arrivals_ = 0;
+  long generation_ = 0;  // of meetings
+  int reading_ = 0;      // ranks between meet() and part()
+  std::string mismatch_;
+  std::vector<std::optional<Event>> done_;
+  std::optional<comm::Failure> failure_;
+  std::optional<int> failed_rank_;
+};
+
+}  // namespace cpnsa::threads
