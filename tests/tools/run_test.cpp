@@ -96,7 +96,8 @@ TEST_F(Run, AutoSaysWhatItChose) {
 
 TEST_F(Run, OneRankReceivesNothing) {
   run(one_rank());
-  for (const auto& [kind, bytes] : stats()["bytes_received"].items()) EXPECT_EQ(bytes, json::array({0})) << kind;
+  const json found = stats();
+  for (const auto& [kind, bytes] : found["bytes_received"].items()) EXPECT_EQ(bytes, json::array({0})) << kind;
 }
 
 TEST_F(Run, WithoutDoutOrBackwardThereAreNoGradients) {
