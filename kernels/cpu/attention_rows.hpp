@@ -1,0 +1,152 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/cpu/panels.hpp"
+#include "kernels/cpu/query_tile.hpp"
+#include "kernels/cpu/softmax_state.hpp"
+
+namespace cpnsa::cpu {
+
+/// The rows (query, head of the group) of a query tile in the forward of a branch: queries (scaled), running softmax and
+/// unnormalised output. The branches differ only in which tiles of keys they hand to attend().
+template <class T>
+class AttentionRows {
+ public:
+  using A = Arithmetic<T>;
+  static constexpr std::int64_t rows_per_tile = 256;
+
+  explicit AttentionRows(const Config& config)
+      : config_(config),
+        heads_(config.heads_per_group()),
+        dk_(config.head_dim_qk),
+        dv_(config.head_dim_v),
+        out_stride_(padded<A>(dv_)),
+        q_(capacity() * dk_),
+        out_(capacity() * out_stride_),
+        scores_(kernel_rows * key_tile),
+        states_(static_cast<std::size_t>(capacity())),
+        rows_(static_cast<std::size_t>(capacity())) {}
+
+  std::int64_t queries() const { return queries_per_tile(config_, rows_per_tile); }
+
+  /// Starts a tile; q [rows, H, dk].
+  void start(const QueryTile& tile, const T* q) {
+    load_queries(config_, tile, q, q_.data(), dk_);
+    std::fill_n(out_.data(), tile.count * heads_ * out_stride_, A{0});
+    std::fill_n(states_.begin(), tile.count * heads_, SoftmaxState<A>{});
+  }
+
+  /// Takes in a tile of keys for the given queries, each once at most.
+  void attend(const ColumnPanel<A>& keys, const RowPanel<A>& values, std::span<const VisibleKeys> visible) {
+    std::int64_t count = 0;
+    for (const VisibleKeys& query : visible)
+      for (std::int64_t head = 0; head < heads_; ++head)
+        rows_[static_cast<std::size_t>(count++)] = {query.query * heads_ + head, query.columns};
+    for (std::int64_t first = 0; first < count; first += kernel_rows) {
+      const std::span<const Row> rows(rows_.data() + first, static_cast<std::size_t>(std::min(kernel_rows, count - first)));
+      if (values.finite() || uniform(rows)) {
+        attend_rows(keys, values, rows);
+      } else {  // a weight of 0 would not keep what a row does not see out of its sum
+        for (std::size_t r = 0; r < rows.size(); ++r) attend_rows(keys, values, rows.subspan(r, 1));
+      }
+    }
+  }
+
+  /// Writes out [rows, H, dv] and log_sum_exp [rows, H].
+  void finish(const QueryTile& tile, T* out, A* log_sum_exp) {
+    const auto outputs = heads_of_group(out, config_, tile.group, dv_);
+    const auto sums = heads_of_group(log_sum_exp, config_, tile.group, 1);
+    for (std::int64_t i = 0; i < tile.count; ++i)
+      for (std::int64_t head = 0; head < heads_; ++head) {
+        const std::int64_t row = i * heads_ + head;
+        const SoftmaxState<A>& state = states_[static_cast<std::size_t>(row)];
+        T* destination = outputs.row(tile.row(i)) + head * dv_;
+        const A* source = out_.data() + row * out_stride_;
+        const A sum = state.empty() ? A{1} : state.sum();
+        for (std::int64_t c = 0; c < dv_; ++c) destination[c] = narrow<T>(source[c] / sum);
+        sums.row(tile.row(i))[head] = state.log_sum_exp();
+      }
+  }
+
+ private:
+  struct Row {
+    std::int64_t row;
+    ColumnRange columns;
+  };
+
+  std::int64_t capacity() const { return queries() * heads_; }
+
+  static bool uniform(std::span<const Row> rows) {
+    for (const Row& row : rows)
+      if (row.columns != rows[0].columns) return false;
+    return true;
+  }
+
+  void attend_rows(const ColumnPanel<A>& keys, const RowPanel<A>& values, std::span<const Row> rows) {
+    const A* q[kernel_rows];
+    A* scores[kernel_rows];
+    A* out[kernel_rows];
+    ColumnRange seen = rows[0].columns;
+    for (std::size_t r = 0; r < kernel_rows; ++r) {  // what is left over repeats the last row
+      const std::size_t i = std::min(r, rows.size() - 1);
+      q[r] = q_.data() + rows[i].row * dk_;
+      scores[r] = scores_.data() + static_cast<std::int64_t>(i) * key_tile;
+      out[r] = out_.data() + rows[i].row * out_stride_;
+      seen = seen | rows[i].columns;
+    }
+    // S = Q K^T
+    const ColumnRange columns = whole_kernel_tiles<A>(seen);
+    for (std::int64_t column = columns.begin; column < columns.end; column += kernel_columns<A>) {
+      A* const tile[kernel_rows] = {scores[0] + column, scores[1] + column, scores[2] + column, scores[3] + column};
+      multiply_kernel<Product::assign>(q, 1, keys.columns(column).data, key_tile, dk_, tile);
+    }
+    for (std::size_t r = 0; r < rows.size(); ++r) soften(rows[r], columns, scores[r], out[r]);
+    // O += P V
+    const auto v = values.rows(seen.begin);
+    const A* const p[kernel_rows] = {scores[0] + seen.begin, scores[1] + seen.begin, scores[2] + seen.begin,
+                                     scores[3] + seen.begin};
+    for (std::int64_t column = 0; column < dv_; column += kernel_columns<A>) {
+      A* const tile[kernel_rows] = {out[0] + column, out[1] + column, out[2] + column, out[3] + column};
+      multiply_kernel<Product::add>(p, 1, v.data + column, v.stride, seen.end - seen.begin, tile);
+    }
+  }
+
+  // P = exp(S - reference) in place of S, 0 where the row does not see; the output so far is rescaled.
+  void soften(const Row& row, ColumnRange columns, A* scores, A* out) {
+    using S = Simd<A>;
+    constexpr A hidden = -std::numeric_limits<A>::infinity();
+    Vector<A> maximum = S::broadcast(hidden);
+    for (std::int64_t c = columns.begin; c < row.columns.begin; ++c) scores[c] = hidden;
+    for (std::int64_t c = row.columns.end; c < columns.end; ++c) scores[c] = hidden;
+    for (std::int64_t c = columns.begin; c < columns.end; c += S::lanes)
+      maximum = cpu::maximum<A>(S::load(scores + c), maximum);
+    SoftmaxState<A>& state = states_[static_cast<std::size_t>(row.row)];
+    const A factor = state.raise(horizontal_maximum<A>(maximum));
+    const A reference = state.reference();
+    Vector<A> sum{};
+    for (std::int64_t c = columns.begin; c < columns.end; c += S::lanes) {
+      const Vector<A> p = exponential(S::load(scores + c) - reference);
+      S::store(scores + c, p);
+      sum += p;
+    }
+    state.add(factor, horizontal_sum<A>(sum));
+    if (factor != A{1})
+      for (std::int64_t c = 0; c < out_stride_; ++c) out[c] *= factor;
+  }
+
+  const Config config_;
+  std::int64_t heads_;
+  std::int64_t dk_;
+  std::int64_t dv_;
+  std::int64_t out_stride_;
+  Buffer<A> q_;       // [rows, dk]
+  Buffer<A> out_;     // [rows, out_stride_]
+  Buffer<A> scores_;  // [kernel_rows, key_tile]
+  std::vector<SoftmaxState<A>> states_;
+  std::vector<Row> rows_;
+};
+
+}  // namespace cpnsa::cpu

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+
+namespace cpnsa::cpu {
+
+/// Small arrays of a tile, on cache line boundaries, zero at first: what pads a row or a tile is always a number.
+template <class A>
+class Buffer {
+ public:
+  explicit Buffer(std::int64_t size)
+      : data_(static_cast<A*>(::operator new(static_cast<std::size_t>(size) * sizeof(A), alignment))) {
+    std::fill_n(data_.get(), size, A{});
+  }
+
+  A* data() { return data_.get(); }
+  const A* data() const { return data_.get(); }
+  A& operator[](std::int64_t i) { return data_.get()[i]; }
+  const A& operator[](std::int64_t i) const { return data_.get()[i]; }
+
+ private:
+  static constexpr std::align_val_t alignment{64};
+  struct Free {
+    void operator()(A* data) const { ::operator delete(data, alignment); }
+  };
+  std::unique_ptr<A[], Free> data_;
+};
+
+}  // namespace cpnsa::cpu

@@ -1,0 +1,42 @@
+#include <array>
+
+#include "kernels/cpu/gate.hpp"
+#include "kernels/cpu/scalar.hpp"
+#include "kernels/cpu/stage_functions.hpp"
+
+namespace cpnsa::cpu {
+namespace {
+
+template <class T>
+void run(const CombineBranchesBackward& a) {
+  using A = Arithmetic<T>;
+  const std::int64_t dv = a.config->head_dim_v;
+  const std::int64_t heads = a.rows * a.config->num_q_heads;
+  const auto* gate = static_cast<const T*>(a.gate);
+  const auto* dout = static_cast<const T*>(a.dout);
+  const std::array<const T*, 3> outputs{static_cast<const T*>(a.o_cmp), static_cast<const T*>(a.o_slc),
+                                        static_cast<const T*>(a.o_win)};
+  auto* dgate = static_cast<A*>(a.dgate);
+  auto* weights = static_cast<A*>(a.weights);
+  auto* deltas = static_cast<A*>(a.deltas);
+
+  for (std::int64_t head = 0; head < heads; ++head)
+    for (std::int64_t branch = 0; branch < 3; ++branch) {
+      const T* const out = outputs[static_cast<std::size_t>(branch)] + head * dv;
+      A product = 0;
+#pragma omp simd reduction(+ : product)
+      for (std::int64_t c = 0; c < dv; ++c) product += widen(dout[head * dv + c]) * widen(out[c]);
+      const A value = gate_value(a.config->gate, widen(gate[3 * head + branch]));
+      dgate[3 * head + branch] = product * gate_slope(a.config->gate, value);
+      weights[branch * heads + head] = value;
+      deltas[branch * heads + head] = value * product;
+    }
+}
+
+}  // namespace
+
+void combine_branches_backward(const CombineBranchesBackward& a) {
+  visit(a.dtype, [&]<class T>(std::type_identity<T>) { run<T>(a); });
+}
+
+}  // namespace cpnsa::cpu

@@ -1,0 +1,108 @@
+#include "kernels/cpu/device.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <new>
+#include <thread>
+
+#include "cpnsa/error.hpp"
+#include "kernels/cpu/stage_functions.hpp"
+
+namespace cpnsa::cpu {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::align_val_t alignment{256};
+
+Clock::time_point& reading(Event event) { return *static_cast<Clock::time_point*>(event.handle); }
+
+}  // namespace
+
+std::unique_ptr<Device> make_device() { return std::make_unique<CpuDevice>(); }
+
+std::string CpuDevice::description() const {
+  return fmt::format("CPU, {} hardware threads, one a rank", std::thread::hardware_concurrency());
+}
+
+void CpuDevice::check_supported(const Config&, DType dtype) const {
+  const auto known = {DType::f64, DType::f32, DType::bf16, DType::f16};
+  if (std::find(known.begin(), known.end(), dtype) == known.end())
+    throw UnsupportedError(fmt::format("cpu device: found dtype number {}, supported are f64, f32, bf16 and f16",
+                                       static_cast<int>(dtype)));
+}
+
+// The type is not told here: two bytes, the narrowest type's alignment, or what the size allows is all that is known.
+void CpuDevice::check_pointer(const void* pointer, std::size_t bytes, const std::string& name) const {
+  if (bytes == 0) return;
+  if (!pointer) throw ArgumentError(fmt::format("{}: found a null pointer, expected {} bytes of host memory", name, bytes));
+  const auto address = reinterpret_cast<std::uintptr_t>(pointer);
+  if (address % alignof(std::uint16_t) != 0)
+    throw ArgumentError(fmt::format("{}: found address {:#x}, expected one aligned to its elements", name, address));
+}
+
+void* CpuDevice::allocate(std::size_t bytes) {
+  void* const memory = ::operator new(std::max<std::size_t>(bytes, 1), alignment, std::nothrow);
+  if (!memory) throw DeviceError(fmt::format("cpu device: no memory for {} bytes", bytes));
+  return memory;
+}
+
+void CpuDevice::deallocate(void* pointer) noexcept { ::operator delete(pointer, alignment); }
+
+void* CpuDevice::allocate_host(std::size_t bytes) { return allocate(bytes); }
+
+void CpuDevice::deallocate_host(void* pointer) noexcept { deallocate(pointer); }
+
+Event CpuDevice::create_event() { return {new Clock::time_point(Clock::now())}; }
+
+void CpuDevice::destroy_event(Event event) noexcept { delete static_cast<Clock::time_point*>(event.handle); }
+
+void CpuDevice::record(Event event, Stream) { reading(event) = Clock::now(); }
+
+double CpuDevice::seconds_between(Event first, Event second) {
+  return std::chrono::duration<double>(reading(second) - reading(first)).count();
+}
+
+void CpuDevice::copy(void* destination, const void* source, std::size_t bytes, Stream) {
+  if (bytes > 0) std::memmove(destination, source, bytes);
+}
+
+void CpuDevice::fill_zero(void* destination, std::size_t bytes, Stream) {
+  if (bytes > 0) std::memset(destination, 0, bytes);
+}
+
+void CpuDevice::copy_rows(const CopyRows& a, Stream) { cpu::copy_rows(a); }
+void CpuDevice::add_rows(const AddRows& a, Stream) { cpu::add_rows(a); }
+void CpuDevice::pack_blocks(const PackBlocks& a, Stream) { cpu::pack_blocks(a); }
+void CpuDevice::add_blocks(const AddBlocks& a, Stream) { cpu::add_blocks(a); }
+void CpuDevice::convert(void* destination, DType to, const void* source, DType from, std::int64_t count, Stream) {
+  cpu::convert(destination, to, source, from, count);
+}
+
+void CpuDevice::compress(const Compress& a, Stream) { cpu::compress(a); }
+void CpuDevice::compressed_attention(const CompressedAttention& a, Stream) { cpu::compressed_attention(a); }
+void CpuDevice::select_blocks(const SelectBlocks& a, Stream) { cpu::select_blocks(a); }
+void CpuDevice::mark_demand(const MarkDemand& a, Stream) { cpu::mark_demand(a); }
+void CpuDevice::selected_attention(const SelectedAttention& a, Stream) { cpu::selected_attention(a); }
+void CpuDevice::window_attention(const WindowAttention& a, Stream) { cpu::window_attention(a); }
+void CpuDevice::combine_branches(const CombineBranches& a, Stream) { cpu::combine_branches(a); }
+
+void CpuDevice::combine_branches_backward(const CombineBranchesBackward& a, Stream) {
+  cpu::combine_branches_backward(a);
+}
+void CpuDevice::window_attention_backward(const WindowAttentionBackward& a, Stream) {
+  cpu::window_attention_backward(a);
+}
+void CpuDevice::selected_attention_backward(const SelectedAttentionBackward& a, Stream) {
+  cpu::selected_attention_backward(a);
+}
+void CpuDevice::compressed_attention_backward(const CompressedAttentionBackward& a, Stream) {
+  cpu::compressed_attention_backward(a);
+}
+void CpuDevice::compress_backward(const CompressBackward& a, Stream) { cpu::compress_backward(a); }
+
+}  // namespace cpnsa::cpu

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+namespace cpnsa::cpu {
+
+/// The running softmax of one row: sum over the keys seen so far of exp(score - reference). Natural logarithm.
+///
+/// A row that saw no key has log-sum-exp -infinity and output 0. A row that saw keys with score -infinity only is not
+/// that case: its output is 0 / 0, as in the formula. The reference is never infinite before a score of +infinity
+/// turns up, so that no (-infinity) - (-infinity) makes a NaN that the formula does not have.
+template <class A>
+class SoftmaxState {
+ public:
+  /// Takes in the largest score of some more keys; returns what the sums so far are to be multiplied by.
+  A raise(A maximum) {
+    seen_ = true;
+    if (!(maximum > maximum_)) return A{1};
+    const A before = reference();
+    const bool first = maximum_ == -std::numeric_limits<A>::infinity();
+    maximum_ = maximum;
+    return first ? A{1} : std::exp(before - reference());
+  }
+
+  /// What is subtracted from the scores of those keys.
+  A reference() const { return maximum_ == -std::numeric_limits<A>::infinity() ? A{0} : maximum_; }
+
+  void add(A factor, A sum) { sum_ = sum_ * factor + sum; }
+
+  bool empty() const { return !seen_; }
+  A sum() const { return sum_; }
+  A log_sum_exp() const {
+    return seen_ ? reference() + std::log(sum_) : -std::numeric_limits<A>::infinity();
+  }
+
+ private:
+  A maximum_ = -std::numeric_limits<A>::infinity();
+  A sum_ = 0;
+  bool seen_ = false;
+};
+
+}  // namespace cpnsa::cpu
