@@ -10,8 +10,8 @@
 
 namespace cpnsa::cpu {
 
-/// The rows (query, head of the group) of a query tile in the forward of a branch: queries (scaled), running softmax and
-/// unnormalised output. The branches differ only in which tiles of keys they hand to attend().
+/// The rows (query, head of the group) of a query tile in the forward of a branch: queries (scaled), running softmax
+/// and unnormalised output. The branches differ only in which tiles of keys they hand to attend().
 template <class T>
 class AttentionRows {
  public:
@@ -46,7 +46,8 @@ class AttentionRows {
       for (std::int64_t head = 0; head < heads_; ++head)
         rows_[static_cast<std::size_t>(count++)] = {query.query * heads_ + head, query.columns};
     for (std::int64_t first = 0; first < count; first += kernel_rows) {
-      const std::span<const Row> rows(rows_.data() + first, static_cast<std::size_t>(std::min(kernel_rows, count - first)));
+      const std::span<const Row> rows(rows_.data() + first,
+                                      static_cast<std::size_t>(std::min(kernel_rows, count - first)));
       if (values.finite() || uniform(rows)) {
         attend_rows(keys, values, rows);
       } else {  // a weight of 0 would not keep what a row does not see out of its sum

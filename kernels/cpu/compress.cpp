@@ -72,8 +72,8 @@ void mlp(const Compress& a, const std::vector<SummaryRows>& tile) {
   Buffer<A> z(summaries_per_tile * hidden_stride), y(summaries_per_tile * stride), w2(hidden * stride);
   for (std::int64_t head = 0; head < config.num_kv_heads; ++head) {
     projection.apply(rows_of_head(static_cast<const T*>(a.input), config, head, a.dim),
-                     of_head<T>(a.parameters.pos, head, depth), of_head<T>(a.parameters.w1, head, depth * hidden),
-                     tile, z.data());
+                     of_head<T>(a.parameters.pos, head, depth), of_head<T>(a.parameters.w1, head, depth * hidden), tile,
+                     z.data());
     const T* const b1 = of_head<T>(a.parameters.b1, head, hidden);
     for (std::int64_t i = 0; i < summaries; ++i)
       for (std::int64_t j = 0; j < hidden; ++j) {

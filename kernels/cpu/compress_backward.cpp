@@ -78,16 +78,14 @@ class CompressGradients {
   void load_dsummaries(const std::vector<SummaryRows>& tile, std::int64_t head) {
     const auto source = rows_of_head(static_cast<const A*>(a_.dsummaries), config_, head, a_.dim);
     for (std::int64_t i = 0; i < size(tile); ++i)
-      std::copy_n(source.row(tile[static_cast<std::size_t>(i)].summary), a_.dim,
-                  dy_.data() + i * padded<A>(a_.dim));
+      std::copy_n(source.row(tile[static_cast<std::size_t>(i)].summary), a_.dim, dy_.data() + i * padded<A>(a_.dim));
   }
 
   // dx' of tokens [begin, end) of every summary goes to its input rows and to pos.
   void add_inputs(const std::vector<SummaryRows>& tile, std::int64_t head, ColumnRange tokens, const A* dx,
                   std::int64_t summary_stride, std::int64_t token_stride) {
     A* const dposition = dpos(head);
-    const auto dinput =
-        a_.dinput ? rows_of_head(static_cast<A*>(a_.dinput), config_, head, a_.dim) : Strided<A>{};
+    const auto dinput = a_.dinput ? rows_of_head(static_cast<A*>(a_.dinput), config_, head, a_.dim) : Strided<A>{};
     for (std::int64_t i = 0; i < size(tile); ++i)
       for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {
         const A* const source = dx + i * summary_stride + (token - tokens.begin) * token_stride;

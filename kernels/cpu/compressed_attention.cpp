@@ -26,8 +26,7 @@ void run(const CompressedAttention& a) {
       values.load(v.from(tile.segment->summary + first), loaded);
       visible.clear();
       for (std::int64_t query = 0; query < tile.count; ++query) {
-        const ColumnRange seen =
-            loaded & ColumnRange{0, visible_summaries(config, tile.position(query)) - first};
+        const ColumnRange seen = loaded & ColumnRange{0, visible_summaries(config, tile.position(query)) - first};
         if (!seen.empty()) visible.push_back({query, seen});
       }
       rows.attend(keys, values, visible);

@@ -19,11 +19,15 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::align_val_t alignment{256};
 
-Clock::time_point& reading(Event event) { return *static_cast<Clock::time_point*>(event.handle); }
+Clock::time_point& reading(Event event) {
+  return *static_cast<Clock::time_point*>(event.handle);
+}
 
 }  // namespace
 
-std::unique_ptr<Device> make_device() { return std::make_unique<CpuDevice>(); }
+std::unique_ptr<Device> make_device() {
+  return std::make_unique<CpuDevice>();
+}
 
 std::string CpuDevice::description() const {
   return fmt::format("CPU, {} hardware threads, one a rank", std::thread::hardware_concurrency());
@@ -39,7 +43,8 @@ void CpuDevice::check_supported(const Config&, DType dtype) const {
 // The type is not told here: two bytes, the narrowest type's alignment, or what the size allows is all that is known.
 void CpuDevice::check_pointer(const void* pointer, std::size_t bytes, const std::string& name) const {
   if (bytes == 0) return;
-  if (!pointer) throw ArgumentError(fmt::format("{}: found a null pointer, expected {} bytes of host memory", name, bytes));
+  if (!pointer)
+    throw ArgumentError(fmt::format("{}: found a null pointer, expected {} bytes of host memory", name, bytes));
   const auto address = reinterpret_cast<std::uintptr_t>(pointer);
   if (address % alignof(std::uint16_t) != 0)
     throw ArgumentError(fmt::format("{}: found address {:#x}, expected one aligned to its elements", name, address));
@@ -51,17 +56,29 @@ void* CpuDevice::allocate(std::size_t bytes) {
   return memory;
 }
 
-void CpuDevice::deallocate(void* pointer) noexcept { ::operator delete(pointer, alignment); }
+void CpuDevice::deallocate(void* pointer) noexcept {
+  ::operator delete(pointer, alignment);
+}
 
-void* CpuDevice::allocate_host(std::size_t bytes) { return allocate(bytes); }
+void* CpuDevice::allocate_host(std::size_t bytes) {
+  return allocate(bytes);
+}
 
-void CpuDevice::deallocate_host(void* pointer) noexcept { deallocate(pointer); }
+void CpuDevice::deallocate_host(void* pointer) noexcept {
+  deallocate(pointer);
+}
 
-Event CpuDevice::create_event() { return {new Clock::time_point(Clock::now())}; }
+Event CpuDevice::create_event() {
+  return {new Clock::time_point(Clock::now())};
+}
 
-void CpuDevice::destroy_event(Event event) noexcept { delete static_cast<Clock::time_point*>(event.handle); }
+void CpuDevice::destroy_event(Event event) noexcept {
+  delete static_cast<Clock::time_point*>(event.handle);
+}
 
-void CpuDevice::record(Event event, Stream) { reading(event) = Clock::now(); }
+void CpuDevice::record(Event event, Stream) {
+  reading(event) = Clock::now();
+}
 
 double CpuDevice::seconds_between(Event first, Event second) {
   return std::chrono::duration<double>(reading(second) - reading(first)).count();
@@ -75,21 +92,43 @@ void CpuDevice::fill_zero(void* destination, std::size_t bytes, Stream) {
   if (bytes > 0) std::memset(destination, 0, bytes);
 }
 
-void CpuDevice::copy_rows(const CopyRows& a, Stream) { cpu::copy_rows(a); }
-void CpuDevice::add_rows(const AddRows& a, Stream) { cpu::add_rows(a); }
-void CpuDevice::pack_blocks(const PackBlocks& a, Stream) { cpu::pack_blocks(a); }
-void CpuDevice::add_blocks(const AddBlocks& a, Stream) { cpu::add_blocks(a); }
+void CpuDevice::copy_rows(const CopyRows& a, Stream) {
+  cpu::copy_rows(a);
+}
+void CpuDevice::add_rows(const AddRows& a, Stream) {
+  cpu::add_rows(a);
+}
+void CpuDevice::pack_blocks(const PackBlocks& a, Stream) {
+  cpu::pack_blocks(a);
+}
+void CpuDevice::add_blocks(const AddBlocks& a, Stream) {
+  cpu::add_blocks(a);
+}
 void CpuDevice::convert(void* destination, DType to, const void* source, DType from, std::int64_t count, Stream) {
   cpu::convert(destination, to, source, from, count);
 }
 
-void CpuDevice::compress(const Compress& a, Stream) { cpu::compress(a); }
-void CpuDevice::compressed_attention(const CompressedAttention& a, Stream) { cpu::compressed_attention(a); }
-void CpuDevice::select_blocks(const SelectBlocks& a, Stream) { cpu::select_blocks(a); }
-void CpuDevice::mark_demand(const MarkDemand& a, Stream) { cpu::mark_demand(a); }
-void CpuDevice::selected_attention(const SelectedAttention& a, Stream) { cpu::selected_attention(a); }
-void CpuDevice::window_attention(const WindowAttention& a, Stream) { cpu::window_attention(a); }
-void CpuDevice::combine_branches(const CombineBranches& a, Stream) { cpu::combine_branches(a); }
+void CpuDevice::compress(const Compress& a, Stream) {
+  cpu::compress(a);
+}
+void CpuDevice::compressed_attention(const CompressedAttention& a, Stream) {
+  cpu::compressed_attention(a);
+}
+void CpuDevice::select_blocks(const SelectBlocks& a, Stream) {
+  cpu::select_blocks(a);
+}
+void CpuDevice::mark_demand(const MarkDemand& a, Stream) {
+  cpu::mark_demand(a);
+}
+void CpuDevice::selected_attention(const SelectedAttention& a, Stream) {
+  cpu::selected_attention(a);
+}
+void CpuDevice::window_attention(const WindowAttention& a, Stream) {
+  cpu::window_attention(a);
+}
+void CpuDevice::combine_branches(const CombineBranches& a, Stream) {
+  cpu::combine_branches(a);
+}
 
 void CpuDevice::combine_branches_backward(const CombineBranchesBackward& a, Stream) {
   cpu::combine_branches_backward(a);
@@ -103,6 +142,8 @@ void CpuDevice::selected_attention_backward(const SelectedAttentionBackward& a, 
 void CpuDevice::compressed_attention_backward(const CompressedAttentionBackward& a, Stream) {
   cpu::compressed_attention_backward(a);
 }
-void CpuDevice::compress_backward(const CompressBackward& a, Stream) { cpu::compress_backward(a); }
+void CpuDevice::compress_backward(const CompressBackward& a, Stream) {
+  cpu::compress_backward(a);
+}
 
 }  // namespace cpnsa::cpu

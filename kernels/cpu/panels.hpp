@@ -24,13 +24,9 @@ struct ColumnRange {
 
   bool empty() const { return begin >= end; }
   bool operator==(const ColumnRange&) const = default;
-  ColumnRange operator&(ColumnRange other) const {
-    return {std::max(begin, other.begin), std::min(end, other.end)};
-  }
+  ColumnRange operator&(ColumnRange other) const { return {std::max(begin, other.begin), std::min(end, other.end)}; }
   /// The smallest range that holds both.
-  ColumnRange operator|(ColumnRange other) const {
-    return {std::min(begin, other.begin), std::max(end, other.end)};
-  }
+  ColumnRange operator|(ColumnRange other) const { return {std::min(begin, other.begin), std::max(end, other.end)}; }
 };
 
 /// Rows of a strided tensor of storage type T.

@@ -26,9 +26,15 @@ struct Float16 {
 template <class T>
 using Arithmetic = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
-inline double widen(double x) { return x; }
-inline float widen(float x) { return x; }
-inline float widen(Bfloat16 x) { return std::bit_cast<float>(static_cast<std::uint32_t>(x.bits) << 16); }
+inline double widen(double x) {
+  return x;
+}
+inline float widen(float x) {
+  return x;
+}
+inline float widen(Bfloat16 x) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(x.bits) << 16);
+}
 
 inline float widen(Float16 x) {
   // The half's exponent and mantissa, read as a float's, are 2^112 too small; that also normalises subnormals.
@@ -40,6 +46,11 @@ inline float widen(Float16 x) {
 
 template <class T>
 T narrow(float x);
+
+template <>
+inline double narrow<double>(float x) {
+  return x;
+}
 
 template <>
 inline float narrow<float>(float x) {

@@ -33,8 +33,9 @@ class BlockSelector {
   void select(const QueryTile& tile) {
     for (std::int64_t i = 0; i < tile.count; ++i) tops_[static_cast<std::size_t>(i)].start(tile.position(i));
     // Positions ascend, and only past its first n blocks does a document leave a choice.
-    const std::int64_t last =
-        tops_[static_cast<std::size_t>(tile.count - 1)].chooses() ? visible_summaries(config_, tile.position(tile.count - 1)) : 0;
+    const std::int64_t last = tops_[static_cast<std::size_t>(tile.count - 1)].chooses()
+                                  ? visible_summaries(config_, tile.position(tile.count - 1))
+                                  : 0;
     if (last > 0) load_queries(config_, tile, static_cast<const T*>(a_.q), q_.data(), dk_);
     const auto keys = rows_of_head(static_cast<const T*>(a_.keys), config_, tile.group, dk_);
     for (std::int64_t first = 0; first < last; first += key_tile) {
@@ -48,15 +49,16 @@ class BlockSelector {
       }
     }
     for (std::int64_t i = 0; i < tile.count; ++i)
-      tops_[static_cast<std::size_t>(i)].finish(
-          a_.selected + (tile.row(i) * config_.num_kv_heads + tile.group) * config_.select_count);
+      tops_[static_cast<std::size_t>(i)].finish(a_.selected + (tile.row(i) * config_.num_kv_heads + tile.group) *
+                                                                  config_.select_count);
   }
 
  private:
   // P = sum over the group's heads, ascending, of exp(scale S - log_sum_exp)
   void compute_importance(const QueryTile& tile, std::int64_t query, std::int64_t seen) {
     using S = Simd<A>;
-    const A* log_sum_exp = heads_of_group(static_cast<const A*>(a_.log_sum_exp), config_, tile.group, 1).row(tile.row(query));
+    const A* log_sum_exp =
+        heads_of_group(static_cast<const A*>(a_.log_sum_exp), config_, tile.group, 1).row(tile.row(query));
     const std::int64_t columns = padded<A>(seen);
     std::fill_n(importance_.data(), columns, A{0});
     for (std::int64_t first = 0; first < heads_; first += kernel_rows) {

@@ -20,9 +20,9 @@ void run(const SelectedAttention& a) {
       const std::int64_t position = picked.block() * config.select_block;
       const std::int64_t end = tokens_seen(config, position, tile.position(picked.queries().back())).end;
       if (end <= 0) continue;
-      const auto source = rows_at(locate(a.table, config, tile, picked.block()), config, tile.group,
-                                  static_cast<const T*>(a.k), static_cast<const T*>(a.v),
-                                  static_cast<const T*>(a.pool));
+      const auto source =
+          rows_at(locate(a.table, config, tile, picked.block()), config, tile.group, static_cast<const T*>(a.k),
+                  static_cast<const T*>(a.v), static_cast<const T*>(a.pool));
       for (std::int64_t first = 0; first < end; first += key_tile) {
         const ColumnRange loaded{0, std::min(key_tile, end - first)};
         keys.load(source.k.from(first), loaded);

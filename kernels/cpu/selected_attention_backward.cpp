@@ -24,8 +24,8 @@ void run(const SelectedAttentionBackward& a) {
       const BlockLocation location = locate(a.table, config, tile, picked.block());
       const auto source = rows_at(location, config, tile.group, static_cast<const T*>(a.k), static_cast<const T*>(a.v),
                                   static_cast<const T*>(a.pool));
-      const auto gradient = rows_at(location, config, tile.group, static_cast<A*>(a.dk), static_cast<A*>(a.dv),
-                                    static_cast<A*>(a.dpool));
+      const auto gradient =
+          rows_at(location, config, tile.group, static_cast<A*>(a.dk), static_cast<A*>(a.dv), static_cast<A*>(a.dpool));
       picking.gather(rows, queries);
       for (std::int64_t first = 0; first < end; first += key_tile) {
         const ColumnRange loaded{0, std::min(key_tile, end - first)};

@@ -30,9 +30,7 @@ class SoftmaxState {
 
   bool empty() const { return !seen_; }
   A sum() const { return sum_; }
-  A log_sum_exp() const {
-    return seen_ ? reference() + std::log(sum_) : -std::numeric_limits<A>::infinity();
-  }
+  A log_sum_exp() const { return seen_ ? reference() + std::log(sum_) : -std::numeric_limits<A>::infinity(); }
 
  private:
   A maximum_ = -std::numeric_limits<A>::infinity();

@@ -15,8 +15,7 @@ namespace cpnsa::cpu {
 template <class A>
 class TopBlocks {
  public:
-  explicit TopBlocks(const Config& config)
-      : config_(&config) {}
+  explicit TopBlocks(const Config& config) : config_(&config) {}
 
   /// Starts the query at `position` of its document.
   void start(std::int64_t position) {
