@@ -1,0 +1,184 @@
+// What the ranks are told when one of them is wrong, gives up or does not come.
+
+#include <gmock/gmock.h>
+
+#include <chrono>
+#include <thread>
+
+#include "cpnsa/error.hpp"
+#include "tests/conformance/communicator/transports.hpp"
+#include "tests/support/device_buffer.hpp"
+
+namespace cpnsa::test {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::AnyOf;
+using ::testing::HasSubstr;
+
+class Failures : public TransportTest {};
+INSTANTIATE_TEST_SUITE_P(Communicator, Failures, ::testing::ValuesIn(transports()), name_of);
+
+// Rank 0 sends `sent` bytes to rank 1, which expects `expected`; a rank whose own part went well learns of it next.
+void check_size_mismatch(Communicator& communicator, Device& device, std::size_t sent, std::size_t expected) {
+  DeviceBuffer outgoing(device, sent), incoming(device, expected);
+  const SendMessage send{1, outgoing.data(), sent};
+  const ReceiveMessage receive{0, incoming.data(), expected};
+  const bool sends = communicator.rank() == 0, receives = communicator.rank() == 1;
+  const std::string text = text_thrown<MismatchError>([&] {
+    communicator.exchange({&send, sends ? 1u : 0u}, {&receive, receives ? 1u : 0u}, device, Stream{});
+    communicator.barrier();
+  });
+  EXPECT_THAT(text, AllOf(HasSubstr("exchange"), HasSubstr("rank 0"), HasSubstr("rank 1")))
+      << "rank " << communicator.rank() << ", " << sent << " bytes sent, " << expected << " expected";
+}
+
+TEST_P(Failures, MessageLongerThanExpected) {
+  run([](Communicator& communicator, Device& device) { check_size_mismatch(communicator, device, 101, 100); }, 2);
+}
+
+TEST_P(Failures, MessageShorterThanExpected) {
+  run([](Communicator& communicator, Device& device) { check_size_mismatch(communicator, device, 100, 101); }, 2);
+}
+
+TEST_P(Failures, LongMessageLongerByWholeChunks) {
+  run([](Communicator& communicator, Device& device) { check_size_mismatch(communicator, device, 9000, 6000); }, 2);
+}
+
+TEST_P(Failures, LongMessageShorterByWholeChunks) {
+  run([](Communicator& communicator, Device& device) { check_size_mismatch(communicator, device, 300'000, 600'000); },
+      2);
+}
+
+TEST_P(Failures, PartsOfDifferentSizes) {
+  run(
+      [](Communicator& communicator, Device& device) {
+        std::vector<std::size_t> bytes(static_cast<std::size_t>(communicator.size()), 64);
+        if (communicator.rank() == 1) bytes[1] = 65;
+        DeviceBuffer own(device, 65), all(device, 65 * bytes.size());
+        const std::string text = text_thrown<MismatchError>([&] {
+          communicator.all_gather(own.data(), all.data(), bytes, device, Stream{});
+          communicator.barrier();
+        });
+        EXPECT_THAT(text, HasSubstr("all_gather")) << "rank " << communicator.rank();
+      },
+      2);
+}
+
+TEST_P(Failures, DifferentCalls) {
+  run(
+      [](Communicator& communicator, Device&) {
+        const int own = communicator.rank();
+        std::vector<int> all(static_cast<std::size_t>(communicator.size()));
+        const std::string text = text_thrown<MismatchError>([&] {
+          if (own == 1) communicator.barrier();
+          communicator.all_gather_host(&own, all.data(), sizeof own);
+          communicator.barrier();
+        });
+        EXPECT_THAT(text, AllOf(HasSubstr("barrier"), HasSubstr("all_gather_host"))) << "rank " << own;
+      },
+      2);
+}
+
+void check_released(const std::function<void()>& call, int rank, int failing) {
+  EXPECT_THAT(text_thrown<CommunicationError>(call),
+              AllOf(HasSubstr("rank " + std::to_string(failing)), HasSubstr("the disk is full")))
+      << "rank " << rank;
+}
+
+TEST_P(Failures, AbortReleasesRanksThatWaitAndEndsLaterCalls) {
+  run(
+      [](Communicator& communicator, Device& device) {
+        const int rank = communicator.rank(), ranks = communicator.size(), failing = ranks - 1;
+        communicator.barrier();
+        DeviceBuffer outgoing(device, 400'000), incoming(device, 400'000);
+        const SendMessage send{failing, outgoing.data(), 400'000};
+        const ReceiveMessage receive{failing, incoming.data(), 400'000};
+        if (rank == failing) {
+          std::this_thread::sleep_for(std::chrono::milliseconds(20));
+          communicator.abort("the disk is full");
+        } else if (rank % 2 == 0) {
+          check_released([&] { communicator.exchange({&send, 1}, {&receive, 1}, device, Stream{}); }, rank, failing);
+        } else {
+          check_released([&] { communicator.barrier(); }, rank, failing);
+        }
+        int own = rank;
+        std::vector<int> all(static_cast<std::size_t>(ranks));
+        check_released([&] { communicator.barrier(); }, rank, failing);
+        check_released([&] { communicator.all_gather_host(&own, all.data(), sizeof own); }, rank, failing);
+        check_released([&] { communicator.exchange({}, {}, device, Stream{}); }, rank, failing);
+      },
+      2);
+}
+
+TEST_P(Failures, OnlyTheFirstAbortCounts) {
+  run(
+      [](Communicator& communicator, Device&) {
+        communicator.barrier();
+        if (communicator.rank() == 0) {
+          communicator.abort("the disk is full");
+          communicator.abort("the tape is torn");
+        }
+        check_released([&] { communicator.barrier(); }, communicator.rank(), 0);
+      },
+      2);
+}
+
+TEST_P(Failures, DeadlineNamesTheOperationAndTheRankThatDidNotCome) {
+  run(
+      [](Communicator& communicator, Device&) {
+        const int late = communicator.size() - 1;
+        communicator.barrier();
+        communicator.set_deadline(std::chrono::milliseconds(150));
+        if (communicator.rank() == late) {
+          std::this_thread::sleep_for(std::chrono::milliseconds(600));
+          EXPECT_NE(text_thrown<CommunicationError>([&] { communicator.barrier(); }), "");
+        } else {
+          EXPECT_THAT(text_thrown<DeadlineError>([&] { communicator.barrier(); }),
+                      AllOf(HasSubstr("barrier"), HasSubstr("150 ms"), HasSubstr("rank " + std::to_string(late))));
+        }
+      },
+      2);
+}
+
+TEST_P(Failures, BadArgumentsAreToldBeforeAnythingIsSent) {
+  run([](Communicator& communicator, Device& device) {
+    const int rank = communicator.rank(), ranks = communicator.size();
+    DeviceBuffer buffer(device, 100);
+    const auto rejects = [&](const std::vector<int>& peers, std::size_t bytes) {
+      std::vector<SendMessage> sends;
+      std::vector<ReceiveMessage> receives;
+      for (const int peer : peers) sends.push_back({peer, buffer.data(), bytes});
+      for (const int peer : peers) receives.push_back({peer, buffer.data(), bytes});
+      EXPECT_THROW(communicator.exchange(sends, {}, device, Stream{}), ArgumentError);
+      EXPECT_THROW(communicator.exchange({}, receives, device, Stream{}), ArgumentError);
+    };
+    rejects({rank}, 4);
+    rejects({ranks}, 4);
+    rejects({-1}, 4);
+    if (ranks > 1) rejects({(rank + 1) % ranks}, 0);
+    if (ranks > 1) rejects({(rank + 1) % ranks, (rank + 1) % ranks}, 4);
+    const std::vector<std::size_t> parts(static_cast<std::size_t>(ranks) + 1, 1);
+    EXPECT_THROW(communicator.all_gather(buffer.data(), buffer.data(), parts, device, Stream{}), ArgumentError);
+    check_exchange(communicator, device, random_sizes(7, ranks), 7);
+  });
+}
+
+TEST_P(Failures, AgreeTellsEveryRankTheSame) {
+  run(
+      [](Communicator& communicator, Device&) {
+        const int rank = communicator.rank();
+        agree(communicator, "forward #1");
+        EXPECT_THAT(text_thrown<ArgumentError>(
+                        [&] { agree(communicator, "forward #2", rank == 1 ? "q: found 3 rows, expected 4" : ""); }),
+                    AllOf(HasSubstr("rank 1"), HasSubstr("q: found 3 rows")));
+        EXPECT_THAT(text_thrown<MismatchError>(
+                        [&] { agree(communicator, rank == 1 ? "forward dtype=f32" : "forward dtype=f64"); }),
+                    AllOf(HasSubstr("rank 1"), HasSubstr("dtype=f32")));
+        agree(communicator, "forward #3");
+      },
+      2);
+}
+
+}  // namespace
+}  // namespace cpnsa::test

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <vector>
+
+#include "src/halo.hpp"
+
+namespace cpnsa::test {
+
+/// Moves token numbers along the lists of a planned halo, as the transfers move keys and values: the token in each halo
+/// row of each rank, -1 where nothing was written. Throws where a list writes a row twice or a message has no partner.
+inline std::vector<std::vector<std::int64_t>> simulate_halo(const std::vector<planning::RankHalo>& halos,
+                                                            const std::vector<std::vector<std::int64_t>>& tokens_of) {
+  const auto copy = [](const std::vector<RowRange>& ranges, const std::vector<std::int64_t>& from,
+                       std::vector<std::int64_t>& to) {
+    for (const RowRange& range : ranges)
+      for (std::int64_t i = 0; i < range.count; ++i) {
+        std::int64_t& destination = to.at(static_cast<std::size_t>(range.destination + i));
+        if (destination != -1) throw std::logic_error("a row is written twice");
+        destination = from.at(static_cast<std::size_t>(range.source + i));
+      }
+  };
+  const std::size_t ranks = halos.size();
+  std::vector<std::vector<std::int64_t>> stored(ranks), sent(ranks), received(ranks);
+  for (std::size_t rank = 0; rank < ranks; ++rank) {
+    stored[rank].assign(static_cast<std::size_t>(halos[rank].rows), -1);
+    sent[rank].assign(static_cast<std::size_t>(halos[rank].sent_rows), -1);
+    received[rank].assign(static_cast<std::size_t>(halos[rank].received_rows), -1);
+    copy(halos[rank].packed, tokens_of[rank], sent[rank]);
+    copy(halos[rank].own, tokens_of[rank], stored[rank]);
+  }
+  for (std::size_t rank = 0; rank < ranks; ++rank) {
+    for (const planning::PeerRange& receive : halos[rank].receives) {
+      const auto& sends = halos.at(static_cast<std::size_t>(receive.peer)).sends;
+      const planning::PeerRange* partner = nullptr;
+      for (const planning::PeerRange& send : sends)
+        if (send.peer == static_cast<int>(rank)) partner = &send;
+      if (!partner || partner->count != receive.count) throw std::logic_error("a receive has no equal send");
+      copy({{partner->first, receive.first, receive.count}}, sent[static_cast<std::size_t>(receive.peer)],
+           received[rank]);
+    }
+    copy(halos[rank].received, received[rank], stored[rank]);
+  }
+  return stored;
+}
+
+}  // namespace cpnsa::test

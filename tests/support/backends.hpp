@@ -1,0 +1,40 @@
+#pragma once
+
+// The devices and transports that a test executable was linked with. A suite asks for all of them; a new backend adds
+// one source file that registers itself.
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cpnsa/communicator.hpp"
+#include "cpnsa/device.hpp"
+
+namespace cpnsa::test {
+
+struct DeviceBackend {
+  std::string name;
+  std::function<std::unique_ptr<Device>()> make;
+  std::vector<DType> dtypes;
+};
+
+struct TransportBackend {
+  std::string name;
+  /// Rank counts it can run here; one, if each rank is a process.
+  std::function<std::vector<int>()> rank_counts;
+  /// Runs the body on each of so many ranks, with a communicator made for this run.
+  std::function<void(int ranks, const std::function<void(Communicator&)>& body)> run;
+};
+
+std::vector<DeviceBackend>& devices();
+std::vector<TransportBackend>& transports();
+
+/// For static initialisation: `const bool registered = add(devices(), {...});`
+template <class Backend>
+bool add(std::vector<Backend>& registry, Backend backend) {
+  registry.push_back(std::move(backend));
+  return true;
+}
+
+}  // namespace cpnsa::test

@@ -1,0 +1,67 @@
+#include "tests/support/device_buffer.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+namespace cpnsa::test {
+
+DeviceBuffer::DeviceBuffer(Device& device, std::size_t bytes)
+    : device_(&device), data_(device.allocate(std::max<std::size_t>(bytes, 1))), bytes_(bytes) {
+  poison();
+}
+
+DeviceBuffer::DeviceBuffer(Device& device, DType dtype, const Values& values)
+    : DeviceBuffer(device, encode(dtype, values)) {}
+
+DeviceBuffer::DeviceBuffer(DeviceBuffer&& other) noexcept { *this = std::move(other); }
+
+DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&& other) noexcept {
+  std::swap(device_, other.device_);
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
+DeviceBuffer::~DeviceBuffer() {
+  if (data_) device_->deallocate(data_);
+}
+
+void DeviceBuffer::fill(unsigned char byte) {
+  const std::vector<std::byte> pattern(bytes_, static_cast<std::byte>(byte));
+  write(pattern.data(), bytes_);
+}
+
+void DeviceBuffer::write(const std::byte* source, std::size_t bytes) {
+  if (bytes == 0) return;
+  device_->copy(data_, source, bytes, Stream{});
+  device_->synchronize(Stream{});
+}
+
+std::vector<std::byte> DeviceBuffer::read() const {
+  std::vector<std::byte> bytes(bytes_);
+  if (bytes_ == 0) return bytes;
+  device_->copy(bytes.data(), data_, bytes_, Stream{});
+  device_->synchronize(Stream{});
+  return bytes;
+}
+
+Values DeviceBuffer::values(DType dtype) const {
+  const std::vector<std::byte> bytes = read();
+  return decode(dtype, bytes.data(), static_cast<std::int64_t>(bytes_ / size_of(dtype)));
+}
+
+std::vector<std::int32_t> DeviceBuffer::indices() const {
+  const std::vector<std::byte> bytes = read();
+  std::vector<std::int32_t> result(bytes_ / sizeof(std::int32_t));
+  if (bytes_ != 0) std::memcpy(result.data(), bytes.data(), bytes_);
+  return result;
+}
+
+DeviceBuffer poisoned_indices(Device& device, std::int64_t count) {
+  DeviceBuffer buffer(device, static_cast<std::size_t>(count) * sizeof(std::int32_t));
+  buffer.fill(0x7f);
+  return buffer;
+}
+
+}  // namespace cpnsa::test

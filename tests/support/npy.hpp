@@ -1,0 +1,18 @@
+#pragma once
+
+#include <filesystem>
+
+#include "tests/support/problem.hpp"
+
+namespace cpnsa::test {
+
+/// A NumPy file of little-endian f4, f8, i4 or i8 in C order.
+struct NpyArray {
+  Shape shape;
+  Values values;
+};
+
+/// Throws std::runtime_error naming the file when it is anything else.
+NpyArray read_npy(const std::filesystem::path& path);
+
+}  // namespace cpnsa::test

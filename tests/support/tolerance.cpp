@@ -1,0 +1,145 @@
+#include "tests/support/tolerance.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <set>
+
+#include "tests/support/naive.hpp"
+
+namespace cpnsa::test {
+namespace {
+
+double norm(const Values& values) {
+  double square = 0;
+  for (const double value : values) square += value * value;
+  return std::sqrt(square);
+}
+
+double distance(const Values& a, const Values& b) {
+  double square = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) square += (a[i] - b[i]) * (a[i] - b[i]);
+  return std::sqrt(square);
+}
+
+constexpr double roundings = 16;
+
+double unit_roundoff(DType dtype) {
+  switch (dtype) {
+    case DType::f64: return 0x1p-53;
+    case DType::f32: return 0x1p-24;
+    case DType::bf16: return 0x1p-8;
+    case DType::f16: return 0x1p-11;
+  }
+  return 0;
+}
+
+double greatest_difference(const std::vector<Values>& a, const std::vector<Values>& b) {
+  double greatest = 0;
+  for (std::size_t row = 0; row < a.size(); ++row)
+    for (std::size_t i = 0; i < a[row].size(); ++i) greatest = std::max(greatest, std::abs(a[row][i] - b[row][i]));
+  return greatest;
+}
+
+// A valid selection: as many blocks as there may be, ascending, causal, the forced ones among them, and no block left out whose
+// true score is above a taken one's by more than `slack`.
+testing::AssertionResult is_selection(const Config& config, std::int64_t position, const std::int32_t* blocks,
+                                      const Values& scores, double slack) {
+  const std::int64_t own = position / config.select_block;
+  const std::int64_t count = std::min(config.select_count, own + 1);
+  std::set<std::int32_t> taken;
+  for (std::int64_t place = 0; place < config.select_count; ++place) {
+    const std::int32_t block = blocks[place];
+    if (place >= count ? block != -1 : block < 0 || block > own || (place > 0 && block <= blocks[place - 1]))
+      return testing::AssertionFailure() << fmt::format("place {} holds block {}", place, block);
+    if (place < count) taken.insert(block);
+  }
+  double least_taken = HUGE_VAL, greatest_left = -HUGE_VAL;
+  for (std::int32_t block = 0; block <= own; ++block) {
+    const double score = scores[static_cast<std::size_t>(block)];
+    const bool forced = count == own + 1 || naive::is_forced(config, block, own);
+    if (forced && !taken.contains(block)) return testing::AssertionFailure() << "forced block " << block << " is missing";
+    if (!forced && taken.contains(block)) least_taken = std::min(least_taken, score);
+    if (!taken.contains(block)) greatest_left = std::max(greatest_left, score);
+  }
+  if (least_taken < greatest_left - slack)
+    return testing::AssertionFailure() << fmt::format("left out a block of score {}, took one of {}; slack {}",
+                                                      greatest_left, least_taken, slack);
+  return testing::AssertionSuccess();
+}
+
+}  // namespace
+
+double relative_error(const Values& a, const Values& b) {
+  return norm(b) > 0 ? distance(a, b) / norm(b) : norm(a);
+}
+
+double norm_of(const Tensors& tensors) {
+  double square = 0;
+  for_each_tensor([&](auto, const Values& values) { square += norm(values) * norm(values); }, tensors);
+  return std::sqrt(square);
+}
+
+testing::AssertionResult within(const std::string& name, const Values& found, const Values& expected, double tolerance,
+                                double floor) {
+  if (found.size() != expected.size())
+    return testing::AssertionFailure() << fmt::format("{}: {} elements, expected {}", name, found.size(), expected.size());
+  const double error = distance(found, expected), allowed = tolerance * norm(expected) + floor;
+  if (error <= allowed) return testing::AssertionSuccess();
+  std::size_t worst = 0;
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    const double difference = std::abs(found[i] - expected[i]);
+    if (!(difference <= std::abs(found[worst] - expected[worst]))) worst = i;
+    if (std::isnan(difference)) break;
+  }
+  return testing::AssertionFailure() << fmt::format("{}: error {:.3g} above {:.3g}; element {} of {} is {}, expected {}",
+                                                    name, error, allowed, worst, found.size(), found[worst], expected[worst]);
+}
+
+double derived_tolerance(double plain_error, double factor, DType dtype, DType stored) {
+  return std::max(factor * plain_error, roundings * unit_roundoff(accumulate_dtype(dtype)) + unit_roundoff(stored));
+}
+
+testing::AssertionResult agrees_with_oracle(const Problem& problem, DType dtype, const Values& out,
+                                            const std::vector<std::int32_t>& selected) {
+  const Config& config = problem.config;
+  const OracleForward truth = oracle_forward(problem, {dtype, false}, &selected);
+  const OracleForward plain = oracle_forward(problem, {dtype, true}, &selected);
+  if (selected.size() != truth.selected.size()) return testing::AssertionFailure() << "wrong number of indices";
+
+  // Scores of a result may err by twice the plain one's error, each of two that are compared.
+  const double slack = 2 * forward_factor * greatest_difference(plain.scores, truth.scores) +
+                       roundings * unit_roundoff(accumulate_dtype(dtype)) * static_cast<double>(config.heads_per_group());
+  for (std::int64_t row = 0; row < problem.tokens(); ++row)
+    for (std::int64_t head = 0; head < config.num_kv_heads; ++head) {
+      const std::int64_t at = row * config.num_kv_heads + head;
+      const std::int64_t position = row - document_of(problem.cu_seqlens, row).begin;
+      const testing::AssertionResult result =
+          is_selection(config, position, selected.data() + at * config.select_count,
+                       truth.scores[static_cast<std::size_t>(at)], slack);
+      if (!result) return testing::AssertionFailure() << fmt::format("row {}, KV head {}: ", row, head) << result.message();
+    }
+  return within("out", out, truth.out,
+                derived_tolerance(relative_error(plain.out, truth.out), forward_factor, dtype, dtype));
+}
+
+testing::AssertionResult gradients_agree_with_oracle(const Problem& problem, DType dtype, DType gradient_dtype,
+                                                     const std::vector<std::int32_t>& selected,
+                                                     const Tensors& gradients) {
+  const Tensors truth = oracle_backward(problem, {dtype, false}, selected);
+  const Tensors plain = oracle_backward(problem, {dtype, true}, selected);
+  const double floor = roundings * unit_roundoff(accumulate_dtype(dtype)) * norm_of(truth);
+  testing::AssertionResult result = testing::AssertionSuccess();
+  for_each_tensor(
+      [&](const std::string& name, const Values& found, const Values& expected, const Values& plain_found) {
+        const double tolerance =
+            derived_tolerance(relative_error(plain_found, expected), backward_factor, dtype, gradient_dtype);
+        if (const auto agrees = within("d" + name, found, expected, tolerance, floor); result && !agrees) result = agrees;
+      },
+      gradients, truth, plain);
+  return result;
+}
+
+}  // namespace cpnsa::test
