@@ -81,17 +81,23 @@ TEST(Config, RejectsEveryRuleBrokenAndNamesTheKey) {
 
 TEST(Config, DescriptionTellsEveryKeyApart) {
   const Config config = valid_config();
-  const std::vector<std::function<void(Config&)>> changes{
-      [](Config& c) { c.num_q_heads = 8; },       [](Config& c) { c.num_kv_heads = 1; },
-      [](Config& c) { c.head_dim_qk = 4; },       [](Config& c) { c.head_dim_v = 4; },
-      [](Config& c) { c.compress_block = 16; },   [](Config& c) { c.compress_stride = 8; },
-      [](Config& c) { c.select_block = 128; },    [](Config& c) { c.select_count = 8; },
-      [](Config& c) { c.init_blocks = 0; },       [](Config& c) { c.local_blocks = 1; },
-      [](Config& c) { c.window = 4; },            [](Config& c) { c.softmax_scale = 0.3; },
-      [](Config& c) { c.compress_hidden_k = 4; }, [](Config& c) { c.compress_hidden_v = 4; },
-      [](Config& c) { c.compressor = Compressor::mean; },
-      [](Config& c) { c.activation = Activation::relu; },
-      [](Config& c) { c.gate = GateKind::values; }};
+  const std::vector<std::function<void(Config&)>> changes{[](Config& c) { c.num_q_heads = 8; },
+                                                          [](Config& c) { c.num_kv_heads = 1; },
+                                                          [](Config& c) { c.head_dim_qk = 4; },
+                                                          [](Config& c) { c.head_dim_v = 4; },
+                                                          [](Config& c) { c.compress_block = 16; },
+                                                          [](Config& c) { c.compress_stride = 8; },
+                                                          [](Config& c) { c.select_block = 128; },
+                                                          [](Config& c) { c.select_count = 8; },
+                                                          [](Config& c) { c.init_blocks = 0; },
+                                                          [](Config& c) { c.local_blocks = 1; },
+                                                          [](Config& c) { c.window = 4; },
+                                                          [](Config& c) { c.softmax_scale = 0.3; },
+                                                          [](Config& c) { c.compress_hidden_k = 4; },
+                                                          [](Config& c) { c.compress_hidden_v = 4; },
+                                                          [](Config& c) { c.compressor = Compressor::mean; },
+                                                          [](Config& c) { c.activation = Activation::relu; },
+                                                          [](Config& c) { c.gate = GateKind::values; }};
   for (const auto& change : changes) {
     Config other = config;
     change(other);

@@ -42,7 +42,8 @@ Needs needs_of(const Problem& problem, const Partition& partition) {
       // Rows back from here that are consecutive tokens are at hand; what a window reaches before them is not.
       std::size_t first = row;
       while (first > 0 && rows[first - 1] == rows[first] - 1 && rows[first] > document.begin) --first;
-      for (std::int64_t u = std::max<std::int64_t>(0, position - config.window + 1); document.begin + u < rows[first]; ++u)
+      for (std::int64_t u = std::max<std::int64_t>(0, position - config.window + 1); document.begin + u < rows[first];
+           ++u)
         needs.window[index].insert(document.begin + u);
 
       if (position % config.compress_stride != 0 || position + config.compress_block > document.length) continue;
@@ -82,8 +83,8 @@ void check_halo(const std::vector<RankHalo>& halos, const std::vector<std::set<s
     // Gradients return along the packed list a peer at a time: within one peer's part no own row comes twice.
     ASSERT_EQ(halo.packed_first.size(), halo.sends.size());
     for (std::size_t i = 0; i < halo.sends.size(); ++i) {
-      const std::size_t end = i + 1 < halo.packed_first.size() ? static_cast<std::size_t>(halo.packed_first[i + 1])
-                                                               : halo.packed.size();
+      const std::size_t end =
+          i + 1 < halo.packed_first.size() ? static_cast<std::size_t>(halo.packed_first[i + 1]) : halo.packed.size();
       std::set<std::int64_t> own_rows;
       std::int64_t count = 0;
       for (auto item = static_cast<std::size_t>(halo.packed_first[i]); item < end; ++item)
@@ -115,8 +116,16 @@ TEST(Halo, HoldsExactlyWhatWindowsAndSummariesNeed) {
 
 TEST(Halo, ContiguousRanksExchangeOnlyTheWindow) {
   Problem problem;
-  problem.config = {.num_q_heads = 1, .num_kv_heads = 1, .head_dim_qk = 1, .head_dim_v = 1, .compress_block = 4,
-                    .compress_stride = 2, .select_block = 4, .window = 6, .compressor = Compressor::mean};
+  problem.config = {.num_q_heads = 1,
+                    .num_kv_heads = 1,
+                    .head_dim_qk = 1,
+                    .head_dim_v = 1,
+                    .compress_block = 4,
+                    .compress_stride = 2,
+                    .select_block = 4,
+                    .window = 6,
+                    .softmax_scale = {},
+                    .compressor = Compressor::mean};
   problem.cu_seqlens = cu_seqlens_of({32});
   const Partition partition = Partition::contiguous(problem.cu_seqlens, 4, 2);
   const Layout layout(problem.config, partition);

@@ -134,8 +134,8 @@ TEST(Partition, RejectsRangesThatAreNoPartition) {
   EXPECT_THAT(custom({{{0, 8}}, {{4, 16}}}), ThrowsMessage<ArgumentError>(HasSubstr("rank 1")));   // two owners
   EXPECT_THAT(custom({{{0, 8}}, {{12, 16}}}), ThrowsMessage<ArgumentError>(HasSubstr("rank 1")));  // a gap
   EXPECT_THAT(custom({{{0, 8}}, {{8, 20}}}), ThrowsMessage<ArgumentError>(HasSubstr("rank 1")));   // past the end
-  EXPECT_THROW(custom({{{0, 8}}, {{8, 12}}})(), ArgumentError);                                     // not all owned
-  EXPECT_THROW(custom({{{8, 0}}, {{8, 16}}})(), ArgumentError);                                     // reversed
+  EXPECT_THROW(custom({{{0, 8}}, {{8, 12}}})(), ArgumentError);                                    // not all owned
+  EXPECT_THROW(custom({{{8, 0}}, {{8, 16}}})(), ArgumentError);                                    // reversed
   EXPECT_THROW(custom({})(), ArgumentError);
 }
 

@@ -95,7 +95,8 @@ void check_summaries(const World& world) {
   ASSERT_THAT(computed, testing::Each(1));
   for (std::size_t summary = 0; summary < owner.size(); ++summary)
     ASSERT_THAT(world.tokens[static_cast<std::size_t>(owner[summary])],
-                testing::Contains(world.summary_tokens[summary])) << "the owner of the first token";
+                testing::Contains(world.summary_tokens[summary]))
+        << "the owner of the first token";
 }
 
 // Summaries' numbers, from each rank through the gathered order to all C on every rank, and the way back.

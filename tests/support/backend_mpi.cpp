@@ -17,8 +17,7 @@ void run(int ranks, const std::function<void(Communicator&)>& body) {
   body(*mpi::make_communicator(MPI_COMM_WORLD));
 }
 
-const bool registered =
-    add(transports(), TransportBackend{"mpi", [] { return std::vector<int>{world_size()}; }, run});
+const bool registered = add(transports(), TransportBackend{"mpi", [] { return std::vector<int>{world_size()}; }, run});
 
 }  // namespace
 }  // namespace cpnsa::test

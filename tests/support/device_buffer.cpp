@@ -14,7 +14,9 @@ DeviceBuffer::DeviceBuffer(Device& device, std::size_t bytes)
 DeviceBuffer::DeviceBuffer(Device& device, DType dtype, const Values& values)
     : DeviceBuffer(device, encode(dtype, values)) {}
 
-DeviceBuffer::DeviceBuffer(DeviceBuffer&& other) noexcept { *this = std::move(other); }
+DeviceBuffer::DeviceBuffer(DeviceBuffer&& other) noexcept {
+  *this = std::move(other);
+}
 
 DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&& other) noexcept {
   std::swap(device_, other.device_);

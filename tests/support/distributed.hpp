@@ -32,7 +32,8 @@ struct LayerResult {
 /// One rank's tensors of a problem in device memory: inputs filled in, everything else poisoned.
 class RankTensors {
  public:
-  RankTensors(const Problem& problem, const Partition& partition, int rank, const LayerSetting& setting, Device& device);
+  RankTensors(const Problem& problem, const Partition& partition, int rank, const LayerSetting& setting,
+              Device& device);
 
   AttentionInputs inputs;
   TensorView dout;

@@ -1,5 +1,8 @@
 #include "tests/support/golden_case.hpp"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -35,8 +38,7 @@ Config read_config(const fs::path& path) {
   config.local_blocks = json.at("local_blocks");
   config.window = json.at("window");
   config.compressor = parse(json.at("compressor"), {Compressor::mean, Compressor::linear, Compressor::mlp});
-  config.activation =
-      parse(json.value("activation", "silu"), {Activation::silu, Activation::relu, Activation::gelu});
+  config.activation = parse(json.value("activation", "silu"), {Activation::silu, Activation::relu, Activation::gelu});
   config.gate = parse(json.at("gate"), {GateKind::logits, GateKind::values});
   return config;
 }
@@ -46,10 +48,10 @@ Tensors read_tensors(const fs::path& folder, const std::string& prefix) {
   Tensors tensors;
   for_each_tensor(
       [&](std::string name, Values& values) {
-        if (name == "k_cmp" && fs::exists(folder / (prefix + "k.npy"))) name = "k";
-        if (name == "v_cmp" && fs::exists(folder / (prefix + "v.npy"))) name = "v";
-        const fs::path path = folder / (prefix + name + ".npy");
-        if (fs::exists(path)) values = read_npy(path).values;
+        const auto path_of = [&](const std::string& stem) { return folder / fmt::format("{}{}.npy", prefix, stem); };
+        if (name == "k_cmp" && fs::exists(path_of("k"))) name = "k";
+        if (name == "v_cmp" && fs::exists(path_of("v"))) name = "v";
+        if (fs::exists(path_of(name))) values = read_npy(path_of(name)).values;
       },
       tensors);
   return tensors;

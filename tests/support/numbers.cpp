@@ -10,8 +10,8 @@ namespace cpnsa::test {
 namespace {
 
 struct Format {
-  int precision;         // bits of the significand, the hidden one included
-  int least_exponent;    // of frexp, of the smallest normal number
+  int precision;       // bits of the significand, the hidden one included
+  int least_exponent;  // of frexp, of the smallest normal number
   double greatest;
 };
 
@@ -34,8 +34,7 @@ std::uint16_t encode_f16(double value) {  // of a value that f16 holds exactly
   if (value == 0) return sign;
   int exponent = 0;
   const double fraction = std::frexp(std::abs(value), &exponent);  // [0.5, 1)
-  if (exponent < f16_format.least_exponent)
-    return sign | static_cast<std::uint16_t>(std::ldexp(std::abs(value), 24));
+  if (exponent < f16_format.least_exponent) return sign | static_cast<std::uint16_t>(std::ldexp(std::abs(value), 24));
   return sign | static_cast<std::uint16_t>((exponent + 14) << 10) |
          static_cast<std::uint16_t>(std::ldexp(fraction, 11) - 1024);
 }
@@ -52,7 +51,9 @@ std::uint16_t encode_bf16(double value) {
   return static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(static_cast<float>(value)) >> 16);
 }
 
-double decode_bf16(std::uint16_t bits) { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
+double decode_bf16(std::uint16_t bits) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+}
 
 template <class Element, class Encode>
 std::vector<std::byte> encode_as(const Values& values, Encode encode_one) {
@@ -126,7 +127,9 @@ std::int64_t Random::integer(std::int64_t least, std::int64_t most) {
   return least + static_cast<std::int64_t>(engine_() % static_cast<std::uint64_t>(most - least + 1));
 }
 
-double Random::uniform() { return static_cast<double>(engine_() >> 11) * 0x1p-53; }
+double Random::uniform() {
+  return static_cast<double>(engine_() >> 11) * 0x1p-53;
+}
 
 double Random::normal() {  // Box and Muller
   const double radius = std::sqrt(-2.0 * std::log(1.0 - uniform()));

@@ -27,7 +27,9 @@ template <class Real>
 class Oracle {
  public:
   Oracle(const Problem& problem, DType storage)
-      : problem_(problem), config_(problem.config), storage_(storage),
+      : problem_(problem),
+        config_(problem.config),
+        storage_(storage),
         scale_(problem.config.softmax_scale ? static_cast<Real>(*problem.config.softmax_scale)
                                             : 1 / std::sqrt(static_cast<Real>(problem.config.head_dim_qk))) {
     for_each_tensor([](auto, Reals<Real>& to, const Values& from) { to = widen<Real>(from); }, inputs_, problem.inputs);
@@ -51,7 +53,8 @@ class Oracle {
       for (std::int64_t head = 0; head < config_.num_kv_heads; ++head)
         select_for(row, position, document, head, result);
       const std::vector<std::int32_t>& chosen = selected ? *selected : result.selected;
-      for (std::int64_t head = 0; head < config_.num_q_heads; ++head) forward_of(row, position, document, head, chosen, result);
+      for (std::int64_t head = 0; head < config_.num_q_heads; ++head)
+        forward_of(row, position, document, head, chosen, result);
     });
     return result;
   }
@@ -64,7 +67,8 @@ class Oracle {
     dsummaries_v_.assign(summaries_v_.size(), 0);
     dout_ = widen<Real>(problem_.dout);
     for_each_row([&](std::int64_t row, std::int64_t position, const Range& document) {
-      for (std::int64_t head = 0; head < config_.num_q_heads; ++head) backward_of(row, position, document, head, selected);
+      for (std::int64_t head = 0; head < config_.num_q_heads; ++head)
+        backward_of(row, position, document, head, selected);
     });
     compress_backward();
     if (problem_.shared_k) sum_branches(gradients_.k);
@@ -118,10 +122,12 @@ class Oracle {
   template <class Container, class Visit>
   auto head_parameters(CompressorSet<Container>& set, std::int64_t head, std::int64_t dim, std::int64_t hidden, Visit) {
     const std::int64_t length = config_.compress_block * dim;
-    return naive::HeadParameters<Visit>{
-        .pos = row_of(set.pos, head, 0, 1, length),           .weight = row_of(set.weight, head, 0, 1, length * dim),
-        .w1 = row_of(set.w1, head, 0, 1, length * hidden),    .b1 = row_of(set.b1, head, 0, 1, hidden),
-        .w2 = row_of(set.w2, head, 0, 1, hidden * dim),       .b2 = row_of(set.b2, head, 0, 1, dim)};
+    return naive::HeadParameters<Visit>{.pos = row_of(set.pos, head, 0, 1, length),
+                                        .weight = row_of(set.weight, head, 0, 1, length * dim),
+                                        .w1 = row_of(set.w1, head, 0, 1, length * hidden),
+                                        .b1 = row_of(set.b1, head, 0, 1, hidden),
+                                        .w2 = row_of(set.w2, head, 0, 1, hidden * dim),
+                                        .b2 = row_of(set.b2, head, 0, 1, dim)};
   }
 
   naive::Summary<Real> summary_of(const Reals<Real>& input, CompressorSet<Reals<Real>>& parameters, std::int64_t dim,
@@ -129,8 +135,8 @@ class Oracle {
     naive::Rows<Real> tokens;
     for (std::int64_t i = 0; i < config_.compress_block; ++i)
       tokens.push_back(row_of(input, token + i, head, config_.num_kv_heads, dim));
-    return {config_, dim, hidden, head_parameters(parameters, head, dim, hidden, static_cast<const Real*>(nullptr)),
-            tokens, storage_};
+    return {config_, dim,     hidden, head_parameters(parameters, head, dim, hidden, static_cast<const Real*>(nullptr)),
+            tokens,  storage_};
   }
 
   void compress() {
@@ -176,7 +182,8 @@ class Oracle {
   Attention branch(Branch which, std::int64_t position, const Range& document, std::int64_t head,
                    const std::int32_t* chosen) {
     Attention result;
-    const auto add = [&](Reals<Real>& keys, Reals<Real>& values, Reals<Real>& dkeys, Reals<Real>& dvalues, std::int64_t row) {
+    const auto add = [&](Reals<Real>& keys, Reals<Real>& values, Reals<Real>& dkeys, Reals<Real>& dvalues,
+                         std::int64_t row) {
       const std::int64_t heads = config_.num_kv_heads;
       result.keys.push_back(row_of(keys, row, head, heads, config_.head_dim_qk));
       result.values.push_back(row_of(values, row, head, heads, config_.head_dim_v));
@@ -205,7 +212,8 @@ class Oracle {
     return row_of(inputs_.q, row, head, config_.num_q_heads, config_.head_dim_qk);
   }
 
-  const std::int32_t* chosen_by(const std::vector<std::int32_t>& selected, std::int64_t row, std::int64_t kv_head) const {
+  const std::int32_t* chosen_by(const std::vector<std::int32_t>& selected, std::int64_t row,
+                                std::int64_t kv_head) const {
     return selected.data() + (row * config_.num_kv_heads + kv_head) * config_.select_count;
   }
 
@@ -222,8 +230,9 @@ class Oracle {
     Reals<Real> scores(static_cast<std::size_t>(position / config_.select_block + 1), 0);  // S
     for (std::size_t block = 0; block < scores.size(); ++block)
       for (std::size_t i = 0; i < importance.size(); ++i)
-        scores[block] += naive::overlap_weight<Real>(config_, static_cast<std::int64_t>(i),
-                                                     static_cast<std::int64_t>(block)) * importance[i];
+        scores[block] +=
+            naive::overlap_weight<Real>(config_, static_cast<std::int64_t>(i), static_cast<std::int64_t>(block)) *
+            importance[i];
     const naive::Selection selection = naive::select(config_, position, scores);
     result.scores.push_back(narrow(scores));
     result.selected.insert(result.selected.end(), selection.blocks.begin(), selection.blocks.end());
@@ -257,7 +266,8 @@ class Oracle {
     const std::vector<Real> gate = gates(row, head);
     Reals<Real> out(static_cast<std::size_t>(config_.head_dim_v), 0);
     for (int which = 0; which < branch_count; ++which) {
-      const Attended<Real> attended = attended_branch(static_cast<Branch>(which), row, position, document, head, selected);
+      const Attended<Real> attended =
+          attended_branch(static_cast<Branch>(which), row, position, document, head, selected);
       for (std::size_t c = 0; c < out.size(); ++c) out[c] += gate[static_cast<std::size_t>(which)] * attended.out[c];
       outs[which]->insert(outs[which]->end(), attended.out.begin(), attended.out.end());
       lses[which]->push_back(static_cast<double>(attended.log_sum_exp));
@@ -273,7 +283,8 @@ class Oracle {
     Real* dgate = row_of(gradients_.gate, row, head, config_.num_q_heads, 3);
     const std::vector<Real> gate = gates(row, head);
     for (int which = 0; which < branch_count; ++which) {
-      const Attended<Real> attended = attended_branch(static_cast<Branch>(which), row, position, document, head, selected);
+      const Attended<Real> attended =
+          attended_branch(static_cast<Branch>(which), row, position, document, head, selected);
       const Real weight = gate[static_cast<std::size_t>(which)];
       const Real dweight = naive::dot(dout, attended.out.data(), config_.head_dim_v);
       dgate[which] = config_.gate == GateKind::logits ? dweight * weight * (1 - weight) : dweight;

@@ -16,14 +16,14 @@ struct Precision {
 
 /// What a layer computes on the way to its output, over the whole packed sequence.
 struct OracleForward {
-  Values out;                     ///< [T, H, dv]
-  Values o_cmp, o_slc, o_win;     ///< [T, H, dv]
-  Values lse_cmp, lse_slc, lse_win;  ///< [T, H]
-  Values summaries_k;             ///< [C of all documents, G, dk]
-  Values summaries_v;             ///< [C of all documents, G, dv]
-  std::vector<Values> scores;     ///< [T, G][causal blocks of t]: S
+  Values out;                          ///< [T, H, dv]
+  Values o_cmp, o_slc, o_win;          ///< [T, H, dv]
+  Values lse_cmp, lse_slc, lse_win;    ///< [T, H]
+  Values summaries_k;                  ///< [C of all documents, G, dk]
+  Values summaries_v;                  ///< [C of all documents, G, dv]
+  std::vector<Values> scores;          ///< [T, G][causal blocks of t]: S
   std::vector<std::int32_t> selected;  ///< [T, G, n]
-  Values margin;                  ///< [T, G]: of the selection from `scores`
+  Values margin;                       ///< [T, G]: of the selection from `scores`
 };
 
 /// A deliberately naive implementation of the algorithm for one process: loops over documents, tokens and heads.

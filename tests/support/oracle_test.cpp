@@ -27,11 +27,9 @@ TEST_P(OracleOnGolden, Agrees) {
   EXPECT_EQ(forward.selected, golden.selected);
   EXPECT_TRUE(within("out", forward.out, golden.out, 1e-7));
   const double floor = 1e-14 * norm_of(golden.gradients);
-  for_each_tensor(
-      [&](const std::string& name, const Values& found, const Values& expected) {
-        EXPECT_TRUE(within(name, found, expected, 1e-7, floor));
-      },
-      oracle_backward(golden.problem, f64, forward.selected), golden.gradients);
+  for_each_tensor([&](const std::string& name, const Values& found,
+                      const Values& expected) { EXPECT_TRUE(within(name, found, expected, 1e-7, floor)); },
+                  oracle_backward(golden.problem, f64, forward.selected), golden.gradients);
   for (std::size_t i = 0; i < golden.margin.size(); ++i)
     if (std::isfinite(golden.margin[i])) {
       ASSERT_NEAR(forward.margin[i], golden.margin[i], 1e-6);

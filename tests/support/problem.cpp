@@ -89,7 +89,9 @@ std::string describe(const Problem& problem) {
                      !problem.inputs.compress_k.pos.empty(), !problem.inputs.compress_v.pos.empty());
 }
 
-std::ostream& operator<<(std::ostream& stream, const Problem& problem) { return stream << describe(problem); }
+std::ostream& operator<<(std::ostream& stream, const Problem& problem) {
+  return stream << describe(problem);
+}
 
 Problem make_problem(const Config& config, std::vector<std::int64_t> cu_seqlens, std::uint64_t seed,
                      const ProblemOptions& options) {

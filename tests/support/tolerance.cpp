@@ -43,8 +43,8 @@ double greatest_difference(const std::vector<Values>& a, const std::vector<Value
   return greatest;
 }
 
-// A valid selection: as many blocks as there may be, ascending, causal, the forced ones among them, and no block left out whose
-// true score is above a taken one's by more than `slack`.
+// A valid selection: as many blocks as there may be, ascending, causal, the forced ones among them, and no block left
+// out whose true score is above a taken one's by more than `slack`.
 testing::AssertionResult is_selection(const Config& config, std::int64_t position, const std::int32_t* blocks,
                                       const Values& scores, double slack) {
   const std::int64_t own = position / config.select_block;
@@ -60,7 +60,8 @@ testing::AssertionResult is_selection(const Config& config, std::int64_t positio
   for (std::int32_t block = 0; block <= own; ++block) {
     const double score = scores[static_cast<std::size_t>(block)];
     const bool forced = count == own + 1 || naive::is_forced(config, block, own);
-    if (forced && !taken.contains(block)) return testing::AssertionFailure() << "forced block " << block << " is missing";
+    if (forced && !taken.contains(block))
+      return testing::AssertionFailure() << "forced block " << block << " is missing";
     if (!forced && taken.contains(block)) least_taken = std::min(least_taken, score);
     if (!taken.contains(block)) greatest_left = std::max(greatest_left, score);
   }
@@ -85,7 +86,8 @@ double norm_of(const Tensors& tensors) {
 testing::AssertionResult within(const std::string& name, const Values& found, const Values& expected, double tolerance,
                                 double floor) {
   if (found.size() != expected.size())
-    return testing::AssertionFailure() << fmt::format("{}: {} elements, expected {}", name, found.size(), expected.size());
+    return testing::AssertionFailure() << fmt::format("{}: {} elements, expected {}", name, found.size(),
+                                                      expected.size());
   const double error = distance(found, expected), allowed = tolerance * norm(expected) + floor;
   if (error <= allowed) return testing::AssertionSuccess();
   std::size_t worst = 0;
@@ -94,8 +96,9 @@ testing::AssertionResult within(const std::string& name, const Values& found, co
     if (!(difference <= std::abs(found[worst] - expected[worst]))) worst = i;
     if (std::isnan(difference)) break;
   }
-  return testing::AssertionFailure() << fmt::format("{}: error {:.3g} above {:.3g}; element {} of {} is {}, expected {}",
-                                                    name, error, allowed, worst, found.size(), found[worst], expected[worst]);
+  return testing::AssertionFailure() << fmt::format(
+             "{}: error {:.3g} above {:.3g}; element {} of {} is {}, expected {}", name, error, allowed, worst,
+             found.size(), found[worst], expected[worst]);
 }
 
 double derived_tolerance(double plain_error, double factor, DType dtype, DType stored) {
@@ -110,16 +113,17 @@ testing::AssertionResult agrees_with_oracle(const Problem& problem, DType dtype,
   if (selected.size() != truth.selected.size()) return testing::AssertionFailure() << "wrong number of indices";
 
   // Scores of a result may err by twice the plain one's error, each of two that are compared.
-  const double slack = 2 * forward_factor * greatest_difference(plain.scores, truth.scores) +
-                       roundings * unit_roundoff(accumulate_dtype(dtype)) * static_cast<double>(config.heads_per_group());
+  const double slack =
+      2 * forward_factor * greatest_difference(plain.scores, truth.scores) +
+      roundings * unit_roundoff(accumulate_dtype(dtype)) * static_cast<double>(config.heads_per_group());
   for (std::int64_t row = 0; row < problem.tokens(); ++row)
     for (std::int64_t head = 0; head < config.num_kv_heads; ++head) {
       const std::int64_t at = row * config.num_kv_heads + head;
       const std::int64_t position = row - document_of(problem.cu_seqlens, row).begin;
-      const testing::AssertionResult result =
-          is_selection(config, position, selected.data() + at * config.select_count,
-                       truth.scores[static_cast<std::size_t>(at)], slack);
-      if (!result) return testing::AssertionFailure() << fmt::format("row {}, KV head {}: ", row, head) << result.message();
+      const testing::AssertionResult result = is_selection(config, position, selected.data() + at * config.select_count,
+                                                           truth.scores[static_cast<std::size_t>(at)], slack);
+      if (!result)
+        return testing::AssertionFailure() << fmt::format("row {}, KV head {}: ", row, head) << result.message();
     }
   return within("out", out, truth.out,
                 derived_tolerance(relative_error(plain.out, truth.out), forward_factor, dtype, dtype));
@@ -136,7 +140,8 @@ testing::AssertionResult gradients_agree_with_oracle(const Problem& problem, DTy
       [&](const std::string& name, const Values& found, const Values& expected, const Values& plain_found) {
         const double tolerance =
             derived_tolerance(relative_error(plain_found, expected), backward_factor, dtype, gradient_dtype);
-        if (const auto agrees = within("d" + name, found, expected, tolerance, floor); result && !agrees) result = agrees;
+        if (const auto agrees = within("d" + name, found, expected, tolerance, floor); result && !agrees)
+          result = agrees;
       },
       gradients, truth, plain);
   return result;

@@ -16,7 +16,8 @@ testing::AssertionResult within(const std::string& name, const Values& found, co
                                 double floor = 0);
 
 /// Of all tensors together. Rounding errors of a gradient that cancels are to be measured against it: the truth of some
-/// is exactly zero (a shift of every compressed key moves no softmax, so neither b2 nor a linear compressor's pos does).
+/// is exactly zero (a shift of every compressed key moves no softmax, so neither b2 nor a linear compressor's pos
+/// does).
 double norm_of(const Tensors& tensors);
 
 /// Error that a result may have against the truth: `factor` times that of a plain same-precision implementation, which
