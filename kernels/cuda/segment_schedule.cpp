@@ -23,21 +23,28 @@ std::vector<QueryTile> tiles_of(const std::vector<Segment>& segments, int tile_r
 
 }  // namespace
 
-CudaSegmentSchedule::CudaSegmentSchedule(std::span<const Segment> list)
+int queries_of(const Config& config, int rows) {
+  return std::max(1, rows / static_cast<int>(config.heads_per_group()));
+}
+
+CudaSegmentSchedule::CudaSegmentSchedule(std::span<const Segment> list, const Config& config)
     : SegmentSchedule(list), device_segments_(list) {
-  for (std::size_t i = 0; i < tile_sizes.size(); ++i) {
-    host_tiles_[i] = tiles_of(segments, tile_sizes[i]);
-    device_tiles_[i] = DeviceArray<QueryTile>(host_tiles_[i]);
+  for (const Segment& segment : segments) end_position_ = std::max(end_position_, segment.position + segment.rows);
+  for (const int queries : {queries_of(config, 64), queries_of(config, 128), 16}) {
+    const auto same = [&](const Tiles& kept) { return kept.queries == queries; };
+    if (std::any_of(tiles_.begin(), tiles_.end(), same)) continue;
+    std::vector<QueryTile> host = tiles_of(segments, queries);
+    DeviceArray<QueryTile> device(host);
+    tiles_.push_back({queries, std::move(host), std::move(device)});
   }
 }
 
-ListView<QueryTile> CudaSegmentSchedule::tiles(int tile_rows) const {
-  const auto found = std::find(tile_sizes.begin(), tile_sizes.end(), tile_rows);
-  if (found == tile_sizes.end())
-    throw ArgumentError(
-        fmt::format("segment schedule: found tiles of {} rows, expected one of the sizes that are kept", tile_rows));
-  const auto i = static_cast<std::size_t>(found - tile_sizes.begin());
-  return {host_tiles_[i].data(), device_tiles_[i].data(), static_cast<std::int64_t>(host_tiles_[i].size())};
+ListView<QueryTile> CudaSegmentSchedule::tiles(int queries) const {
+  for (const Tiles& kept : tiles_)
+    if (kept.queries == queries)
+      return {kept.host.data(), kept.device.data(), static_cast<std::int64_t>(kept.host.size())};
+  throw ArgumentError(
+      fmt::format("segment schedule: found tiles of {} queries, expected one of the sizes that are kept", queries));
 }
 
 const CudaSegmentSchedule& cuda_schedule(const SegmentSchedule* schedule) {

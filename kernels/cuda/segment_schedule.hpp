@@ -1,6 +1,5 @@
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -21,20 +20,28 @@ struct QueryTile {
 /// segment, and a segment's tiles start at its first row. Tiles are in the order of local rows.
 class CudaSegmentSchedule final : public SegmentSchedule {
  public:
-  static constexpr std::array<int, 5> tile_sizes{8, 16, 32, 64, 128};
-
-  explicit CudaSegmentSchedule(std::span<const Segment> segments);
+  CudaSegmentSchedule(std::span<const Segment> segments, const Config& config);
 
   const Segment* device_segments() const { return device_segments_.data(); }
 
-  /// The tiles of `tile_rows` queries, one of tile_sizes.
-  ListView<QueryTile> tiles(int tile_rows) const;
+  /// The tiles of `queries` queries: 64 or 128 (query, head) rows of a KV head, or 16 queries.
+  ListView<QueryTile> tiles(int queries) const;
+
+  std::int64_t end_position() const { return end_position_; }  ///< no token of the rank is at it or beyond
 
  private:
+  struct Tiles {
+    int queries;
+    std::vector<QueryTile> host;
+    DeviceArray<QueryTile> device;
+  };
   DeviceArray<Segment> device_segments_;
-  std::array<std::vector<QueryTile>, tile_sizes.size()> host_tiles_;
-  std::array<DeviceArray<QueryTile>, tile_sizes.size()> device_tiles_;
+  std::vector<Tiles> tiles_;
+  std::int64_t end_position_ = 0;
 };
+
+/// Queries of a tile of `rows` (query, head) rows of one KV head.
+int queries_of(const Config& config, int rows);
 
 /// The schedule as this device made it; ArgumentError when another device did.
 const CudaSegmentSchedule& cuda_schedule(const SegmentSchedule* schedule);

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+
+#include "cpnsa/stages.hpp"
+
+namespace cpnsa::cuda {
+
+/// Where blocks' keys and values are: the rank's own tensors and the pool of fetched blocks.
+template <class T>
+struct BlockTensors {
+  const T* k;     ///< [rows, G, dk]
+  const T* v;     ///< [rows, G, dv]
+  const T* pool;  ///< [slots][m dk + m dv]
+  int groups;
+  int dk;
+  int dv;
+  int block_tokens;  ///< m
+};
+
+/// The stage's tensors, for SelectedAttention and its backward alike.
+template <class T, class Stage>
+BlockTensors<T> block_tensors(const Stage& a) {
+  const Config& config = *a.config;
+  return {static_cast<const T*>(a.k),
+          static_cast<const T*>(a.v),
+          static_cast<const T*>(a.pool),
+          static_cast<int>(config.num_kv_heads),
+          static_cast<int>(config.head_dim_qk),
+          static_cast<int>(config.head_dim_v),
+          static_cast<int>(config.select_block)};
+}
+
+/// The same for one KV head: the row of a token of a block, wherever the block is.
+template <class T>
+struct BlockRows {
+  const T* k;
+  const T* v;
+  const T* pool;
+  std::int64_t k_stride;
+  std::int64_t v_stride;
+  std::int64_t slot_stride;
+  std::int64_t slot_values;  ///< offset of the values in a slot
+  int dk;
+  int dv;
+
+  __device__ BlockRows(const BlockTensors<T>& t, int group)
+      : k(t.k + static_cast<std::int64_t>(group) * t.dk),
+        v(t.v + static_cast<std::int64_t>(group) * t.dv),
+        pool(t.pool),
+        k_stride(static_cast<std::int64_t>(t.groups) * t.dk),
+        v_stride(static_cast<std::int64_t>(t.groups) * t.dv),
+        slot_stride(static_cast<std::int64_t>(t.block_tokens) * (t.dk + t.dv)),
+        slot_values(static_cast<std::int64_t>(t.block_tokens) * t.dk),
+        dk(t.dk),
+        dv(t.dv) {}
+
+  __device__ const T* key(BlockLocation at, int token) const {
+    return at >= 0 ? k + (at + static_cast<std::int64_t>(token)) * k_stride
+                   : pool + (-1 - static_cast<std::int64_t>(at)) * slot_stride + static_cast<std::int64_t>(token) * dk;
+  }
+  __device__ const T* value(BlockLocation at, int token) const {
+    return at >= 0 ? v + (at + static_cast<std::int64_t>(token)) * v_stride
+                   : pool + (-1 - static_cast<std::int64_t>(at)) * slot_stride + slot_values +
+                         static_cast<std::int64_t>(token) * dv;
+  }
+};
+
+}  // namespace cpnsa::cuda

@@ -1,0 +1,21 @@
+#pragma once
+
+#include "cpnsa/config.hpp"
+
+namespace cpnsa::cuda {
+
+/// Which summaries a token sees.
+struct SummaryRule {
+  int length;  ///< l
+  int stride;  ///< s
+
+  explicit SummaryRule(const Config& config)
+      : length(static_cast<int>(config.compress_block)), stride(static_cast<int>(config.compress_stride)) {}
+
+  /// Summaries 0, 1, ..., result - 1 end at or before the token at `position`.
+  __host__ __device__ int visible(int position) const {
+    return position + 1 < length ? 0 : (position + 1 - length) / stride + 1;
+  }
+};
+
+}  // namespace cpnsa::cuda

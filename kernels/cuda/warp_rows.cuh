@@ -1,0 +1,121 @@
+#pragma once
+
+// What one warp does with 16 (query, head) rows: S = Q K^T, the online softmax, O += P V. The building block of the
+// portable attention kernels; a kernel adds which keys there are and which of them a row sees.
+//
+// Fragments are mma.sync's: lane i holds rows i / 4 and i / 4 + 8 of its 16, and of each 8 columns the two from
+// 2 (i % 4) on.
+
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/cuda/numeric.cuh"
+#include "kernels/cuda/swizzled_tile.cuh"
+
+namespace cpnsa::cuda {
+
+/// The running softmax of the two rows that a lane shares with three others: base 2, scores already times
+/// scale log2(e). `maximum` is -infinity while a row has seen no key; `sum` is this lane's part only.
+struct SoftmaxRows {
+  float maximum[2] = {-INFINITY, -INFINITY};
+  float sum[2] = {0.f, 0.f};
+
+  /// Sums over the four lanes of a row.
+  __device__ __forceinline__ void finish() {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 1);
+      sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 2);
+    }
+  }
+
+  /// After finish(): what the row's output is divided by; a row that saw nothing gets 0.
+  __device__ __forceinline__ float inverse_sum(int half) const {
+    return maximum[half] == -INFINITY ? 0.f : 1.f / sum[half];
+  }
+  /// After finish(): natural logarithm; -infinity for a row that saw nothing, NaN for one that saw NaN.
+  __device__ __forceinline__ float log_sum_exp(int half) const {
+    if (isnan(sum[half])) return sum[half];
+    return maximum[half] == -INFINITY ? -INFINITY : (maximum[half] + log2f(sum[half])) * ln_2;
+  }
+};
+
+/// S[16 x Keys] = Q K^T. `first_row`: the warp's first row in the query tile.
+template <class T, class QueryTile, class KeyTile>
+__device__ __forceinline__ void multiply_keys(float (&s)[KeyTile::rows / 8][4], std::uint32_t queries, int first_row,
+                                              std::uint32_t keys) {
+  static_assert(QueryTile::chunks == KeyTile::chunks);
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (auto& column : s)
+#pragma unroll
+    for (float& value : column) value = 0.f;
+#pragma unroll
+  for (int step = 0; step < QueryTile::chunks / 2; ++step) {  // 16 channels each
+    std::uint32_t a[4];
+    ptx::ldmatrix_x4(a, queries + QueryTile::offset(first_row + lane % 16, step * 2 + lane / 16));
+#pragma unroll
+    for (int n = 0; n < KeyTile::rows / 16; ++n) {  // 16 keys each
+      std::uint32_t b[4];
+      ptx::ldmatrix_x4(b, keys + KeyTile::offset(n * 16 + lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2));
+      ptx::mma_m16n8k16<T>(s[2 * n], a, b[0], b[1]);
+      ptx::mma_m16n8k16<T>(s[2 * n + 1], a, b[2], b[3]);
+    }
+  }
+}
+
+/// O[16 x Dim] += P V, P[16 x Keys] in the fragments that multiply_keys() leaves scores in.
+template <class T, class ValueTile, int Columns>
+__device__ __forceinline__ void multiply_values(float (&o)[Columns][4], const float (&p)[ValueTile::rows / 8][4],
+                                                std::uint32_t values) {
+  static_assert(Columns == ValueTile::chunks);
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int step = 0; step < ValueTile::rows / 16; ++step) {  // 16 keys each
+    const std::uint32_t a[4] = {
+        narrow2<T>(p[2 * step][0], p[2 * step][1]), narrow2<T>(p[2 * step][2], p[2 * step][3]),
+        narrow2<T>(p[2 * step + 1][0], p[2 * step + 1][1]), narrow2<T>(p[2 * step + 1][2], p[2 * step + 1][3])};
+#pragma unroll
+    for (int n = 0; n < Columns / 2; ++n) {  // 16 channels each
+      std::uint32_t b[4];
+      ptx::ldmatrix_x4_transposed(b, values + ValueTile::offset(step * 16 + lane % 16, n * 2 + lane / 16));
+      ptx::mma_m16n8k16<T>(o[2 * n], a, b[0], b[1]);
+      ptx::mma_m16n8k16<T>(o[2 * n + 1], a, b[2], b[3]);
+    }
+  }
+}
+
+/// Takes scores (base 2, -infinity where masked) of the next keys: p = 2^(s - maximum), and what was summed so far is
+/// rescaled to the new maximum. Where a row has still seen nothing, p is 0.
+template <int KeyColumns, int Columns>
+__device__ __forceinline__ void update_softmax(SoftmaxRows& state, float (&s)[KeyColumns][4], float (&o)[Columns][4]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float maximum = state.maximum[half];
+#pragma unroll
+    for (int n = 0; n < KeyColumns; ++n) maximum = fmaxf(maximum, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
+    maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffffu, maximum, 1));
+    maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffffu, maximum, 2));
+    // (-infinity) - (-infinity) is avoided: an unseen row subtracts 0 and gets exp2(-infinity) = 0.
+    const float base = maximum == -INFINITY ? 0.f : maximum;
+    const float rescale = ptx::exp2_approximate(state.maximum[half] - base);
+    state.maximum[half] = maximum;
+    float sum = 0.f;
+#pragma unroll
+    for (int n = 0; n < KeyColumns; ++n)
+#pragma unroll
+      for (int column = 0; column < 2; ++column) {
+        float& value = s[n][2 * half + column];
+        value = ptx::exp2_approximate(value - base);
+        sum += value;
+      }
+    state.sum[half] = state.sum[half] * rescale + sum;
+#pragma unroll
+    for (int n = 0; n < Columns; ++n) {
+      o[n][2 * half] *= rescale;
+      o[n][2 * half + 1] *= rescale;
+    }
+  }
+}
+
+}  // namespace cpnsa::cuda
