@@ -68,4 +68,12 @@ inline std::string text_of(std::chrono::milliseconds time) {
   return fmt::format("{} ms", time.count());
 }
 
+/// What a rank says that waited in vain: "barrier: rank 0 waited 150 ms for rank 2, rank 3".
+inline std::string describe_late(Operation operation, int rank, std::chrono::milliseconds deadline,
+                                 std::span<const int> missing) {
+  std::string names;
+  for (const int other : missing) names += fmt::format("{}rank {}", names.empty() ? "" : ", ", other);
+  return fmt::format("{}: rank {} waited {} for {}", name_of(operation), rank, text_of(deadline), names);
+}
+
 }  // namespace cpnsa::comm

@@ -1,7 +1,6 @@
 #include "comm/threads/group.hpp"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <exception>
 #include <utility>
@@ -35,9 +34,7 @@ void Group::meet(int rank, const Call& call, std::chrono::milliseconds deadline)
     std::vector<int> missing;
     for (int other = 0; other < size(); ++other)
       if (!arrived_[static_cast<std::size_t>(other)]) missing.push_back(other);
-    set_failure(
-        rank, {Failure::Kind::deadline, fmt::format("{}: rank {} waited {} for rank {}", name_of(call.operation), rank,
-                                                    comm::text_of(deadline), fmt::join(missing, ", "))});
+    set_failure(rank, {Failure::Kind::deadline, comm::describe_late(call.operation, rank, deadline, missing)});
   }
   // Once all have met, even a failed group's calls run to part(): others already read this rank's memory.
   if (generation_ == own_generation) failure_->raise();
