@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "model/parameters.hpp"
+
+namespace language_model {
+
+/// AdamW with a warm-up, a cosine decay to a tenth of the rate, and gradients clipped to norm 1. It runs on every rank
+/// alike, on gradients that are already summed over the ranks.
+class AdamW {
+ public:
+  AdamW(const Parameters& parameters, double learning_rate, std::int64_t steps);
+
+  void step(Parameters& parameters);
+
+ private:
+  double rate() const;
+
+  double learning_rate_;
+  std::int64_t steps_;
+  std::int64_t done_ = 0;
+  std::vector<double> mean_, square_;
+};
+
+}  // namespace language_model

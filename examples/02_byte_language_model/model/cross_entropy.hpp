@@ -1,0 +1,14 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "model/matrix.hpp"
+
+namespace language_model {
+
+/// Sum over the rows of -log softmax(logits)[target], in nats. `logits` is overwritten with the gradient of
+/// `scale` times it.
+double cross_entropy(Matrix& logits, std::span<const std::uint8_t> targets, double scale);
+
+}  // namespace language_model

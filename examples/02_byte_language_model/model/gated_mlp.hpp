@@ -1,0 +1,23 @@
+#pragma once
+
+#include "model/matrix.hpp"
+#include "model/parameters.hpp"
+
+namespace language_model {
+
+/// (silu(x W_gate) * (x W_up)) W_down.
+class GatedMlp {
+ public:
+  GatedMlp(Parameters& parameters, std::int64_t width, std::int64_t hidden, double out_deviation, std::int64_t chunk);
+
+  Matrix forward(const Matrix& x);
+  void backward(const Matrix& dy, Matrix& dx);  ///< dx += ...
+
+ private:
+  Parameters& parameters_;
+  Weight gate_, up_, down_;
+  std::int64_t chunk_;
+  Matrix x_, gated_, raised_, hidden_;
+};
+
+}  // namespace language_model

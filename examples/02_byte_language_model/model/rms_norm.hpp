@@ -1,0 +1,23 @@
+#pragma once
+
+#include "model/matrix.hpp"
+#include "model/parameters.hpp"
+
+namespace language_model {
+
+/// y = x / sqrt(mean(x^2) + epsilon) * gain, a token at a time.
+class RmsNorm {
+ public:
+  RmsNorm(Parameters& parameters, std::int64_t width);
+
+  Matrix forward(const Matrix& x);
+  void backward(const Matrix& dy, Matrix& dx);  ///< dx += ...
+
+ private:
+  Parameters& parameters_;
+  Weight gain_;
+  Matrix x_;
+  std::vector<double> inverse_;  // 1 / root mean square of each token
+};
+
+}  // namespace language_model

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cpnsa/attention.hpp"
+
+namespace language_model {
+
+struct Options {
+  std::string text;  ///< empty: the first of default_texts() that exists
+  std::string out = "language_model";
+  std::vector<std::string> compare;
+  std::int64_t steps = 400;
+  std::int64_t tokens = 2048;
+  int layers = 2;
+  std::int64_t width = 64;
+  std::int64_t heads = 4;
+  std::int64_t kv_heads = 2;
+  bool full_attention = false;
+  double learning_rate = 4e-3;
+  std::uint64_t seed = 1;
+  std::optional<int> ranks;
+  bool zigzag = true;
+  cpnsa::Exchange exchange = cpnsa::Exchange::automatic;
+
+  /// Every option that must be the same on all ranks, on one line.
+  std::string describe() const;
+};
+
+/// What the command line says: options, a help text to print, or what is wrong with it.
+struct CommandLine {
+  Options options;
+  std::string help;
+  std::string problem;
+};
+CommandLine parse_command_line(int argc, char** argv);
+
+}  // namespace language_model

@@ -1,0 +1,13 @@
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "curve.hpp"
+
+namespace language_model {
+
+/// An SVG picture of loss curves, with a dashed line at the unigram entropy of the text (nats a byte).
+std::string plot(std::span<const Curve> curves, double unigram_entropy);
+
+}  // namespace language_model
