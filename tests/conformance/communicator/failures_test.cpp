@@ -90,7 +90,6 @@ TEST_P(Failures, AbortReleasesRanksThatWaitAndEndsLaterCalls) {
   run(
       [](Communicator& communicator, Device& device) {
         const int rank = communicator.rank(), ranks = communicator.size(), failing = ranks - 1;
-        communicator.barrier();
         DeviceBuffer outgoing(device, 400'000), incoming(device, 400'000);
         const SendMessage send{failing, outgoing.data(), 400'000};
         const ReceiveMessage receive{failing, incoming.data(), 400'000};
@@ -114,7 +113,6 @@ TEST_P(Failures, AbortReleasesRanksThatWaitAndEndsLaterCalls) {
 TEST_P(Failures, OnlyTheFirstAbortCounts) {
   run(
       [](Communicator& communicator, Device&) {
-        communicator.barrier();
         if (communicator.rank() == 0) {
           communicator.abort("the disk is full");
           communicator.abort("the tape is torn");
