@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,14 @@ struct TransportBackend {
   /// Runs the body on each of so many ranks, with a communicator made for this run.
   std::function<void(int ranks, const std::function<void(Communicator&)>& body)> run;
 };
+
+/// For GoogleTest, which shows a parameter's bytes otherwise.
+inline void PrintTo(const DeviceBackend& backend, std::ostream* stream) {
+  *stream << backend.name;
+}
+inline void PrintTo(const TransportBackend& backend, std::ostream* stream) {
+  *stream << backend.name;
+}
 
 std::vector<DeviceBackend>& devices();
 std::vector<TransportBackend>& transports();

@@ -63,9 +63,10 @@ template <class Real>
 void attend_backward(const Real* query, const Rows<Real>& keys, const Rows<Real>& values, std::int64_t dk,
                      std::int64_t dv, Real scale, DType storage, const Real* dout, Real* dquery,
                      const MutableRows<Real>& dkeys, const MutableRows<Real>& dvalues) {
-  const std::vector<Real> probabilities = attend(query, keys, values, dk, dv, scale, storage).probabilities;
-  Real delta = 0;
-  for (std::size_t i = 0; i < keys.size(); ++i) delta += probabilities[i] * dot(dout, values[i], dv);
+  const Attended<Real> attended = attend(query, keys, values, dk, dv, scale, storage);
+  const std::vector<Real>& probabilities = attended.probabilities;
+  Real delta = 0;  // from the output as it is stored
+  for (std::int64_t c = 0; c < dv; ++c) delta += dout[c] * round_to(storage, attended.out[static_cast<std::size_t>(c)]);
   for (std::size_t i = 0; i < keys.size(); ++i) {
     const Real dscore = round_to(storage, probabilities[i] * (dot(dout, values[i], dv) - delta));
     const Real factor = round_to(storage, probabilities[i]);

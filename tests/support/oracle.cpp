@@ -229,10 +229,11 @@ class Oracle {
     }
     Reals<Real> scores(static_cast<std::size_t>(position / config_.select_block + 1), 0);  // S
     for (std::size_t block = 0; block < scores.size(); ++block)
-      for (std::size_t i = 0; i < importance.size(); ++i)
-        scores[block] +=
-            naive::overlap_weight<Real>(config_, static_cast<std::int64_t>(i), static_cast<std::int64_t>(block)) *
-            importance[i];
+      for (std::size_t i = 0; i < importance.size(); ++i) {
+        const Real weight =
+            naive::overlap_weight<Real>(config_, static_cast<std::int64_t>(i), static_cast<std::int64_t>(block));
+        if (weight > 0) scores[block] += weight * importance[i];  // a NaN stays in the blocks that it overlaps
+      }
     const naive::Selection selection = naive::select(config_, position, scores);
     result.scores.push_back(narrow(scores));
     result.selected.insert(result.selected.end(), selection.blocks.begin(), selection.blocks.end());

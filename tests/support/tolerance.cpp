@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <set>
+#include <utility>
 
 #include "tests/support/naive.hpp"
 
@@ -105,46 +106,57 @@ double derived_tolerance(double plain_error, double factor, DType dtype, DType s
   return std::max(factor * plain_error, roundings * unit_roundoff(accumulate_dtype(dtype)) + unit_roundoff(stored));
 }
 
-testing::AssertionResult agrees_with_oracle(const Problem& problem, DType dtype, const Values& out,
-                                            const std::vector<std::int32_t>& selected) {
-  const Config& config = problem.config;
-  const OracleForward truth = oracle_forward(problem, {dtype, false}, &selected);
-  const OracleForward plain = oracle_forward(problem, {dtype, true}, &selected);
-  if (selected.size() != truth.selected.size()) return testing::AssertionFailure() << "wrong number of indices";
+Truth::Truth(Problem problem, DType dtype, std::vector<std::int32_t> selected)
+    : problem_(std::move(problem)),
+      dtype_(dtype),
+      selected_(std::move(selected)),
+      truth_(oracle_forward(problem_, {dtype, false}, &selected_)),
+      plain_(oracle_forward(problem_, {dtype, true}, &selected_)),
+      gradients_(oracle_backward(problem_, {dtype, false}, selected_)),
+      plain_gradients_(oracle_backward(problem_, {dtype, true}, selected_)) {}
 
+testing::AssertionResult Truth::selection_is_right() const {
+  const Config& config = problem_.config;
+  if (selected_.size() != truth_.selected.size()) return testing::AssertionFailure() << "wrong number of indices";
   // Scores of a result may err by twice the plain one's error, each of two that are compared.
   const double slack =
-      2 * forward_factor * greatest_difference(plain.scores, truth.scores) +
-      roundings * unit_roundoff(accumulate_dtype(dtype)) * static_cast<double>(config.heads_per_group());
-  for (std::int64_t row = 0; row < problem.tokens(); ++row)
+      2 * forward_factor * greatest_difference(plain_.scores, truth_.scores) +
+      roundings * unit_roundoff(accumulate_dtype(dtype_)) * static_cast<double>(config.heads_per_group());
+  for (std::int64_t row = 0; row < problem_.tokens(); ++row)
     for (std::int64_t head = 0; head < config.num_kv_heads; ++head) {
       const std::int64_t at = row * config.num_kv_heads + head;
-      const std::int64_t position = row - document_of(problem.cu_seqlens, row).begin;
-      const testing::AssertionResult result = is_selection(config, position, selected.data() + at * config.select_count,
-                                                           truth.scores[static_cast<std::size_t>(at)], slack);
+      const std::int64_t position = row - document_of(problem_.cu_seqlens, row).begin;
+      const testing::AssertionResult result =
+          is_selection(config, position, selected_.data() + at * config.select_count,
+                       truth_.scores[static_cast<std::size_t>(at)], slack);
       if (!result)
         return testing::AssertionFailure() << fmt::format("row {}, KV head {}: ", row, head) << result.message();
     }
-  return within("out", out, truth.out,
-                derived_tolerance(relative_error(plain.out, truth.out), forward_factor, dtype, dtype));
+  return testing::AssertionSuccess();
 }
 
-testing::AssertionResult gradients_agree_with_oracle(const Problem& problem, DType dtype, DType gradient_dtype,
-                                                     const std::vector<std::int32_t>& selected,
-                                                     const Tensors& gradients) {
-  const Tensors truth = oracle_backward(problem, {dtype, false}, selected);
-  const Tensors plain = oracle_backward(problem, {dtype, true}, selected);
-  const double floor = roundings * unit_roundoff(accumulate_dtype(dtype)) * norm_of(truth);
+testing::AssertionResult Truth::out_agrees(const Values& out) const {
+  return within("out", out, truth_.out,
+                derived_tolerance(relative_error(plain_.out, truth_.out), forward_factor, dtype_, dtype_));
+}
+
+testing::AssertionResult Truth::gradients_agree(const Tensors& found, DType gradient_dtype) const {
+  const double floor = roundings * unit_roundoff(accumulate_dtype(dtype_)) * norm_of(gradients_);
   testing::AssertionResult result = testing::AssertionSuccess();
-  for_each_tensor(
-      [&](const std::string& name, const Values& found, const Values& expected, const Values& plain_found) {
-        const double tolerance =
-            derived_tolerance(relative_error(plain_found, expected), backward_factor, dtype, gradient_dtype);
-        if (const auto agrees = within("d" + name, found, expected, tolerance, floor); result && !agrees)
-          result = agrees;
-      },
-      gradients, truth, plain);
+  const auto compare = [&](DType stored) {
+    return [&, stored](const std::string& name, const Values& gradient, const Values& expected, const Values& plain) {
+      if (!result || gradient.empty()) return;
+      const double tolerance = derived_tolerance(relative_error(plain, expected), backward_factor, dtype_, stored);
+      result = within("d" + name, gradient, expected, tolerance, floor);
+    };
+  };
+  for_each_row_tensor(compare(gradient_dtype), found, gradients_, plain_gradients_);
+  for_each_parameter(compare(accumulate_dtype(dtype_)), found, gradients_, plain_gradients_);
   return result;
+}
+
+testing::AssertionResult Truth::gradients_agree(const Tensors& found) const {
+  return gradients_agree(found, accumulate_dtype(dtype_));
 }
 
 }  // namespace cpnsa::test

@@ -28,12 +28,29 @@ double derived_tolerance(double plain_error, double factor, DType dtype, DType s
 inline constexpr double forward_factor = 2;
 inline constexpr double backward_factor = 3;
 
-/// Whether out, indices and gradients of a layer run in `dtype` agree with the truth within derived tolerances. The
-/// indices must be the truth's wherever the scores are further apart than a plain implementation's errors in them.
-testing::AssertionResult agrees_with_oracle(const Problem& problem, DType dtype, const Values& out,
-                                            const std::vector<std::int32_t>& selected);
-testing::AssertionResult gradients_agree_with_oracle(const Problem& problem, DType dtype, DType gradient_dtype,
-                                                     const std::vector<std::int32_t>& selected,
-                                                     const Tensors& gradients);
+/// What a layer that selected so must come to: computed once, compared with the results of many settings.
+class Truth {
+ public:
+  /// `selected` is the selection of a layer run in `dtype`; the selected branch is judged by it.
+  Truth(Problem problem, DType dtype, std::vector<std::int32_t> selected);
+
+  /// Whether that selection is one: as many blocks as there may be, ascending, causal, the forced ones among them, and
+  /// no block left out where scores are further apart than a plain implementation's errors in them.
+  testing::AssertionResult selection_is_right() const;
+  testing::AssertionResult out_agrees(const Values& out) const;
+  /// Tensors of `found` that are empty are not compared. dq, dk, dv and dgate are stored in `gradient_dtype`.
+  testing::AssertionResult gradients_agree(const Tensors& found, DType gradient_dtype) const;
+  testing::AssertionResult gradients_agree(const Tensors& found) const;
+
+  const OracleForward& forward() const { return truth_; }
+  const Tensors& gradients() const { return gradients_; }
+
+ private:
+  Problem problem_;
+  DType dtype_;
+  std::vector<std::int32_t> selected_;
+  OracleForward truth_, plain_;
+  Tensors gradients_, plain_gradients_;
+};
 
 }  // namespace cpnsa::test

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "tests/support/backends.hpp"
+#include "tests/support/distributed.hpp"
+#include "tests/support/partitions.hpp"
+#include "tests/support/tolerance.hpp"
+
+namespace cpnsa::test {
+
+/// A suite that runs on every device x transport that the executable was linked with.
+class AttentionTest : public testing::TestWithParam<std::tuple<DeviceBackend, TransportBackend>> {
+ protected:
+  const DeviceBackend& device() const { return std::get<0>(GetParam()); }
+  const TransportBackend& transport() const { return std::get<1>(GetParam()); }
+  std::vector<int> rank_counts(int least = 1) const;
+  int most_ranks() const { return rank_counts().back(); }
+  DType widest_dtype() const { return device().dtypes.front(); }
+
+  /// Whether the device runs it; what it does not run is counted, and shown with the test.
+  bool supported(const Config& config, DType dtype);
+
+  /// A failure of the run is a failure of the test; the result is empty then.
+  LayerResult run(const Problem& problem, const Partition& partition, const LayerSetting& setting) const;
+  LayerResult run(const Problem& problem, PartitionKind kind, int ranks, const LayerSetting& setting) const;
+
+  /// Runs the body on every rank with a device of the rank's own; what it throws fails the test.
+  using Body = std::function<void(Communicator&, Device&)>;
+  void on_ranks(int ranks, const Body& body) const;
+
+  void TearDown() override;
+
+ private:
+  int unsupported_ = 0;
+  std::string first_unsupported_;
+};
+
+/// Instantiates a suite of this kind: CPNSA_ATTENTION_SUITE(Name);
+#define CPNSA_ATTENTION_SUITE(Suite)                                                                        \
+  class Suite : public AttentionTest {};                                                                    \
+  GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(Suite);                                                     \
+  INSTANTIATE_TEST_SUITE_P(Attention, Suite,                                                                \
+                           testing::Combine(testing::ValuesIn(devices()), testing::ValuesIn(transports())), \
+                           name_of_backends)
+
+std::string name_of_backends(const testing::TestParamInfo<std::tuple<DeviceBackend, TransportBackend>>& info);
+
+inline constexpr Exchange exchanges[] = {Exchange::fetch, Exchange::gather, Exchange::automatic};
+
+/// Bit for bit the same results.
+testing::AssertionResult same_bits(const LayerResult& a, const LayerResult& b);
+
+/// A small layer in which every branch matters: 2 KV heads, 4 query heads, blocks of 8 tokens, 3 of them selected.
+Config small_config();
+
+}  // namespace cpnsa::test
