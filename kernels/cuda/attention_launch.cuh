@@ -45,8 +45,7 @@ void allow_shared_memory(Kernel* kernel, std::size_t bytes) {
 
 /// The stage's arguments that all branches share.
 template <class T, class Stage>
-AttentionProblem<T> attention_problem(const Stage& a, const CudaSegmentSchedule& schedule,
-                                      ListView<QueryTile> tiles) {
+AttentionProblem<T> attention_problem(const Stage& a, const CudaSegmentSchedule& schedule, ListView<QueryTile> tiles) {
   const Config& config = *a.config;
   AttentionProblem<T> problem{};
   problem.segments = schedule.device_segments();

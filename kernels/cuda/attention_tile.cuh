@@ -62,25 +62,25 @@ struct AttentionProblem {
 
 /// Where a row of the block's 64 comes from.
 struct TileRow {
-  int query;  ///< in the tile
+  int query;              ///< in the tile
   std::int64_t head_row;  ///< row * H + head, -1 for a row that the tile does not have
 
   template <class T>
   __device__ TileRow(const AttentionProblem<T>& a, const QueryTile& tile, int group, int index)
       : query(index / a.heads_per_group),
-        head_row(query < tile.rows ? (tile.row + query) * a.heads + group * a.heads_per_group +
-                                         index % a.heads_per_group
-                                   : -1) {}
+        head_row(query < tile.rows
+                     ? (tile.row + query) * a.heads + group * a.heads_per_group + index % a.heads_per_group
+                     : -1) {}
 };
 
 template <class Shape>
 __device__ __forceinline__ void load_queries(const AttentionProblem<typename Shape::T>& a, const QueryTile& tile,
                                              int group, std::uint32_t destination) {
-  load_rows<typename Shape::Queries, Shape::threads>(
-      destination, a.dk, a.q, [&](int index) -> const typename Shape::T* {
-        const TileRow row(a, tile, group, index);
-        return row.head_row >= 0 ? a.q + row.head_row * a.dk : nullptr;
-      });
+  load_rows<typename Shape::Queries, Shape::threads>(destination, a.dk, a.q,
+                                                     [&](int index) -> const typename Shape::T* {
+                                                       const TileRow row(a, tile, group, index);
+                                                       return row.head_row >= 0 ? a.q + row.head_row * a.dk : nullptr;
+                                                     });
 }
 
 /// The whole of a thread block's work. `shared` is the address of Shape::shared_bytes.

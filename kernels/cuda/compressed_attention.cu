@@ -18,9 +18,7 @@ struct SummarySource {
   int last;      ///< summaries that the tile's last query sees
 
   __device__ int tiles() const { return (last + Shape::keys - 1) / Shape::keys; }
-  __device__ bool wanted(int tile, int, int end) const {
-    return rule.visible(position + end - 1) > tile * Shape::keys;
-  }
+  __device__ bool wanted(int tile, int, int end) const { return rule.visible(position + end - 1) > tile * Shape::keys; }
   __device__ const T* key_row(int tile, int r) const {
     const int summary = tile * Shape::keys + r;
     return summary < last ? keys + summary * key_stride : nullptr;
@@ -68,7 +66,8 @@ void compressed_attention(const CompressedAttention& a, cudaStream_t stream) {
     using T = typename Shape::T;
     const Summaries<Shape> summaries{static_cast<const T*>(a.keys), static_cast<const T*>(a.values),
                                      SummaryRule(*a.config)};
-    launch_attention<Shape>(compressed_attention_kernel<Shape>, a, Shape::shared_bytes, a.config->num_kv_heads, stream, summaries);
+    launch_attention<Shape>(compressed_attention_kernel<Shape>, a, Shape::shared_bytes, a.config->num_kv_heads, stream,
+                            summaries);
   });
 }
 

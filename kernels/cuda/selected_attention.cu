@@ -66,7 +66,8 @@ __global__ void __launch_bounds__(Shape::threads)
   extern __shared__ __align__(1024) unsigned char shared[];
   const QueryTile tile = a.tiles[blockIdx.x];
   const Segment& segment = a.segments[tile.segment];
-  const int group = tensors.head_begin + blockIdx.y, position = static_cast<int>(segment.position + tile.row - segment.row);
+  const int group = tensors.head_begin + blockIdx.y,
+            position = static_cast<int>(segment.position + tile.row - segment.row);
   SelectedSource<Shape> source{SelectedUnion(shared + Shape::shared_bytes, tensors.words, tensors.capacity),
                                BlockRows<T>(tensors.blocks, group),
                                tensors.table + segment.block * a.groups + group,
@@ -76,9 +77,9 @@ __global__ void __launch_bounds__(Shape::threads)
                                position,
                                position + tile.rows};
   const int words = min(tensors.words, (source.last - 1) / tensors.blocks.block_tokens / 32 + 1);
-  source.list.template build<Shape::threads>(
-      tensors.selected + (tile.row * a.groups + group) * tensors.select_count, tile.rows, tensors.select_count,
-      static_cast<std::int64_t>(a.groups) * tensors.select_count, words);
+  source.list.template build<Shape::threads>(tensors.selected + (tile.row * a.groups + group) * tensors.select_count,
+                                             tile.rows, tensors.select_count,
+                                             static_cast<std::int64_t>(a.groups) * tensors.select_count, words);
   attend<Shape>(a, tile, group, source, ptx::shared_address(shared));
 }
 
@@ -96,8 +97,8 @@ void selected_attention(const SelectedAttention& a, cudaStream_t stream) {
                                static_cast<int>(config.select_count),
                                SelectedUnion::words(blocks),
                                0};
-    tensors.capacity = static_cast<int>(
-        std::min<std::int64_t>(blocks, queries_of(config, Shape::rows) * config.select_count));
+    tensors.capacity =
+        static_cast<int>(std::min<std::int64_t>(blocks, queries_of(config, Shape::rows) * config.select_count));
     launch_attention<Shape>(selected_attention_kernel<Shape>, a,
                             Shape::shared_bytes + SelectedUnion::bytes(tensors.words, tensors.capacity),
                             a.head_end - a.head_begin, stream, tensors);

@@ -72,9 +72,9 @@ __device__ __forceinline__ void multiply_values(float (&o)[Columns][4], const fl
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int step = 0; step < ValueTile::rows / 16; ++step) {  // 16 keys each
-    const std::uint32_t a[4] = {
-        narrow2<T>(p[2 * step][0], p[2 * step][1]), narrow2<T>(p[2 * step][2], p[2 * step][3]),
-        narrow2<T>(p[2 * step + 1][0], p[2 * step + 1][1]), narrow2<T>(p[2 * step + 1][2], p[2 * step + 1][3])};
+    const std::uint32_t a[4] = {narrow2<T>(p[2 * step][0], p[2 * step][1]), narrow2<T>(p[2 * step][2], p[2 * step][3]),
+                                narrow2<T>(p[2 * step + 1][0], p[2 * step + 1][1]),
+                                narrow2<T>(p[2 * step + 1][2], p[2 * step + 1][3])};
 #pragma unroll
     for (int n = 0; n < Columns / 2; ++n) {  // 16 channels each
       std::uint32_t b[4];

@@ -86,7 +86,8 @@ void window_attention(const WindowAttention& a, cudaStream_t stream) {
     const WindowTensors<Shape> tensors{static_cast<const T*>(a.k), static_cast<const T*>(a.v),
                                        static_cast<const T*>(a.halo_k), static_cast<const T*>(a.halo_v),
                                        static_cast<int>(std::min<std::int64_t>(a.config->window, 1 << 30))};
-    launch_attention<Shape>(window_attention_kernel<Shape>, a, Shape::shared_bytes, a.config->num_kv_heads, stream, tensors);
+    launch_attention<Shape>(window_attention_kernel<Shape>, a, Shape::shared_bytes, a.config->num_kv_heads, stream,
+                            tensors);
   });
 }
 
