@@ -432,8 +432,10 @@ void for_each_parameter(const AttentionGradients& gradients, const std::function
 void Attention::backward(const AttentionInputs& inputs, const TensorView& dout, const SavedForward& saved,
                          const AttentionGradients& gradients, void* workspace, Stream stream) {
   Impl& self = *impl_;
-  self.enter("backward parameters=" + given_parameters(gradients),
-             [&] { self.validate_backward(inputs, dout, saved, gradients, workspace); });
+  self.enter("backward parameters=" + given_parameters(gradients), [&] {
+    self.device.check_stream(stream);
+    self.validate_backward(inputs, dout, saved, gradients, workspace);
+  });
   self.guarded([&] {
     self.last_stream = stream;
     BackwardStep step(self, inputs, dout.data, saved, gradients, workspace, stream);

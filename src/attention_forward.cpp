@@ -293,7 +293,10 @@ CompressorPointers pointers_of(const CompressorTensors& tensors) {
 void Attention::forward(const AttentionInputs& inputs, const TensorView& out, std::int32_t* selected,
                         SavedForward* saved, void* workspace, Stream stream) {
   Impl& self = *impl_;
-  self.enter("forward", [&] { self.validate_forward(inputs, out, selected, saved, workspace); });
+  self.enter("forward", [&] {
+    self.device.check_stream(stream);
+    self.validate_forward(inputs, out, selected, saved, workspace);
+  });
   self.guarded([&] {
     self.statistics = {};
     self.timer.reset();

@@ -39,6 +39,9 @@ class Device {
   /// Throws ArgumentError unless `pointer` is this device's memory, aligned for its kernels. Null with 0 bytes passes.
   virtual void check_pointer(const void* pointer, std::size_t bytes, const std::string& name) const = 0;
 
+  /// Throws ArgumentError unless the stream is one of this device.
+  virtual void check_stream(Stream) const {}
+
   /// Makes the device current on the calling thread; called at each public entry of the library.
   virtual void activate() {}
 
