@@ -6,7 +6,7 @@ namespace cpnsa::cpu {
 
 /// Runs every call at once on the calling thread; streams are ignored and an event is a reading of the clock. Stages
 /// keep tiles of a fixed size of their own and want no scratch.
-class CpuDevice final : public Device {
+class CpuDevice : public Device {
  public:
   std::string_view name() const override { return "cpu"; }
   std::string description() const override;

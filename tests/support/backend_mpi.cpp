@@ -1,7 +1,9 @@
+#include "tests/support/backend_mpi.hpp"
+
+#include <exception>
 #include <stdexcept>
 
 #include "cpnsa/mpi/communicator.hpp"
-#include "tests/support/backends.hpp"
 
 namespace cpnsa::test {
 namespace {
@@ -12,12 +14,22 @@ int world_size() {
   return size;
 }
 
-void run(int ranks, const std::function<void(Communicator&)>& body) {
-  if (ranks != world_size()) throw std::logic_error("MPI runs as many ranks as processes were started");
-  body(*mpi::make_communicator(MPI_COMM_WORLD));
-}
-
-const bool registered = add(transports(), TransportBackend{"mpi", [] { return std::vector<int>{world_size()}; }, run});
+const bool registered = add(transports(), mpi_backend("mpi", [] { return mpi::make_communicator(MPI_COMM_WORLD); }));
 
 }  // namespace
+
+TransportBackend mpi_backend(std::string name, std::function<std::unique_ptr<Communicator>()> make) {
+  const auto run = [make = std::move(make)](int ranks, const std::function<void(Communicator&)>& body) {
+    if (ranks != world_size()) throw std::logic_error("MPI runs as many ranks as processes were started");
+    const std::unique_ptr<Communicator> communicator = make();
+    try {
+      body(*communicator);
+    } catch (const std::exception& error) {
+      communicator->abort(error.what());
+      throw;
+    }
+  };
+  return {std::move(name), [] { return std::vector<int>{world_size()}; }, run};
+}
+
 }  // namespace cpnsa::test

@@ -37,16 +37,18 @@ Bytes content(int ranks, BytesOf bytes_of_peer) {
 }  // namespace
 
 void TransportTest::run(const Body& body, int least) {
-  for (const int ranks : GetParam().rank_counts()) {
-    if (ranks < least) continue;
-    GetParam().run(ranks, [&](Communicator& communicator) {
-      communicator.set_deadline(std::chrono::minutes(1));
-      const std::unique_ptr<Device> device = devices().front().make();
-      device->activate();
-      ASSERT_EQ(communicator.size(), ranks);
-      body(communicator, *device);
-    });
-  }
+  for (const DeviceBackend& backend : devices())
+    for (const int ranks : GetParam().rank_counts()) {
+      if (ranks < least) continue;
+      GetParam().run(ranks, [&](Communicator& communicator) {
+        SCOPED_TRACE("device " + backend.name);
+        communicator.set_deadline(std::chrono::minutes(1));
+        const std::unique_ptr<Device> device = backend.make();
+        device->activate();
+        ASSERT_EQ(communicator.size(), ranks);
+        body(communicator, *device);
+      });
+    }
 }
 
 std::string name_of(const ::testing::TestParamInfo<TransportBackend>& info) {

@@ -19,7 +19,8 @@ class TransportTest : public ::testing::TestWithParam<TransportBackend> {
  protected:
   using Body = std::function<void(Communicator&, Device&)>;
 
-  /// Runs the body on every rank, with a device of the rank's own, for each number of ranks from `least` on.
+  /// Runs the body on every rank, with a device of the rank's own: on each device that the executable was linked with,
+  /// for each number of ranks from `least` on.
   static void run(const Body& body, int least = 1);
 };
 

@@ -1,0 +1,39 @@
+// A device that stands for a GPU where there is none: the host must not touch its memory, and copies happen when the
+// stream is waited for, not before.
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "kernels/cpu/device.hpp"
+#include "tests/support/backends.hpp"
+
+namespace cpnsa::test {
+namespace {
+
+class FarDevice final : public cpu::CpuDevice {
+ public:
+  bool host_accessible() const override { return false; }
+
+  void copy(void* destination, const void* source, std::size_t bytes, Stream) override {
+    copies_.push_back({destination, source, bytes});
+  }
+  void synchronize(Stream) override {
+    for (const Copy& copy : copies_) std::memcpy(copy.destination, copy.source, copy.bytes);
+    copies_.clear();
+  }
+
+ private:
+  struct Copy {
+    void* destination;
+    const void* source;
+    std::size_t bytes;
+  };
+  std::vector<Copy> copies_;
+};
+
+const bool registered =
+    add(devices(), DeviceBackend{"far", [] { return std::make_unique<FarDevice>(); }, {DType::f32}});
+
+}  // namespace
+}  // namespace cpnsa::test
