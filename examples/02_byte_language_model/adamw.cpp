@@ -34,7 +34,7 @@ void AdamW::step(Parameters& parameters) {
     square_[i] += (1.0 - square_decay) * (gradient * gradient - square_[i]);
     const double decay = parameters.decayed[i] ? weight_decay * parameters.values[i] : 0.0;
     const double change = mean_[i] * mean_scale / (std::sqrt(square_[i] * square_scale) + epsilon) + decay;
-    parameters.values[i] = static_cast<float>(parameters.values[i] - learning_rate * change);
+    parameters.values[i] -= learning_rate * change;
   }
 }
 

@@ -36,6 +36,7 @@ std::string problem_of(const Options& options) {
 
 void add_flags(CLI::App& app, Options& options) {
   const std::map<std::string, bool> attentions{{"nsa", false}, {"full", true}};
+  const std::map<std::string, cpnsa::DType> dtypes{{"f64", cpnsa::DType::f64}, {"f32", cpnsa::DType::f32}};
   const std::map<std::string, bool> partitions{{"contiguous", false}, {"zigzag", true}};
   const std::map<std::string, cpnsa::Exchange> exchanges{
       {"auto", cpnsa::Exchange::automatic}, {"fetch", cpnsa::Exchange::fetch}, {"gather", cpnsa::Exchange::gather}};
@@ -64,6 +65,8 @@ void add_flags(CLI::App& app, Options& options) {
       ->check(CLI::Range(1e-9, 10.0));
   app.add_option("--seed", options.seed, "of the parameters and of the order of the text (default: 1)");
   app.add_option("--ranks", options.ranks, "ranks as threads of this process (default: 1)")->check(CLI::Range(1, 256));
+  choice("--dtype", options.dtype, dtypes, "f64|f32",
+         "type of the attention's tensors (default: f64); with f32 the curves of different rank counts part slowly");
   choice("--partition", options.zigzag, partitions, "contiguous|zigzag", "which tokens a rank owns (default: zigzag)");
   choice("--exchange", options.exchange, exchanges, "auto|fetch|gather",
          "how selected blocks of other ranks are brought in (default: auto)");
@@ -80,10 +83,11 @@ std::string one_line(std::string text) {
 
 std::string Options::describe() const {
   return fmt::format(
-      "steps={} tokens={} layers={} width={} heads={} kv_heads={} attention={} learning_rate={} seed={} partition={} "
+      "steps={} tokens={} layers={} width={} heads={} kv_heads={} attention={} learning_rate={} seed={} dtype={} "
+      "partition={} "
       "exchange={}",
       steps, tokens, layers, width, heads, kv_heads, full_attention ? "full" : "nsa", learning_rate, seed,
-      zigzag ? "zigzag" : "contiguous", cpnsa::name_of(exchange));
+      cpnsa::name_of(dtype), zigzag ? "zigzag" : "contiguous", cpnsa::name_of(exchange));
 }
 
 CommandLine parse_command_line(int argc, char** argv) {

@@ -23,6 +23,7 @@ struct Options {
   double learning_rate = 4e-3;
   std::uint64_t seed = 1;
   std::optional<int> ranks;
+  cpnsa::DType dtype = cpnsa::DType::f64;  ///< of attention; the rest of the model is f64
   bool zigzag = true;
   cpnsa::Exchange exchange = cpnsa::Exchange::automatic;
 

@@ -59,6 +59,7 @@ AttentionKind attention_of(const Options& options) {
                            ? AttentionKind::full(options.heads, options.kv_heads, head_dim, options.tokens)
                            : AttentionKind::nsa(options.heads, options.kv_heads, head_dim);
   kind.options.exchange = options.exchange;
+  kind.options.dtype = options.dtype;
   return kind;
 }
 
@@ -78,7 +79,8 @@ class Trainer {
         partition_(partition_of(options, kind_.config, communicator.size())),
         rows_(partition_.global_rows(communicator.rank())),
         parameters_(options.seed),
-        model_(parameters_, kind_, options.layers, options.width, partition_, communicator, {*device_, {}}),
+        model_(parameters_, kind_, options.layers, options.width, partition_, communicator,
+               Place{*device_, {}, options.dtype}),
         all_reduce_(communicator),
         optimizer_(parameters_, options.learning_rate, options.steps) {}
 

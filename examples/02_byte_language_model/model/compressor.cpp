@@ -19,22 +19,22 @@ Compressor::Compressor(Parameters& parameters, const cpnsa::Config& config, std:
       w1_(parameters.add_normal(config.num_kv_heads * config.compress_block * dim, hidden,
                                 deviation_for(config.compress_block * dim)),
           place, {config.num_kv_heads, config.compress_block * dim, hidden}),
-      b1_(parameters.add_constant(config.num_kv_heads, hidden, 0.0f), place, {config.num_kv_heads, hidden}),
+      b1_(parameters.add_constant(config.num_kv_heads, hidden, 0.0), place, {config.num_kv_heads, hidden}),
       w2_(parameters.add_normal(config.num_kv_heads * hidden, dim, deviation_for(hidden)), place,
           {config.num_kv_heads, hidden, dim}),
-      b2_(parameters.add_constant(config.num_kv_heads, dim, 0.0f), place, {config.num_kv_heads, dim}) {}
+      b2_(parameters.add_constant(config.num_kv_heads, dim, 0.0), place, {config.num_kv_heads, dim}) {}
 
 void Compressor::upload() {
   for (Tensor* tensor : {&pos_, &w1_, &b1_, &w2_, &b2_}) tensor->value.upload(parameters_.value(tensor->weight));
 }
 
 void Compressor::add_gradients() {
-  std::vector<float> sums;
+  std::vector<double> sums;
   for (Tensor* tensor : {&pos_, &w1_, &b1_, &w2_, &b2_}) {
     sums.resize(static_cast<std::size_t>(tensor->gradient.size()));
     tensor->gradient.download(sums.data());
     double* gradient = parameters_.gradient(tensor->weight);
-    for (const float sum : sums) *gradient++ += sum;
+    for (const double sum : sums) *gradient++ += sum;
   }
 }
 

@@ -6,38 +6,36 @@
 
 namespace language_model {
 
-GatedMlp::GatedMlp(Parameters& parameters, std::int64_t width, std::int64_t hidden, double out_deviation,
-                   std::int64_t chunk)
+GatedMlp::GatedMlp(Parameters& parameters, std::int64_t width, std::int64_t hidden, double out_deviation)
     : parameters_(parameters),
       gate_(parameters.add_normal(width, hidden, 1.0 / std::sqrt(static_cast<double>(width)))),
       up_(parameters.add_normal(width, hidden, 1.0 / std::sqrt(static_cast<double>(width)))),
-      down_(parameters.add_normal(hidden, width, out_deviation)),
-      chunk_(chunk) {}
+      down_(parameters.add_normal(hidden, width, out_deviation)) {}
 
 Matrix GatedMlp::forward(const Matrix& x) {
   x_ = x;
-  gated_ = linear(parameters_, gate_, x, chunk_);
-  raised_ = linear(parameters_, up_, x, chunk_);
+  gated_ = linear(parameters_, gate_, x);
+  raised_ = linear(parameters_, up_, x);
   hidden_ = Matrix(x.rows, gate_.columns);
   for (std::size_t i = 0; i < hidden_.values.size(); ++i) {
-    const float gate = gated_.values[i];
-    hidden_.values[i] = gate / (1.0f + std::exp(-gate)) * raised_.values[i];
+    const double gate = gated_.values[i];
+    hidden_.values[i] = gate / (1.0 + std::exp(-gate)) * raised_.values[i];
   }
-  return linear(parameters_, down_, hidden_, chunk_);
+  return linear(parameters_, down_, hidden_);
 }
 
 void GatedMlp::backward(const Matrix& dy, Matrix& dx) {
   Matrix dhidden(hidden_.rows, hidden_.columns);
-  linear_backward(parameters_, down_, hidden_, dy, dhidden, chunk_);
+  linear_backward(parameters_, down_, hidden_, dy, dhidden);
   Matrix dgated(hidden_.rows, hidden_.columns);
   Matrix draised(hidden_.rows, hidden_.columns);
   for (std::size_t i = 0; i < dhidden.values.size(); ++i) {
-    const float gate = gated_.values[i], sigmoid = 1.0f / (1.0f + std::exp(-gate));
+    const double gate = gated_.values[i], sigmoid = 1.0 / (1.0 + std::exp(-gate));
     draised.values[i] = dhidden.values[i] * gate * sigmoid;
-    dgated.values[i] = dhidden.values[i] * raised_.values[i] * sigmoid * (1.0f + gate * (1.0f - sigmoid));
+    dgated.values[i] = dhidden.values[i] * raised_.values[i] * sigmoid * (1.0 + gate * (1.0 - sigmoid));
   }
-  linear_backward(parameters_, gate_, x_, dgated, dx, chunk_);
-  linear_backward(parameters_, up_, x_, draised, dx, chunk_);
+  linear_backward(parameters_, gate_, x_, dgated, dx);
+  linear_backward(parameters_, up_, x_, draised, dx);
 }
 
 }  // namespace language_model

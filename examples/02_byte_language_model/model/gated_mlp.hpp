@@ -8,7 +8,7 @@ namespace language_model {
 /// (silu(x W_gate) * (x W_up)) W_down.
 class GatedMlp {
  public:
-  GatedMlp(Parameters& parameters, std::int64_t width, std::int64_t hidden, double out_deviation, std::int64_t chunk);
+  GatedMlp(Parameters& parameters, std::int64_t width, std::int64_t hidden, double out_deviation);
 
   Matrix forward(const Matrix& x);
   void backward(const Matrix& dy, Matrix& dx);  ///< dx += ...
@@ -16,7 +16,6 @@ class GatedMlp {
  private:
   Parameters& parameters_;
   Weight gate_, up_, down_;
-  std::int64_t chunk_;
   Matrix x_, gated_, raised_, hidden_;
 };
 

@@ -1,40 +1,35 @@
 #include "model/linear.hpp"
 
 #include <Eigen/Core>
-#include <algorithm>
 
 namespace language_model {
 namespace {
 
-using RowMajor = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-using RowMajorDouble = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+using RowMajor = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 using Map = Eigen::Map<RowMajor>;
 using ConstMap = Eigen::Map<const RowMajor>;
 
+Map map(Matrix& matrix) {
+  return Map(matrix.values.data(), matrix.rows, matrix.columns);
+}
+
+ConstMap map(const Matrix& matrix) {
+  return ConstMap(matrix.values.data(), matrix.rows, matrix.columns);
+}
+
 }  // namespace
 
-Matrix linear(const Parameters& parameters, const Weight& weight, const Matrix& x, std::int64_t chunk) {
+Matrix linear(const Parameters& parameters, const Weight& weight, const Matrix& x) {
   Matrix y(x.rows, weight.columns);
-  const ConstMap w(parameters.value(weight), weight.rows, weight.columns);
-  for (std::int64_t row = 0; row < x.rows; row += chunk) {
-    const std::int64_t rows = std::min(chunk, x.rows - row);
-    Map(y.row(row), rows, y.columns).noalias() = ConstMap(x.row(row), rows, x.columns) * w;
-  }
+  map(y).noalias() = map(x) * ConstMap(parameters.value(weight), weight.rows, weight.columns);
   return y;
 }
 
-void linear_backward(Parameters& parameters, const Weight& weight, const Matrix& x, const Matrix& dy, Matrix& dx,
-                     std::int64_t chunk) {
+void linear_backward(Parameters& parameters, const Weight& weight, const Matrix& x, const Matrix& dy, Matrix& dx) {
   const ConstMap w(parameters.value(weight), weight.rows, weight.columns);
-  Eigen::Map<RowMajorDouble> dw(parameters.gradient(weight), weight.rows, weight.columns);
-  RowMajor part(weight.rows, weight.columns);
-  for (std::int64_t row = 0; row < x.rows; row += chunk) {
-    const std::int64_t rows = std::min(chunk, x.rows - row);
-    const ConstMap dy_rows(dy.row(row), rows, dy.columns);
-    part.noalias() = ConstMap(x.row(row), rows, x.columns).transpose() * dy_rows;
-    dw += part.cast<double>();
-    Map(dx.row(row), rows, dx.columns).noalias() += dy_rows * w.transpose();
-  }
+  Map dw(parameters.gradient(weight), weight.rows, weight.columns);
+  dw.noalias() += map(x).transpose() * map(dy);
+  map(dx).noalias() += map(dy) * w.transpose();
 }
 
 }  // namespace language_model

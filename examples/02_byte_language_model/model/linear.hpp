@@ -5,14 +5,12 @@
 
 namespace language_model {
 
-/// The model's matrix products, all of them. Tokens are taken `chunk` at a time: with the selection block as the chunk,
-/// which no rank boundary cuts, a token's result has the same bits whichever rank computes it.
+/// The model's matrix products, all of them.
 
 /// x W, W [in, out].
-Matrix linear(const Parameters& parameters, const Weight& weight, const Matrix& x, std::int64_t chunk);
+Matrix linear(const Parameters& parameters, const Weight& weight, const Matrix& x);
 
 /// dW += x^T dy; dx += dy W^T.
-void linear_backward(Parameters& parameters, const Weight& weight, const Matrix& x, const Matrix& dy, Matrix& dx,
-                     std::int64_t chunk);
+void linear_backward(Parameters& parameters, const Weight& weight, const Matrix& x, const Matrix& dy, Matrix& dx);
 
 }  // namespace language_model

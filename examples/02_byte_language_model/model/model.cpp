@@ -11,7 +11,6 @@ namespace language_model {
 Model::Model(Parameters& parameters, const AttentionKind& kind, int layers, std::int64_t width,
              const cpnsa::Partition& partition, cpnsa::Communicator& communicator, const Place& place)
     : parameters_(parameters),
-      chunk_(kind.config.select_block),
       rope_(partition.global_rows(communicator.rank()), kind.config.head_dim_qk),
       embedding_(parameters, width),
       norm_(parameters, width),
@@ -24,7 +23,7 @@ Model::Model(Parameters& parameters, const AttentionKind& kind, int layers, std:
     layers_.push_back(std::unique_ptr<Layer>(
         new Layer{RmsNorm(parameters, width),
                   SelfAttention(parameters, kind, width, out_deviation(width), rope_, partition, communicator, place),
-                  RmsNorm(parameters, width), GatedMlp(parameters, width, hidden, out_deviation(hidden), chunk_)}));
+                  RmsNorm(parameters, width), GatedMlp(parameters, width, hidden, out_deviation(hidden))}));
   }
 }
 
@@ -36,11 +35,11 @@ double Model::forward_backward(std::span<const std::uint8_t> bytes, std::span<co
     add(x, layer->mlp.forward(layer->mlp_norm.forward(x)));
   }
   const Matrix normed = norm_.forward(x);
-  Matrix logits = linear(parameters_, head_, normed, chunk_);
+  Matrix logits = linear(parameters_, head_, normed);
   const double loss = cross_entropy(logits, targets, scale);
 
   Matrix dnormed(x.rows, x.columns);
-  linear_backward(parameters_, head_, normed, logits, dnormed, chunk_);
+  linear_backward(parameters_, head_, normed, logits, dnormed);
   Matrix dx(x.rows, x.columns);
   norm_.backward(dnormed, dx);
   for (auto layer = layers_.rbegin(); layer != layers_.rend(); ++layer) {

@@ -34,7 +34,6 @@ class Model {
   };
 
   Parameters& parameters_;
-  std::int64_t chunk_;
   Rope rope_;
   Embedding embedding_;
   std::vector<std::unique_ptr<Layer>> layers_;

@@ -5,6 +5,8 @@
 #include <random>
 #include <vector>
 
+#include "model/matrix.hpp"
+
 namespace language_model {
 
 /// A place in Parameters: a matrix [rows, columns], or a vector of one row.
@@ -16,20 +18,19 @@ struct Weight {
 };
 
 /// Every parameter of the model in one array, so that one all-reduce and one optimizer step serve all of them. Each
-/// rank holds the same values. Gradients are sums over this rank's tokens until they are summed over the ranks; they
-/// are doubles, so that the order of summation hardly shows.
+/// rank holds the same values. Gradients are sums over this rank's tokens until they are summed over the ranks.
 class Parameters {
  public:
   explicit Parameters(std::uint64_t seed) : random_(seed) {}
 
   Weight add_normal(std::int64_t rows, std::int64_t columns, double deviation);
-  Weight add_constant(std::int64_t rows, std::int64_t columns, float value);
+  Weight add_constant(std::int64_t rows, std::int64_t columns, double value);
 
-  float* value(const Weight& weight) { return values.data() + weight.offset; }
-  const float* value(const Weight& weight) const { return values.data() + weight.offset; }
+  double* value(const Weight& weight) { return values.data() + weight.offset; }
+  const double* value(const Weight& weight) const { return values.data() + weight.offset; }
   double* gradient(const Weight& weight) { return gradients.data() + weight.offset; }
 
-  std::vector<float> values;
+  std::vector<double> values;
   std::vector<double> gradients;
   std::vector<bool> decayed;  ///< whether weight decay applies: to matrices, not to gains and biases
 

@@ -18,10 +18,10 @@ class Rope {
   void rotate_back(Matrix& x) const;  ///< the inverse, which is also the backward
 
  private:
-  void turn(Matrix& x, float direction) const;
+  void turn(Matrix& x, double direction) const;
 
   std::int64_t half_;
-  std::vector<float> cosine_, sine_;  // [rows, dim / 2]
+  std::vector<double> cosine_, sine_;  // [rows, dim / 2]
 };
 
 }  // namespace language_model

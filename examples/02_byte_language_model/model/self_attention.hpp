@@ -22,7 +22,6 @@ class SelfAttention {
   Parameters& parameters_;
   AttentionKind kind_;
   const Rope& rope_;
-  std::int64_t chunk_;
   Weight q_, gate_, out_;
   std::vector<Weight> k_, v_;
   ShardedAttention attention_;
