@@ -103,7 +103,8 @@ testing::AssertionResult within(const std::string& name, const Values& found, co
 }
 
 double derived_tolerance(double plain_error, double factor, DType dtype, DType stored) {
-  return std::max(factor * plain_error, roundings * unit_roundoff(accumulate_dtype(dtype)) + unit_roundoff(stored));
+  const double least = std::max(roundings * unit_roundoff(accumulate_dtype(dtype)), 2 * unit_roundoff(dtype));
+  return std::max(factor * plain_error, least) + unit_roundoff(stored);
 }
 
 Truth::Truth(Problem problem, DType dtype, std::vector<std::int32_t> selected)
@@ -141,7 +142,8 @@ testing::AssertionResult Truth::out_agrees(const Values& out) const {
 }
 
 testing::AssertionResult Truth::gradients_agree(const Tensors& found, DType gradient_dtype) const {
-  const double floor = roundings * unit_roundoff(accumulate_dtype(dtype_)) * norm_of(gradients_);
+  const double floor =
+      (roundings * unit_roundoff(accumulate_dtype(dtype_)) + unit_roundoff(dtype_) / 64) * norm_of(gradients_);
   testing::AssertionResult result = testing::AssertionSuccess();
   const auto compare = [&](DType stored) {
     return [&, stored](const std::string& name, const Values& gradient, const Values& expected, const Values& plain) {

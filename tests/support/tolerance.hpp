@@ -21,8 +21,8 @@ testing::AssertionResult within(const std::string& name, const Values& found, co
 double norm_of(const Tensors& tensors);
 
 /// Error that a result may have against the truth: `factor` times that of a plain same-precision implementation, which
-/// may be lucky: never less than a few roundings of the accumulating type and, for what is stored in `stored`, half a
-/// unit in its last place.
+/// may be lucky where tensors are small: never less than a few roundings of the accumulating type and two of the
+/// layer's. For what is stored in `stored`, half a unit in its last place more.
 double derived_tolerance(double plain_error, double factor, DType dtype, DType stored);
 
 inline constexpr double forward_factor = 2;

@@ -1,0 +1,34 @@
+#pragma once
+
+#include "cpnsa/communicator.hpp"
+
+namespace cpnsa::test {
+
+/// Passes every call on; to be derived from, for looking at calls or for breaking them.
+class WrappedCommunicator : public Communicator {
+ public:
+  explicit WrappedCommunicator(Communicator& inner) : inner_(inner) {}
+
+  std::string_view name() const override { return inner_.name(); }
+  int rank() const override { return inner_.rank(); }
+  int size() const override { return inner_.size(); }
+  void set_deadline(std::chrono::milliseconds deadline) override { inner_.set_deadline(deadline); }
+  void exchange(std::span<const SendMessage> sends, std::span<const ReceiveMessage> receives, Device& device,
+                Stream stream) override {
+    inner_.exchange(sends, receives, device, stream);
+  }
+  void all_gather(const void* own, void* all, std::span<const std::size_t> bytes, Device& device,
+                  Stream stream) override {
+    inner_.all_gather(own, all, bytes, device, stream);
+  }
+  void all_gather_host(const void* own, void* all, std::size_t bytes) override {
+    inner_.all_gather_host(own, all, bytes);
+  }
+  void barrier() override { inner_.barrier(); }
+  void abort(std::string_view reason) noexcept override { inner_.abort(reason); }
+
+ private:
+  Communicator& inner_;
+};
+
+}  // namespace cpnsa::test
