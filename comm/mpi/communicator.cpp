@@ -5,7 +5,7 @@
 #include <cstring>
 #include <exception>
 
-#include "comm/mpi/idle.hpp"
+#include "comm/idle.hpp"
 #include "comm/mpi/mpi_call.hpp"
 #include "comm/mpi/tags.hpp"
 
@@ -44,7 +44,7 @@ DuplicatedComm::DuplicatedComm(MPI_Comm parent, std::chrono::milliseconds deadli
   check_parent(parent);
   MPI_Request request = MPI_REQUEST_NULL;
   check(MPI_Comm_idup(parent, &handle_, &request), "MPI_Comm_idup");
-  Idle idle;
+  comm::Idle idle;
   const auto end = Clock::now() + deadline;
   for (int done = 0; !done; idle.rest()) {
     check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
@@ -104,7 +104,7 @@ void MpiCommunicator::run(Operation operation, Body body) {
 void MpiCommunicator::transfer(Operation operation, std::span<const SendMessage> sends,
                                std::span<const ReceiveMessage> receives) {
   Transfer transfer(route_, operation, sequence_, sends, receives);
-  Idle idle;
+  comm::Idle idle;
   const auto end = Clock::now() + deadline_;
   while (!transfer.done()) {
     failures_.raise_if_failed();

@@ -44,6 +44,7 @@ class MpiCommunicator final : public Communicator {
                   Stream stream) override;
   void all_gather_host(const void* own, void* all, std::size_t bytes) override;
   void barrier() override;
+  void check() override { failures_.raise_if_failed(); }
   void abort(std::string_view reason) noexcept override;
 
  private:

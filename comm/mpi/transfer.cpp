@@ -6,7 +6,7 @@
 #include <chrono>
 #include <set>
 
-#include "comm/mpi/idle.hpp"
+#include "comm/idle.hpp"
 #include "comm/mpi/mpi_call.hpp"
 #include "comm/mpi/tags.hpp"
 
@@ -44,7 +44,7 @@ Transfer::~Transfer() {
   if (done()) return;
   for (std::size_t i = 0; i < requests_.size(); ++i)
     if (requests_[i] != MPI_REQUEST_NULL && items_[i].receives) MPI_Cancel(&requests_[i]);
-  Idle idle;
+  comm::Idle idle;
   const auto end = std::chrono::steady_clock::now() + grace;
   while (!drain() && std::chrono::steady_clock::now() < end) idle.rest();
   if (drain()) return;

@@ -24,6 +24,7 @@ class ThreadCommunicator final : public Communicator {
                   Stream stream) override;
   void all_gather_host(const void* own, void* all, std::size_t bytes) override;
   void barrier() override;
+  void check() override { group_->check(); }
   void abort(std::string_view reason) noexcept override;
 
  private:

@@ -58,6 +58,11 @@ void Group::abort(int rank, std::string_view reason) noexcept {
   }
 }
 
+void Group::check() const {
+  const std::lock_guard lock(mutex_);
+  if (failure_) failure_->raise();
+}
+
 std::optional<int> Group::failed_rank() const {
   const std::lock_guard lock(mutex_);
   return failed_rank_;

@@ -49,6 +49,9 @@ class Group {
   /// Releases every rank with a CommunicationError; only the group's first failure counts.
   void abort(int rank, std::string_view reason) noexcept;
 
+  /// Throws the failure, if there is one.
+  void check() const;
+
   /// The rank that failed first.
   std::optional<int> failed_rank() const;
 

@@ -57,6 +57,13 @@ class Communicator {
 
   virtual void barrier() = 0;
 
+  /// Waits on the host until `stream` has drained, on which messages may be under way: for a transport that only
+  /// enqueues them, this is the wait that has a deadline and ends with the communicator.
+  virtual void wait(Device& device, Stream stream) { device.synchronize(stream); }
+
+  /// Throws the failure that ended the communicator, if one has. Never waits.
+  virtual void check() {}
+
   /// Ends every rank's present and later waits with a CommunicationError that carries the reason, as far as the
   /// transport reaches the other ranks. Never blocks.
   virtual void abort(std::string_view reason) noexcept = 0;
