@@ -66,8 +66,8 @@ int Execution::gpu_index() const {
 }
 
 void Execution::connect() {
-  if (transport_ == TransportKind::nccl) nccl_ = backends::make_nccl_job(place_.control, *device_);
-  communicator_ = nccl_ ? &nccl_->communicator() : &place_.control;
+  if (transport_ == TransportKind::nccl) nccl_ = backends::make_nccl_communicator(place_.control, *device_);
+  communicator_ = nccl_ ? nccl_.get() : &place_.control;
 }
 
 std::string Execution::describe() const {

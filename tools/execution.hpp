@@ -40,7 +40,7 @@ class Execution {
   DType dtype_;
   std::string options_;
   std::unique_ptr<Device> device_;
-  std::unique_ptr<backends::NcclJob> nccl_;
+  std::unique_ptr<Communicator> nccl_;
   Communicator* communicator_ = nullptr;
 };
 

@@ -31,13 +31,7 @@ std::unique_ptr<MpiJob> make_mpi_job();
 // --- nccl.cpp ----------------------------------------------------------------------------------------------------
 bool has_nccl();
 
-/// The ranks of a job joined through NCCL; the connection ends when it is destroyed.
-class NcclJob {
- public:
-  virtual ~NcclJob() = default;
-  virtual Communicator& communicator() = 0;
-};
-/// Collective over `control`, whose ranks each have a GPU of their own, `device`.
-std::unique_ptr<NcclJob> make_nccl_job(Communicator& control, Device& device);
+/// Joins the ranks of `control`, which each have a GPU of their own, `device`; collective. `control` must outlive it.
+std::unique_ptr<Communicator> make_nccl_communicator(Communicator& control, Device& device);
 
 }  // namespace cpnsa::tool::backends

@@ -7,7 +7,7 @@ bool has_nccl() {
   return false;
 }
 
-std::unique_ptr<NcclJob> make_nccl_job(Communicator&, Device&) {
+std::unique_ptr<Communicator> make_nccl_communicator(Communicator&, Device&) {
   throw UnsupportedError(
       "--transport: found nccl, expected threads or mpi: this build has no NCCL (cmake --preset cuda)");
 }
