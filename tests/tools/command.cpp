@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <sstream>
 #include <stdexcept>
@@ -55,6 +56,7 @@ std::vector<std::string> Outcome::own_error_lines() const {
 Outcome run_process(const std::vector<std::string>& command) {
   const TemporaryFolder folder;
   const std::string out = folder.path() / "out", err = folder.path() / "err";
+  std::fflush(nullptr);  // or the child would print what this process has yet to print
   const pid_t child = ::fork();
   if (child < 0) throw std::runtime_error("cannot start a process");
   if (child == 0) execute(command, out, err);
