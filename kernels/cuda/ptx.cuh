@@ -19,6 +19,12 @@ __device__ __forceinline__ void cp_async_16(std::uint32_t destination, const voi
                : "memory");
 }
 
+/// 4 bytes, likewise.
+__device__ __forceinline__ void cp_async_4(std::uint32_t destination, const void* source, bool valid) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(destination), "l"(source), "r"(valid ? 4 : 0)
+               : "memory");
+}
+
 __device__ __forceinline__ void cp_async_commit() {
   asm volatile("cp.async.commit_group;\n" ::: "memory");
 }
