@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Builds everything that this machine can build and runs every test that it can run; installs what is missing for that.
+# The last lines say what was run, and what could not be run and why. Fails when anything fails.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/packages.sh
+
+ran=()
+not_run=()
+now="getting ready"
+summary() {
+  local status=$? line
+  echo
+  for line in "${ran[@]+"${ran[@]}"}"; do echo "passed: $line"; done
+  for line in "${not_run[@]+"${not_run[@]}"}"; do echo "not run: $line"; done
+  if [ $status -ne 0 ]; then echo "FAILED: $now"; fi
+}
+trap summary EXIT
+
+# begin TEXT, then passed: what is named in the summary as passed, or as what failed.
+begin() {
+  now=$1
+  echo
+  echo "=== $now"
+}
+passed() { ran+=("$now"); }
+
+cores=$(nproc)
+configure() {  # PRESET [cmake options]
+  local launcher=()
+  if command -v ccache > /dev/null; then
+    launcher=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+    if [ "$1" = cuda ]; then launcher+=(-DCMAKE_CUDA_COMPILER_LAUNCHER=ccache); fi
+  fi
+  cmake --preset "$@" -G Ninja -DCPNSA_WARNINGS_AS_ERRORS=ON "${launcher[@]}" > "build/$1.configure.log" 2>&1
+}
+build() {  # PRESET [targets]
+  local preset=$1
+  shift
+  cmake --build --preset "$preset" --parallel "$cores" ${1:+--target "$@"}
+}
+run_tests() {  # PRESET [ctest options]
+  ctest --preset "$@" --output-on-failure --no-tests=error --timeout 600 --parallel "$cores"
+}
+
+install_missing "${packages[@]}"
+provide_cmake
+mkdir -p build
+
+begin "CPU, threads and MPI (preset cpu): all tests"
+configure cpu || { cat build/cpu.configure.log; exit 1; }
+build cpu
+run_tests cpu
+passed
+
+begin "AddressSanitizer and UBSan (preset cpu-asan): all tests in one process"
+configure cpu-asan || { cat build/cpu-asan.configure.log; exit 1; }
+build cpu-asan
+UBSAN_OPTIONS=print_stacktrace=1 run_tests cpu-asan --label-exclude 'package|gpu'
+passed
+
+begin "ThreadSanitizer (preset cpu-tsan): labels planning and conformance"
+configure cpu-tsan || { cat build/cpu-tsan.configure.log; exit 1; }
+build cpu-tsan planning_tests conformance_tests
+# ThreadSanitizer of GCC 12 cannot live with as much address randomisation as newer kernels have.
+steady=()
+if setarch --addr-no-randomize true 2> /dev/null; then steady=(setarch --addr-no-randomize); fi
+"${steady[@]}" "$BASH" -c 'ctest "$@"' ctest --preset cpu-tsan --label-regex 'planning|conformance' \
+  --output-on-failure --no-tests=error --timeout 900 --parallel "$cores"
+passed
+
+if ! find_nvcc > /dev/null; then
+  not_run+=("CUDA build: found no nvcc")
+elif ! configure cuda; then
+  not_run+=("CUDA build: the preset cuda does not configure here: $(grep -m1 -A1 'CMake Error' build/cuda.configure.log |
+    tr -s '\n ' ' ')")
+else
+  begin "CUDA (preset cuda): build, no register spills"
+  build cuda 2>&1 | tee -a build/cuda/build.log
+  scripts/check_spills.sh build/cuda/build.log
+  passed
+  if has_gpu; then
+    begin "CUDA: label gpu"
+    run_tests cuda --label-regex gpu
+    passed
+  fi
+fi
+has_gpu || not_run+=("GPU tests: found no GPU")
