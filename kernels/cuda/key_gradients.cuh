@@ -82,7 +82,10 @@ class KeyGradients {
   template <class Source>
   __device__ __forceinline__ void walk(Source& source) {
     bool more = source.next();
-    if (more) load_stage(source, 0);
+    if (more)
+      load_stage(source, 0);
+    else
+      ptx::cp_async_wait<0>();
     for (int index = 0; more; ++index) {
       more = source.next();
       if (Shape::stages > 1 && more) {

@@ -18,7 +18,7 @@ struct QueryGradientShape {
   static constexpr int rows = 64;
   static constexpr int warps = rows / 16;
   static constexpr int threads = warps * 32;
-  static constexpr int keys = Dk > 64 ? 32 : 64;
+  static constexpr int keys = 32;
   static constexpr int stages = Dk > 192 ? 1 : 2;  // a card of 99 KiB of shared memory holds them
   using Queries = SwizzledTile<rows, Dk>;
   using Douts = SwizzledTile<rows, Dv>;

@@ -37,6 +37,15 @@ CudaSegmentSchedule::CudaSegmentSchedule(std::span<const Segment> list, const Co
     DeviceArray<QueryTile> device(host);
     tiles_.push_back({queries, std::move(host), std::move(device)});
   }
+  WindowKeyTiles window = cuda::window_key_tiles(segments);
+  device_window_key_tiles_ = DeviceArray<WindowKeyTile>(window.tiles);
+  window_key_segments_ = DeviceArray<std::int32_t>(window.segments);
+  window_key_tiles_ = std::move(window.tiles);
+}
+
+ListView<WindowKeyTile> CudaSegmentSchedule::window_key_tiles() const {
+  return {window_key_tiles_.data(), device_window_key_tiles_.data(),
+          static_cast<std::int64_t>(window_key_tiles_.size())};
 }
 
 ListView<QueryTile> CudaSegmentSchedule::tiles(int queries) const {

@@ -6,6 +6,7 @@
 
 #include "cpnsa/stages.hpp"
 #include "kernels/cuda/device_array.hpp"
+#include "kernels/cuda/key_tiles.hpp"
 
 namespace cpnsa::cuda {
 
@@ -27,6 +28,10 @@ class CudaSegmentSchedule final : public SegmentSchedule {
   /// The tiles of `queries` queries: 64 or 128 (query, head) rows of a KV head, or 16 queries.
   ListView<QueryTile> tiles(int queries) const;
 
+  /// Tiles of keys of the window branch, and the segments that they refer to.
+  ListView<WindowKeyTile> window_key_tiles() const;
+  const std::int32_t* window_key_segments() const { return window_key_segments_.data(); }
+
   std::int64_t end_position() const { return end_position_; }  ///< no token of the rank is at it or beyond
 
  private:
@@ -37,6 +42,9 @@ class CudaSegmentSchedule final : public SegmentSchedule {
   };
   DeviceArray<Segment> device_segments_;
   std::vector<Tiles> tiles_;
+  std::vector<WindowKeyTile> window_key_tiles_;
+  DeviceArray<WindowKeyTile> device_window_key_tiles_;
+  DeviceArray<std::int32_t> window_key_segments_;
   std::int64_t end_position_ = 0;
 };
 
