@@ -238,8 +238,8 @@ std::size_t Attention::saved_bytes() const {
 Statistics Attention::statistics() {
   Impl& self = *impl_;
   self.device.activate();
-  self.device.synchronize(self.last_stream);
-  self.device.synchronize(self.communication.get());
+  self.communicator.wait(self.device, self.last_stream);
+  self.communicator.wait(self.device, self.communication.get());
   if (self.own_demand_pending) {
     planning::DemandMatrix demand(self.communicator.size(), self.plan.layout.blocks, self.config.num_kv_heads);
     const auto* words = static_cast<const std::uint32_t*>(self.demand_host.data());

@@ -230,7 +230,7 @@ const planning::BlockSchedule& ForwardStep::read_demand() {
   demand_received = static_cast<std::int64_t>(own_bytes) * (ranks - 1);
   a.count_received(Traffic::control, demand_received);
   a.device.copy(a.demand_host.data(), work.demand, own_bytes * static_cast<std::size_t>(ranks), wire);
-  a.device.synchronize(wire);
+  a.communicator.wait(a.device, wire);
 
   planning::DemandMatrix demand(ranks, a.plan.layout.blocks, a.config.num_kv_heads);
   const auto* words = static_cast<const std::uint32_t*>(a.demand_host.data());

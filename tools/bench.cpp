@@ -198,7 +198,7 @@ class LengthBench {
         attention.backward(set.inputs(), set.dout().view(), saved, set.gradients(), workspace->get(), stream_.get());
       device_.record(end.get(), stream_.get());
       together(control_, [&] {  // a device's failure shows here, on the failing rank alone
-        device_.synchronize(stream_.get());
+        execution_.communicator().wait(device_, stream_.get());
         return std::string();
       });
       if (i < 0) continue;

@@ -168,7 +168,7 @@ class RankRun {
   // A device's failure shows when its stream is waited for, and on the failing rank alone.
   void finish_step() {
     together(control_, [&] {
-      execution_->device().synchronize(stream_->get());
+      execution_->communicator().wait(execution_->device(), stream_->get());
       return std::string();
     });
   }
