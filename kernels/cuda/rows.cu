@@ -10,8 +10,8 @@ namespace {
 
 constexpr int block_threads = 256;
 constexpr std::int64_t units_per_thread = 4;
-constexpr std::int64_t most_blocks_x = 1 << 16;
-constexpr std::int64_t most_blocks_y = 65535;
+constexpr std::int64_t most_blocks = 1 << 16;  // of a launch, beyond which threads take more
+constexpr std::int64_t most_blocks_y = 65535;  // what CUDA allows
 
 struct Assign {
   template <class Unit>
@@ -59,10 +59,11 @@ void launch(const Rows<Unit>& rows, const ListView<RowRange>& ranges, cudaStream
   std::int64_t longest = 0;
   for (std::int64_t r = 0; r < ranges.count; ++r) longest = std::max(longest, ranges.host[r].count);
   if (longest * rows.width == 0) return;
+  // Ranges differ in length: as many thread blocks each as the longest wants, unless most would find nothing to do.
   constexpr std::int64_t units_per_block = block_threads * units_per_thread;
-  const dim3 blocks(
-      static_cast<unsigned>(std::min(most_blocks_x, (longest * rows.width + units_per_block - 1) / units_per_block)),
-      static_cast<unsigned>(std::min(most_blocks_y, ranges.count)));
+  const std::int64_t wanted = (longest * rows.width + units_per_block - 1) / units_per_block;
+  const std::int64_t y = std::min(most_blocks_y, ranges.count);
+  const dim3 blocks(static_cast<unsigned>(std::min(wanted, most_blocks / y)), static_cast<unsigned>(y));
   rows_kernel<Operation, Unit><<<blocks, block_threads, 0, stream>>>(rows, ranges.device, ranges.count);
 }
 
@@ -120,7 +121,7 @@ __global__ void __launch_bounds__(block_threads)
 template <int Count, class To, class From>
 void launch_convert(To* destination, const From* source, std::int64_t packs, cudaStream_t stream) {
   if (packs == 0) return;
-  const std::int64_t blocks = std::min(most_blocks_x, (packs + block_threads - 1) / block_threads);
+  const std::int64_t blocks = std::min(most_blocks, (packs + block_threads - 1) / block_threads);
   convert_kernel<To, From, Count>
       <<<static_cast<unsigned>(blocks), block_threads, 0, stream>>>(destination, source, packs);
 }
