@@ -16,6 +16,8 @@ constexpr std::size_t least_bytes = std::size_t{1} << 16;
 HostGather::~HostGather() {
   try {
     const CurrentDevice current(device_);
+    // What waits for ranks that never come still uses the memory, and freeing it would wait for that.
+    if (stream_ && cudaStreamQuery(stream_) == cudaErrorNotReady) return;
     release();
     if (stream_) cudaStreamDestroy(stream_);
   } catch (const std::exception&) {  // the card is lost, and its memory with it

@@ -26,6 +26,8 @@ struct TransportBackend {
   std::function<std::vector<int>()> rank_counts;
   /// Runs the body on each of so many ranks, with a communicator made for this run.
   std::function<void(int ranks, const std::function<void(Communicator&)>& body)> run;
+  /// Whether the ranks' calls are compared, and every rank learns of what ends one of them.
+  bool tells_other_ranks = true;
 };
 
 /// For GoogleTest, which shows a parameter's bytes otherwise.

@@ -1,0 +1,95 @@
+#include "tests/support/nccl_job.hpp"
+
+#include <cuda_runtime_api.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace cpnsa::test {
+namespace {
+
+constexpr int most_ids = 10'000;
+constexpr int no_gpu_status = 77;
+
+// In memory that the processes share.
+struct Shared {
+  std::atomic<int> made{0};
+  ncclUniqueId ids[most_ids];
+};
+
+Shared* shared = nullptr;
+int own_rank = 0, ranks_of_job = 1, ids_taken = 0;
+
+// NCCL refuses two ranks on one GPU unless they seem to be on different hosts.
+void choose_gpu() {
+  int gpus = 0;
+  if (cudaGetDeviceCount(&gpus) != cudaSuccess || gpus == 0) _exit(no_gpu_status);
+  if (cudaSetDevice(own_rank % gpus) != cudaSuccess) _exit(1);
+  if (gpus >= ranks_of_job) return;
+  ::setenv("NCCL_HOSTID", std::to_string(own_rank).c_str(), 1);
+  ::setenv("NCCL_SOCKET_IFNAME", "lo", 1);
+  for (const char* variable : {"NCCL_P2P_DISABLE", "NCCL_SHM_DISABLE"}) ::setenv(variable, "1", 1);
+  ::setenv("NCCL_NVLS_ENABLE", "0", 1);
+}
+
+[[noreturn]] void wait_for(const std::vector<pid_t>& children) {
+  int worst = 0;
+  for (const pid_t child : children) {
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    if (code != 0) worst = code;
+  }
+  _exit(worst);
+}
+
+}  // namespace
+
+void NcclJob::start(int ranks) {
+  void* memory = ::mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) throw std::runtime_error("cannot share memory");
+  shared = new (memory) Shared;
+  ranks_of_job = ranks;
+  std::vector<pid_t> children;
+  for (own_rank = 0; own_rank < ranks; ++own_rank) {
+    const pid_t child = ::fork();
+    if (child < 0) throw std::runtime_error("cannot start a process");
+    if (child == 0) return choose_gpu();
+    children.push_back(child);
+  }
+  wait_for(children);
+}
+
+int NcclJob::rank() {
+  return own_rank;
+}
+
+int NcclJob::size() {
+  return ranks_of_job;
+}
+
+ncclUniqueId NcclJob::next_id() {
+  const int index = ids_taken++;
+  if (index >= most_ids) throw std::runtime_error("too many communicators");
+  if (own_rank == 0) {
+    if (ncclGetUniqueId(&shared->ids[index]) != ncclSuccess) throw std::runtime_error("ncclGetUniqueId failed");
+    shared->made.store(index + 1, std::memory_order_release);
+  }
+  const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(2);
+  while (shared->made.load(std::memory_order_acquire) <= index) {
+    if (std::chrono::steady_clock::now() > end) throw std::runtime_error("rank 0 makes no id");
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return shared->ids[index];
+}
+
+}  // namespace cpnsa::test

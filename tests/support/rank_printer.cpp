@@ -1,0 +1,43 @@
+#include "tests/support/rank_printer.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <sstream>
+
+namespace cpnsa::test {
+namespace {
+
+// A failure is one write, so that ranks do not mix their lines.
+class FailurePrinter final : public testing::EmptyTestEventListener {
+ public:
+  explicit FailurePrinter(int rank) : rank_(rank) {}
+
+  void OnTestPartResult(const testing::TestPartResult& result) override {
+    if (!result.failed()) return;
+    const testing::TestInfo* test = testing::UnitTest::GetInstance()->current_test_info();
+    std::ostringstream text;
+    text << "[rank " << rank_ << "] ";
+    if (test) text << test->test_suite_name() << '.' << test->name() << ": ";
+    text << (result.file_name() ? result.file_name() : "unknown file") << ':' << result.line_number() << "\n[rank "
+         << rank_ << "] " << result.message() << '\n';
+    const std::string line = text.str();
+    std::fwrite(line.data(), 1, line.size(), stdout);
+    std::fflush(stdout);
+  }
+
+ private:
+  int rank_;
+};
+
+}  // namespace
+
+void print_as_rank(int rank) {
+  if (rank == 0) return;
+  testing::TestEventListeners& listeners = testing::UnitTest::GetInstance()->listeners();
+  delete listeners.Release(listeners.default_result_printer());
+  delete listeners.Release(listeners.default_xml_generator());
+  listeners.Append(new FailurePrinter(rank));
+}
+
+}  // namespace cpnsa::test
