@@ -59,7 +59,7 @@ class Oracle {
     return result;
   }
 
-  Tensors backward(const std::vector<std::int32_t>& selected) {
+  Tensors backward(const std::vector<std::int32_t>& selected, SummaryGradients* summaries) {
     compress();
     for_each_tensor([](auto, Reals<Real>& gradient, const Reals<Real>& input) { gradient.assign(input.size(), 0); },
                     gradients_, inputs_);
@@ -71,6 +71,7 @@ class Oracle {
         backward_of(row, position, document, head, selected);
     });
     compress_backward();
+    if (summaries) *summaries = {narrow(dsummaries_k_), narrow(dsummaries_v_)};
     if (problem_.shared_k) sum_branches(gradients_.k);
     if (problem_.shared_v) sum_branches(gradients_.v);
     Tensors result;
@@ -335,8 +336,9 @@ OracleForward oracle_forward(const Problem& problem, Precision precision, const 
   return with_oracle(problem, precision, [&](auto& oracle) { return oracle.forward(selected); });
 }
 
-Tensors oracle_backward(const Problem& problem, Precision precision, const std::vector<std::int32_t>& selected) {
-  return with_oracle(problem, precision, [&](auto& oracle) { return oracle.backward(selected); });
+Tensors oracle_backward(const Problem& problem, Precision precision, const std::vector<std::int32_t>& selected,
+                        SummaryGradients* summaries) {
+  return with_oracle(problem, precision, [&](auto& oracle) { return oracle.backward(selected, summaries); });
 }
 
 }  // namespace cpnsa::test

@@ -31,7 +31,13 @@ struct OracleForward {
 OracleForward oracle_forward(const Problem& problem, Precision precision,
                              const std::vector<std::int32_t>* selected = nullptr);
 
+/// Gradients with respect to the summaries, [C of all documents, G, dk] and [.., dv].
+struct SummaryGradients {
+  Values k, v;
+};
+
 /// Gradients of sum(out * dout) with that selection held fixed.
-Tensors oracle_backward(const Problem& problem, Precision precision, const std::vector<std::int32_t>& selected);
+Tensors oracle_backward(const Problem& problem, Precision precision, const std::vector<std::int32_t>& selected,
+                        SummaryGradients* summaries = nullptr);
 
 }  // namespace cpnsa::test

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <string>
 
 #include "tests/support/oracle.hpp"
@@ -43,14 +44,13 @@ class Truth {
   testing::AssertionResult gradients_agree(const Tensors& found) const;
 
   const OracleForward& forward() const { return truth_; }
-  const Tensors& gradients() const { return gradients_; }
 
  private:
   Problem problem_;
   DType dtype_;
   std::vector<std::int32_t> selected_;
   OracleForward truth_, plain_;
-  Tensors gradients_, plain_gradients_;
+  mutable std::optional<Tensors> gradients_, plain_gradients_;  // computed when first compared
 };
 
 }  // namespace cpnsa::test

@@ -1,0 +1,275 @@
+// Each forward stage alone, on every rank's share, against the oracle.
+
+#include "tests/kernels/kernel_test.hpp"
+
+namespace cpnsa::test {
+namespace {
+
+CPNSA_KERNEL_SUITE(ForwardStages);
+
+class Compressed {
+ public:
+  Compressed(const StageCase& stage, Device& device) : stage_(stage), device_(device) {}
+
+  // All summaries, each from the rank that computes it.
+  Values summaries(const Partition& partition, bool keys) {
+    const Config& config = stage_.config();
+    const std::int64_t dim = keys ? config.head_dim_qk : config.head_dim_v, width = config.num_kv_heads * dim;
+    Values all;
+    for (int rank = 0; rank < partition.ranks(); ++rank) {
+      RankShare share(stage_, partition, rank, device_);
+      const Values& input = keys ? stage_.problem.inputs.k.cmp : stage_.problem.inputs.v.cmp;
+      const DeviceBuffer rows = share.input(share.rows(input));
+      const DeviceBuffer halo = share.input(share.halo(share.plan.summary_halo, input));
+      const DeviceBuffer out = share.output(share.plan.layout.summaries, width);
+      run(share, keys, rows, share.plan.own_runs, out);
+      run(share, keys, halo, share.plan.halo_runs, out);
+      const Values found = share.values(out);
+      all.resize(found.size());
+      for (const auto* runs : {&share.plan.own_runs, &share.plan.halo_runs})
+        for (const SummaryRun& run : *runs)
+          std::copy_n(found.begin() + run.summary * width, run.count * width, all.begin() + run.summary * width);
+    }
+    return all;
+  }
+
+ private:
+  void run(RankShare& share, bool keys, const DeviceBuffer& input, const std::vector<SummaryRun>& runs,
+           const DeviceBuffer& out) {
+    if (runs.empty()) return;
+    const Config& config = stage_.config();
+    const auto& parameters = keys ? stage_.problem.inputs.compress_k : stage_.problem.inputs.compress_v;
+    const auto given = [&](const Values& values) { return values.empty() ? DeviceBuffer() : share.input(values); };
+    const DeviceBuffer pos = given(parameters.pos), weight = given(parameters.weight), w1 = given(parameters.w1),
+                       b1 = given(parameters.b1), w2 = given(parameters.w2), b2 = given(parameters.b2);
+    const DeviceListBuffer<SummaryRun> list(device_, runs);
+    auto compress = share.arguments<Compress>();
+    compress.dim = keys ? config.head_dim_qk : config.head_dim_v;
+    compress.hidden = keys ? config.compress_hidden_k : config.compress_hidden_v;
+    compress.input = input.data();
+    compress.parameters = {pos.data(), weight.data(), w1.data(), b1.data(), w2.data(), b2.data()};
+    compress.summaries = out.data();
+    compress.runs = list.view();
+    device_.compress(compress, Stream{});
+    device_.synchronize(Stream{});
+  }
+
+  const StageCase& stage_;
+  Device& device_;
+};
+
+TEST_P(ForwardStages, Compress) {
+  for_each_case([&](const StageCase& stage) {
+    Compressed compressed(stage, device());
+    for (const bool keys : {true, false}) {
+      const Partition whole = make_partition(PartitionKind::contiguous, stage.problem, 1);
+      const Values expected = compressed.summaries(whole, keys);
+      ASSERT_TRUE(agrees(keys ? "keys" : "values", expected, keys ? stage.truth.summaries_k : stage.truth.summaries_v,
+                         keys ? stage.plain.summaries_k : stage.plain.summaries_v, forward_factor, stage.dtype,
+                         stage.dtype));
+      for_each_partition(stage, [&](const Partition& partition) {
+        ASSERT_EQ(compressed.summaries(partition, keys), expected) << "a summary depends on where it is computed";
+      });
+    }
+  });
+}
+
+// Outputs of an attention stage on all ranks, packed.
+struct Attended {
+  explicit Attended(const StageCase& stage) : out(stage.truth.out.size()), log_sum_exp(stage.truth.lse_cmp.size()) {}
+  void add(const RankShare& share, const DeviceBuffer& out_buffer, const DeviceBuffer& lse_buffer) {
+    share.add_rows(out, share.values(out_buffer));
+    share.add_rows(log_sum_exp, share.accumulated_values(lse_buffer));
+  }
+  Values out, log_sum_exp;
+};
+
+struct AttentionOutputs {
+  AttentionOutputs(const StageCase& stage, const RankShare& share)
+      : out(share.output(share.plan.rows, stage.config().num_q_heads * stage.config().head_dim_v)),
+        log_sum_exp(share.accumulated_output(share.plan.rows, stage.config().num_q_heads)) {}
+  DeviceBuffer out, log_sum_exp;
+};
+
+TEST_P(ForwardStages, CompressedAttention) {
+  for_each_case([&](const StageCase& stage) {
+    for_each_partition(stage, [&](const Partition& partition) {
+      Attended attended(stage);
+      for (int rank = 0; rank < partition.ranks(); ++rank) {
+        RankShare share(stage, partition, rank, device());
+        if (share.plan.rows == 0) continue;
+        const DeviceBuffer q = share.input(share.rows(stage.problem.inputs.q));
+        const DeviceBuffer keys = share.input(stage.truth.summaries_k), values = share.input(stage.truth.summaries_v);
+        const AttentionOutputs outputs(stage, share);
+        auto arguments = share.arguments<CompressedAttention>();
+        arguments.queries = share.queries.get();
+        arguments.q = q.data();
+        arguments.keys = keys.data();
+        arguments.values = values.data();
+        arguments.out = outputs.out.data();
+        arguments.log_sum_exp = outputs.log_sum_exp.data();
+        device().compressed_attention(arguments, Stream{});
+        attended.add(share, outputs.out, outputs.log_sum_exp);
+      }
+      ASSERT_TRUE(
+          agrees("out", attended.out, stage.truth.o_cmp, stage.plain.o_cmp, forward_factor, stage.dtype, stage.dtype));
+      ASSERT_TRUE(log_sum_exp_agrees(attended.log_sum_exp, stage.truth.lse_cmp, stage.plain.lse_cmp, stage.dtype));
+    });
+  });
+}
+
+TEST_P(ForwardStages, SelectBlocks) {
+  for_each_case([&](const StageCase& stage) {
+    const std::int64_t places = stage.config().num_kv_heads * stage.config().select_count;
+    std::vector<std::int32_t> expected;
+    for_each_partition(stage, [&](const Partition& partition) {
+      std::vector<std::int32_t> all(stage.truth.selected.size());
+      for (int rank = 0; rank < partition.ranks(); ++rank) {
+        RankShare share(stage, partition, rank, device());
+        if (share.plan.rows == 0) continue;
+        const DeviceBuffer q = share.input(share.rows(stage.problem.inputs.q));
+        const DeviceBuffer keys = share.input(stage.truth.summaries_k);
+        const DeviceBuffer lse = share.accumulated(share.rows(stage.truth.lse_cmp));
+        const DeviceBuffer selected = poisoned_indices(device(), share.plan.rows * places);
+        auto arguments = share.arguments<SelectBlocks>();
+        arguments.queries = share.queries.get();
+        arguments.q = q.data();
+        arguments.keys = keys.data();
+        arguments.log_sum_exp = lse.data();
+        arguments.selected = static_cast<std::int32_t*>(selected.data());
+        device().select_blocks(arguments, Stream{});
+        partition.gather(selected.indices().data(), all.data(), rank, static_cast<std::size_t>(places) * 4);
+      }
+      if (expected.empty()) {
+        expected = all;
+        ASSERT_TRUE(Truth(stage.problem, stage.dtype, all).selection_is_right());
+      }
+      ASSERT_EQ(all, expected) << "a selection depends on where it is made";
+    });
+  });
+}
+
+TEST_P(ForwardStages, MarkDemand) {
+  for_each_case([&](const StageCase& stage) {
+    const Config& config = stage.config();
+    for_each_partition(stage, [&](const Partition& partition) {
+      for (int rank = 0; rank < partition.ranks(); ++rank) {
+        RankShare share(stage, partition, rank, device());
+        const planning::Layout& layout = share.plan.layout;
+        std::vector<std::int32_t> expected(
+            static_cast<std::size_t>(planning::DemandMatrix::words_of(layout.blocks, config.num_kv_heads)));
+        for (const Segment& segment : share.plan.segments)
+          for (std::int64_t row = segment.row; row < segment.row + segment.rows; ++row)
+            for (std::int64_t at = 0; at < config.num_kv_heads * config.select_count; ++at) {
+              const std::int32_t block =
+                  share.selected()[static_cast<std::size_t>(row * config.num_kv_heads * config.select_count + at)];
+              if (block < 0) continue;
+              const std::int64_t bit = (segment.block + block) * config.num_kv_heads + at / config.select_count;
+              expected[static_cast<std::size_t>(bit / 32)] |= static_cast<std::int32_t>(1u << bit % 32);
+            }
+        if (share.plan.rows == 0) continue;
+        const DeviceBuffer selected(device(), share.selected());
+        DeviceBuffer bitmap(device(), expected.size() * 4);
+        bitmap.fill(0);
+        auto arguments = share.arguments<MarkDemand>();
+        arguments.queries = share.queries.get();
+        arguments.selected = static_cast<const std::int32_t*>(selected.data());
+        arguments.bitmap = static_cast<std::uint32_t*>(bitmap.data());
+        device().mark_demand(arguments, Stream{});
+        ASSERT_EQ(bitmap.indices(), expected);
+      }
+    });
+  });
+}
+
+TEST_P(ForwardStages, SelectedAttention) {
+  for_each_case([&](const StageCase& stage) {
+    const Tensors& inputs = stage.problem.inputs;
+    for_each_partition(stage, [&](const Partition& partition) {
+      Attended attended(stage);
+      for (int rank = 0; rank < partition.ranks(); ++rank) {
+        RankShare share(stage, partition, rank, device());
+        if (share.plan.rows == 0) continue;
+        const DeviceBuffer q = share.input(share.rows(inputs.q)), k = share.input(share.rows(inputs.k.slc)),
+                           v = share.input(share.rows(inputs.v.slc));
+        const DeviceBuffer table(device(), share.schedule.table), selected(device(), share.selected());
+        const AttentionOutputs outputs(stage, share);
+        for (const planning::ExchangeRound& round : share.schedule.rounds) {
+          const DeviceBuffer pool = share.input(share.pool(round, inputs.k.slc, inputs.v.slc));
+          auto arguments = share.arguments<SelectedAttention>();
+          arguments.queries = share.queries.get();
+          arguments.q = q.data();
+          arguments.k = k.data();
+          arguments.v = v.data();
+          arguments.pool = pool.data();
+          arguments.table = static_cast<const BlockLocation*>(table.data());
+          arguments.selected = static_cast<const std::int32_t*>(selected.data());
+          arguments.head_begin = round.head_begin;
+          arguments.head_end = round.head_end;
+          arguments.out = outputs.out.data();
+          arguments.log_sum_exp = outputs.log_sum_exp.data();
+          device().selected_attention(arguments, Stream{});
+          device().synchronize(Stream{});
+        }
+        attended.add(share, outputs.out, outputs.log_sum_exp);
+      }
+      ASSERT_TRUE(
+          agrees("out", attended.out, stage.truth.o_slc, stage.plain.o_slc, forward_factor, stage.dtype, stage.dtype));
+      ASSERT_TRUE(log_sum_exp_agrees(attended.log_sum_exp, stage.truth.lse_slc, stage.plain.lse_slc, stage.dtype));
+    });
+  });
+}
+
+TEST_P(ForwardStages, WindowAttention) {
+  for_each_case([&](const StageCase& stage) {
+    const Tensors& inputs = stage.problem.inputs;
+    for_each_partition(stage, [&](const Partition& partition) {
+      Attended attended(stage);
+      for (int rank = 0; rank < partition.ranks(); ++rank) {
+        RankShare share(stage, partition, rank, device());
+        if (share.plan.rows == 0) continue;
+        const DeviceBuffer q = share.input(share.rows(inputs.q)), k = share.input(share.rows(inputs.k.win)),
+                           v = share.input(share.rows(inputs.v.win));
+        const DeviceBuffer halo_k = share.input(share.halo(share.plan.window_halo, inputs.k.win)),
+                           halo_v = share.input(share.halo(share.plan.window_halo, inputs.v.win));
+        const AttentionOutputs outputs(stage, share);
+        auto arguments = share.arguments<WindowAttention>();
+        arguments.queries = share.queries.get();
+        arguments.q = q.data();
+        arguments.k = k.data();
+        arguments.v = v.data();
+        arguments.halo_k = halo_k.data();
+        arguments.halo_v = halo_v.data();
+        arguments.out = outputs.out.data();
+        arguments.log_sum_exp = outputs.log_sum_exp.data();
+        device().window_attention(arguments, Stream{});
+        attended.add(share, outputs.out, outputs.log_sum_exp);
+      }
+      ASSERT_TRUE(
+          agrees("out", attended.out, stage.truth.o_win, stage.plain.o_win, forward_factor, stage.dtype, stage.dtype));
+      ASSERT_TRUE(log_sum_exp_agrees(attended.log_sum_exp, stage.truth.lse_win, stage.plain.lse_win, stage.dtype));
+    });
+  });
+}
+
+TEST_P(ForwardStages, CombineBranches) {
+  for_each_case([&](const StageCase& stage) {
+    RankShare share(stage, make_partition(PartitionKind::contiguous, stage.problem, 1), 0, device());
+    const DeviceBuffer gate = share.input(stage.problem.inputs.gate), o_cmp = share.input(stage.truth.o_cmp),
+                       o_slc = share.input(stage.truth.o_slc), o_win = share.input(stage.truth.o_win);
+    const AttentionOutputs outputs(stage, share);
+    auto arguments = share.arguments<CombineBranches>();
+    arguments.rows = share.plan.rows;
+    arguments.gate = gate.data();
+    arguments.o_cmp = o_cmp.data();
+    arguments.o_slc = o_slc.data();
+    arguments.o_win = o_win.data();
+    arguments.out = outputs.out.data();
+    device().combine_branches(arguments, Stream{});
+    ASSERT_TRUE(agrees("out", share.values(outputs.out), stage.truth.out, stage.plain.out, forward_factor, stage.dtype,
+                       stage.dtype));
+  });
+}
+
+}  // namespace
+}  // namespace cpnsa::test

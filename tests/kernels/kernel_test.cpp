@@ -1,0 +1,275 @@
+#include "tests/kernels/kernel_test.hpp"
+
+#include <cmath>
+#include <iostream>
+
+#include "cpnsa/error.hpp"
+#include "tests/support/seeds.hpp"
+
+namespace cpnsa::test {
+namespace {
+
+Problem separate(Problem problem) {
+  if (problem.shared_k) problem.inputs.k.slc = problem.inputs.k.win = problem.inputs.k.cmp;
+  if (problem.shared_v) problem.inputs.v.slc = problem.inputs.v.win = problem.inputs.v.cmp;
+  problem.shared_k = problem.shared_v = false;
+  return problem;
+}
+
+std::size_t width_of(const Problem& problem, const Values& packed) {
+  return packed.size() / static_cast<std::size_t>(problem.tokens());
+}
+
+planning::DemandMatrix demand_of(const Problem& problem, const Partition& partition, const planning::Layout& layout,
+                                 const std::vector<std::int32_t>& selected) {
+  const Config& config = problem.config;
+  planning::DemandMatrix demand(partition.ranks(), layout.blocks, config.num_kv_heads);
+  const std::size_t words = demand.words().size() / static_cast<std::size_t>(partition.ranks());
+  for (int rank = 0; rank < partition.ranks(); ++rank)
+    for (const planning::OwnedRun& run : layout.runs[static_cast<std::size_t>(rank)])
+      for (std::int64_t token = run.begin; token < run.end(); ++token)
+        for (std::int64_t at = 0; at < config.num_kv_heads * config.select_count; ++at) {
+          const std::int32_t block =
+              selected[static_cast<std::size_t>(token * config.num_kv_heads * config.select_count + at)];
+          if (block < 0) continue;
+          const std::int64_t bit =
+              (layout.document_of(run).block + block) * config.num_kv_heads + at / config.select_count;
+          demand.words()[static_cast<std::size_t>(rank) * words + static_cast<std::size_t>(bit / 32)] |= 1u << bit % 32;
+        }
+  return demand;
+}
+
+// The shapes of the paper and of common models, small: 16 query heads a group, blocks of 64.
+std::vector<Problem> model_shapes() {
+  std::vector<Problem> problems;
+  std::uint64_t seed = 500;
+  for (const auto& [dk, dv] : {std::pair{64, 64}, {128, 128}, {192, 128}}) {
+    Config config;
+    config.num_q_heads = 16, config.num_kv_heads = 1;
+    config.head_dim_qk = dk, config.head_dim_v = dv;
+    config.select_count = 4;
+    config.window = 100;
+    config.compress_hidden_k = config.compress_hidden_v = 64;
+    problems.push_back(make_problem(config, {0, 100, 330}, seed++, {.shared_k = false, .shared_v = false}));
+  }
+  return problems;
+}
+
+}  // namespace
+
+StageCase::StageCase(Problem problem_, DType dtype_)
+    : problem(rounded(separate(std::move(problem_)), dtype_)),
+      dtype(dtype_),
+      truth(oracle_forward(problem, {dtype, false})),
+      plain(oracle_forward(problem, {dtype, true}, &truth.selected)) {}
+
+BranchCase::BranchCase(const StageCase& stage, OnlyBranch branch) : problem(stage.problem) {
+  problem.config.gate = GateKind::values;
+  for (std::size_t i = 0; i < problem.inputs.gate.size(); ++i)
+    if (i % 3 != static_cast<std::size_t>(branch)) problem.inputs.gate[i] = 0;
+  truth = oracle_backward(problem, {stage.dtype, false}, stage.truth.selected, &dsummaries);
+  plain = oracle_backward(problem, {stage.dtype, true}, stage.truth.selected, &plain_dsummaries);
+
+  const OracleForward& forward = stage.truth;
+  const Values& out = branch == OnlyBranch::cmp   ? forward.o_cmp
+                      : branch == OnlyBranch::slc ? forward.o_slc
+                                                  : forward.o_win;
+  log_sum_exp = branch == OnlyBranch::cmp   ? forward.lse_cmp
+                : branch == OnlyBranch::slc ? forward.lse_slc
+                                            : forward.lse_win;
+  const auto dv = static_cast<std::size_t>(problem.config.head_dim_v);
+  for (std::size_t row = 0; row < log_sum_exp.size(); ++row) {
+    weights.push_back(problem.inputs.gate[3 * row + static_cast<std::size_t>(branch)]);
+    double delta = 0;
+    for (std::size_t c = 0; c < dv; ++c) delta += problem.dout[row * dv + c] * out[row * dv + c];
+    deltas.push_back(weights.back() * delta);
+  }
+}
+
+RankShare::RankShare(const StageCase& stage, const Partition& partition, int rank, Device& device)
+    : plan(stage.problem.config, partition, rank, AttentionOptions{.dtype = stage.dtype, .gradient_dtype = {}}),
+      schedule(plan.blocks.fetch(demand_of(stage.problem, partition, plan.layout, stage.truth.selected))),
+      queries(device.schedule(plan.segments, stage.problem.config)),
+      stage_(stage),
+      tokens_(partition.global_rows(rank)),
+      device_(device) {
+  const ProblemSize size{.config = &stage.problem.config,
+                         .dtype = stage.dtype,
+                         .rows = plan.rows,
+                         .halo_rows = plan.window_halo.rows,
+                         .compress_halo_rows = plan.summary_halo.rows,
+                         .own_summaries = plan.layout.own_summaries[static_cast<std::size_t>(rank)],
+                         .summaries = plan.layout.summaries,
+                         .blocks = plan.layout.blocks,
+                         .pool_slots = plan.blocks.pool_slots(),
+                         .backward = true};
+  scratch_ = DeviceBuffer(device, device.scratch_bytes(size));
+}
+
+Values RankShare::rows(const Values& packed) const {
+  const std::size_t width = width_of(stage_.problem, packed);
+  Values own;
+  for (const std::int64_t token : tokens_) {
+    const auto first = packed.begin() + token * static_cast<std::ptrdiff_t>(width);
+    own.insert(own.end(), first, first + static_cast<std::ptrdiff_t>(width));
+  }
+  return own;
+}
+
+Values RankShare::halo(const planning::RankHalo& halo, const Values& packed) const {
+  const auto width = static_cast<std::ptrdiff_t>(width_of(stage_.problem, packed));
+  Values stored;
+  for (const TokenRange& range : halo.stored)
+    stored.insert(stored.end(), packed.begin() + range.begin * width, packed.begin() + range.end * width);
+  return stored;
+}
+
+// visit(row of the pool's slot, slot, token, KV head)
+template <class Visit>
+void RankShare::for_each_slot_row(const planning::ExchangeRound& round, Visit visit) const {
+  const Config& config = stage_.problem.config;
+  for (const planning::Document& document : plan.layout.documents)
+    for (std::int64_t block = 0; block < document.blocks; ++block)
+      for (std::int64_t head = round.head_begin; head < round.head_end; ++head) {
+        const BlockLocation where =
+            schedule.table[static_cast<std::size_t>((document.block + block) * config.num_kv_heads + head)];
+        for (std::int64_t row = 0; where < 0 && row < config.select_block; ++row)
+          visit(row, -1 - where, document.begin + block * config.select_block + row, head);
+      }
+}
+
+Values RankShare::pool(const planning::ExchangeRound& round, const Values& k, const Values& v) const {
+  const Config& config = stage_.problem.config;
+  const std::int64_t dk = config.head_dim_qk, dv = config.head_dim_v, heads = config.num_kv_heads;
+  const std::int64_t slot_size = config.select_block * (dk + dv);
+  Values pool(static_cast<std::size_t>(round.received * slot_size));
+  for_each_slot_row(round, [&](std::int64_t row, std::int64_t slot, std::int64_t token, std::int64_t head) {
+    std::copy_n(k.begin() + (token * heads + head) * dk, dk, pool.begin() + slot * slot_size + row * dk);
+    std::copy_n(v.begin() + (token * heads + head) * dv, dv,
+                pool.begin() + slot * slot_size + config.select_block * dk + row * dv);
+  });
+  return pool;
+}
+
+void RankShare::add_pool(Values& packed_k, Values& packed_v, const planning::ExchangeRound& round,
+                         const Values& pool) const {
+  const Config& config = stage_.problem.config;
+  const std::int64_t dk = config.head_dim_qk, dv = config.head_dim_v, heads = config.num_kv_heads;
+  const std::int64_t slot_size = config.select_block * (dk + dv);
+  for_each_slot_row(round, [&](std::int64_t row, std::int64_t slot, std::int64_t token, std::int64_t head) {
+    for (std::int64_t c = 0; c < dk; ++c)
+      packed_k[static_cast<std::size_t>((token * heads + head) * dk + c)] +=
+          pool[static_cast<std::size_t>(slot * slot_size + row * dk + c)];
+    for (std::int64_t c = 0; c < dv; ++c)
+      packed_v[static_cast<std::size_t>((token * heads + head) * dv + c)] +=
+          pool[static_cast<std::size_t>(slot * slot_size + config.select_block * dk + row * dv + c)];
+  });
+}
+
+std::vector<std::int32_t> RankShare::selected() const {
+  const auto width = static_cast<std::ptrdiff_t>(stage_.config().num_kv_heads * stage_.config().select_count);
+  std::vector<std::int32_t> own;
+  for (const std::int64_t token : tokens_) {
+    const auto first = stage_.truth.selected.begin() + token * width;
+    own.insert(own.end(), first, first + width);
+  }
+  return own;
+}
+
+void RankShare::add_rows(Values& packed, const Values& own) const {
+  const std::size_t width = width_of(stage_.problem, packed);
+  for (std::size_t row = 0; row < tokens_.size(); ++row)
+    for (std::size_t c = 0; c < width; ++c)
+      packed[static_cast<std::size_t>(tokens_[row]) * width + c] += own[row * width + c];
+}
+
+void RankShare::add_halo(Values& packed, const planning::RankHalo& halo, const Values& stored) const {
+  const std::size_t width = width_of(stage_.problem, packed);
+  std::size_t at = 0;
+  for (const TokenRange& range : halo.stored)
+    for (std::size_t i = static_cast<std::size_t>(range.begin) * width; i < static_cast<std::size_t>(range.end) * width;
+         ++i)
+      packed[i] += stored[at++];
+}
+
+DeviceBuffer RankShare::output(std::int64_t rows, std::int64_t width) const {
+  return {device_, static_cast<std::size_t>(rows * width) * size_of(stage_.dtype)};
+}
+
+DeviceBuffer RankShare::accumulated_output(std::int64_t rows, std::int64_t width) const {
+  return {device_, static_cast<std::size_t>(rows * width) * size_of(accumulate_dtype(stage_.dtype))};
+}
+
+void KernelTest::SetUp() {
+  device_ = GetParam().make();
+  device_->activate();
+}
+
+void KernelTest::TearDown() {
+  if (unsupported_ > 0)
+    std::cout << "[  SKIPPED ] " << unsupported_
+              << " cases that the device does not support, the first: " << first_unsupported_ << '\n';
+}
+
+bool KernelTest::supported(const Config& config, DType dtype) {
+  try {
+    device_->check_supported(config, dtype);
+    return true;
+  } catch (const UnsupportedError& error) {
+    if (unsupported_++ == 0) first_unsupported_ = error.what();
+    return false;
+  }
+}
+
+void KernelTest::for_each_case(const std::function<void(const StageCase&)>& check) {
+  for (const DType dtype : GetParam().dtypes) {
+    std::vector<Problem> problems;
+    for (const std::uint64_t seed : seeds(8)) problems.push_back(random_problem(6000 + seed, 120));
+    if (size_of(dtype) == 2)
+      for (Problem& problem : model_shapes()) problems.push_back(std::move(problem));
+    for (Problem& problem : problems) {
+      SCOPED_TRACE(std::string(name_of(dtype)) + ", " + describe(problem));
+      if (!supported(problem.config, dtype)) continue;
+      check(StageCase(std::move(problem), dtype));
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+void KernelTest::for_each_partition(const StageCase& stage, const std::function<void(const Partition&)>& check) {
+  for (const auto& [kind, ranks] :
+       {std::pair{PartitionKind::contiguous, 1}, {PartitionKind::zigzag, 2}, {PartitionKind::custom, 4}}) {
+    SCOPED_TRACE(name_of(kind) + ", " + std::to_string(ranks) + " ranks");
+    check(make_partition(kind, stage.problem, ranks));
+    if (HasFatalFailure()) return;
+  }
+}
+
+std::string name_of_device(const testing::TestParamInfo<DeviceBackend>& info) {
+  return info.param.name;
+}
+
+testing::AssertionResult agrees(const std::string& name, const Values& found, const Values& truth, const Values& plain,
+                                double factor, DType dtype, DType stored, double floor) {
+  return within(name, found, truth, derived_tolerance(relative_error(plain, truth), factor, dtype, stored), floor);
+}
+
+testing::AssertionResult log_sum_exp_agrees(const Values& found, const Values& truth, const Values& plain,
+                                            DType dtype) {
+  if (found.size() != truth.size()) return testing::AssertionFailure() << "log-sum-exp: wrong size";
+  Values finite_found, finite_truth, finite_plain;
+  for (std::size_t i = 0; i < truth.size(); ++i) {
+    if (std::isinf(truth[i])) {
+      if (found[i] != truth[i])
+        return testing::AssertionFailure() << "log-sum-exp " << i << " is " << found[i] << ", expected " << truth[i];
+      continue;
+    }
+    finite_found.push_back(found[i]);
+    finite_truth.push_back(truth[i]);
+    finite_plain.push_back(plain[i]);
+  }
+  return agrees("log-sum-exp", finite_found, finite_truth, finite_plain, forward_factor, dtype, accumulate_dtype(dtype),
+                1e-6 * (dtype == DType::f64 ? 1e-8 : 1));
+}
+
+}  // namespace cpnsa::test
