@@ -30,4 +30,37 @@ struct WindowKeyTiles {
 
 WindowKeyTiles window_key_tiles(std::span<const Segment> segments);
 
+/// A segment as a stretch of its document's queries on this rank, which are counted in ascending order of position.
+struct QueryRun {
+  std::int64_t first;  ///< query
+  std::int64_t queries;
+  std::int64_t row;       ///< local row of the first
+  std::int64_t position;  ///< of the first
+};
+
+/// Consecutive summaries of one document, with a part of the queries that see some of them. The parts of the same
+/// summaries have the same `place`, and add to it in the order of `turn`.
+struct SummaryKeyTile {
+  std::int64_t row;          ///< of the summaries tensor
+  std::int64_t query_begin;  ///< of the document's queries on this rank
+  std::int64_t query_end;
+  std::int32_t summary;  ///< first of the tile, in the document
+  std::int32_t summaries;
+  std::int32_t run_begin;  ///< in SummaryKeyTiles::runs
+  std::int32_t run_end;
+  std::int32_t place;
+  std::int32_t turn;
+};
+
+struct SummaryKeyTiles {
+  std::vector<SummaryKeyTile> tiles;  ///< a later turn after an earlier one
+  std::vector<QueryRun> runs;
+  std::int64_t places = 0;  ///< at most C
+};
+
+SummaryKeyTiles summary_key_tiles(std::span<const Segment> segments, const Config& config);
+
+/// (query, head) rows that one thread block takes in at most, where a tile of keys is seen by many.
+inline constexpr std::int64_t rows_per_part = 8192;
+
 }  // namespace cpnsa::cuda

@@ -38,14 +38,12 @@ CudaSegmentSchedule::CudaSegmentSchedule(std::span<const Segment> list, const Co
     tiles_.push_back({queries, std::move(host), std::move(device)});
   }
   WindowKeyTiles window = cuda::window_key_tiles(segments);
-  device_window_key_tiles_ = DeviceArray<WindowKeyTile>(window.tiles);
   window_key_segments_ = DeviceArray<std::int32_t>(window.segments);
-  window_key_tiles_ = std::move(window.tiles);
-}
-
-ListView<WindowKeyTile> CudaSegmentSchedule::window_key_tiles() const {
-  return {window_key_tiles_.data(), device_window_key_tiles_.data(),
-          static_cast<std::int64_t>(window_key_tiles_.size())};
+  window_key_tiles_ = KeyTiles<WindowKeyTile>(std::move(window.tiles));
+  SummaryKeyTiles summaries = cuda::summary_key_tiles(segments, config);
+  query_runs_ = DeviceArray<QueryRun>(summaries.runs);
+  summary_places_ = summaries.places;
+  summary_key_tiles_ = KeyTiles<SummaryKeyTile>(std::move(summaries.tiles));
 }
 
 ListView<QueryTile> CudaSegmentSchedule::tiles(int queries) const {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "cpnsa/stages.hpp"
@@ -29,8 +30,13 @@ class CudaSegmentSchedule final : public SegmentSchedule {
   ListView<QueryTile> tiles(int queries) const;
 
   /// Tiles of keys of the window branch, and the segments that they refer to.
-  ListView<WindowKeyTile> window_key_tiles() const;
+  ListView<WindowKeyTile> window_key_tiles() const { return window_key_tiles_.view(); }
   const std::int32_t* window_key_segments() const { return window_key_segments_.data(); }
+
+  /// Tiles of summaries, the runs that they refer to, and the number of their places.
+  ListView<SummaryKeyTile> summary_key_tiles() const { return summary_key_tiles_.view(); }
+  const QueryRun* query_runs() const { return query_runs_.data(); }
+  std::int64_t summary_places() const { return summary_places_; }
 
   std::int64_t end_position() const { return end_position_; }  ///< no token of the rank is at it or beyond
 
@@ -40,11 +46,22 @@ class CudaSegmentSchedule final : public SegmentSchedule {
     std::vector<QueryTile> host;
     DeviceArray<QueryTile> device;
   };
+  template <class Tile>
+  struct KeyTiles {
+    std::vector<Tile> host;
+    DeviceArray<Tile> device;
+
+    KeyTiles() = default;
+    explicit KeyTiles(std::vector<Tile> tiles) : host(std::move(tiles)), device(host) {}
+    ListView<Tile> view() const { return {host.data(), device.data(), static_cast<std::int64_t>(host.size())}; }
+  };
   DeviceArray<Segment> device_segments_;
   std::vector<Tiles> tiles_;
-  std::vector<WindowKeyTile> window_key_tiles_;
-  DeviceArray<WindowKeyTile> device_window_key_tiles_;
+  KeyTiles<WindowKeyTile> window_key_tiles_;
   DeviceArray<std::int32_t> window_key_segments_;
+  KeyTiles<SummaryKeyTile> summary_key_tiles_;
+  DeviceArray<QueryRun> query_runs_;
+  std::int64_t summary_places_ = 0;
   std::int64_t end_position_ = 0;
 };
 

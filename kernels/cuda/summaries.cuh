@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cuda_runtime_api.h>
+
 #include "cpnsa/config.hpp"
 
 namespace cpnsa::cuda {

@@ -40,11 +40,11 @@ class WindowRows {
     return true;
   }
   __device__ std::int64_t head_row(int index) const {
-    const std::int64_t query = rows_.query_of(index);
+    const int query = rows_.query_of(index);
     return query < rows_.end ? (first_row_ + query) * a_.heads + first_head_ + rows_.head_of(index) : -1;
   }
   __device__ KeyRange visible(int index) const {
-    const int past = first_query_ + static_cast<int>(rows_.query_of(index)) + 1 - first_key_;
+    const int past = first_query_ + rows_.query_of(index) + 1 - first_key_;
     return {max(keys_.begin, past - window_), min(keys_.end, past)};
   }
 
@@ -65,7 +65,7 @@ class WindowRows {
         min(static_cast<std::int64_t>(first_key_) + keys_.end - 1 + window_, position + segment.rows);
     first_query_ = static_cast<int>(first);
     first_row_ = segment.row + first - position;
-    rows_.start(0, last - first);
+    rows_.start(0, static_cast<int>(last - first));
   }
 
   const AttentionProblem<typename Shape::T>& a_;
@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(Shape::threads)
     window_key_gradients_kernel(GradientProblem<typename Shape::T> a, WindowTensors<Shape> tensors,
                                 WindowGradients gradients) {
   extern __shared__ __align__(1024) unsigned char shared[];
-  const WindowKeyTile tile = gradients.tiles[blockIdx.x];
+  const WindowKeyTile& tile = gradients.tiles[blockIdx.x];
   const int group = blockIdx.y;
   const auto row = [&](auto* own, auto* halo, int dim, int r) -> decltype(own) {
     if (r >= tile.rows) return nullptr;
