@@ -9,5 +9,7 @@
 namespace cpnsa::cuda {
 
 std::size_t compress_scratch_bytes(const ProblemSize&);
+std::size_t compressed_attention_backward_scratch_bytes(const ProblemSize&);
+std::size_t selected_attention_backward_scratch_bytes(const ProblemSize&);
 
 }  // namespace cpnsa::cuda
