@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034
 # Sourced by the other scripts: what they need of the system, and how to get what is missing of it.
 
 packages=(g++ cmake ninja-build libopenmpi-dev openmpi-bin libgtest-dev libgmock-dev nlohmann-json3-dev libcli11-dev

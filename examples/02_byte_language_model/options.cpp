@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <map>
 
 #include "text.hpp"
@@ -27,6 +28,7 @@ std::string problem_of(const Options& options) {
   const auto wrong = [](const char* flag, auto found, const std::string& expected) {
     return fmt::format("{}: found {}, expected {}", flag, found, expected);
   };
+  if (!std::isfinite(options.learning_rate)) return wrong("--learning-rate", options.learning_rate, "a finite number");
   if (options.heads % options.kv_heads != 0)
     return wrong("--kv-heads", options.kv_heads, fmt::format("a divisor of --heads {}", options.heads));
   if (options.width % (2 * options.heads) != 0)

@@ -1,0 +1,91 @@
+// The language model learns, and its curve does not depend on how its ranks are made and what they own.
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/examples/loss_curve.hpp"
+#include "tests/tools/command.hpp"
+#include "tests/tools/test_files.hpp"
+
+namespace cpnsa::test {
+namespace {
+
+using testing::HasSubstr;
+
+class LanguageModel : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string text;
+    for (int i = 0; i < 400; ++i) text += fmt::format("line {} of a text that repeats itself\n", i * i % 97);
+    write_file(text_path(), text);
+  }
+
+  std::filesystem::path text_path() const { return folder_.path() / "text"; }
+  std::filesystem::path out(const std::string& name) const { return folder_.path() / name; }
+
+  Outcome run(const Launcher& launcher, const std::string& name, const std::vector<std::string>& flags = {}) {
+    std::vector<std::string> arguments{"--text", text_path(), "--out", out(name), "--tokens", "520",        "--steps",
+                                       "12",     "--width",   "16",    "--heads", "2",        "--kv-heads", "1"};
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    const Outcome outcome = run_command(launcher, arguments);
+    EXPECT_EQ(outcome.status, 0) << launcher.name << ": " << outcome.err;
+    return outcome;
+  }
+
+  std::vector<double> losses(const Launcher& launcher, const std::string& name,
+                             const std::vector<std::string>& flags = {}) {
+    run(launcher, name, flags);
+    return read_losses(out(name) / "loss.csv");
+  }
+
+  TemporaryFolder folder_;
+};
+
+TEST_F(LanguageModel, CurveIsTheSameForEveryRankCountPartitionAndExchange) {
+  for (const std::string attention : {"nsa", "full"}) {
+    const std::vector<double> expected = losses(one_rank(), attention, {"--attention", attention});
+    ASSERT_EQ(expected.size(), 12u);
+    EXPECT_NEAR(expected.front(), std::log(256.0), 0.2);  // before it has learnt, every byte is as likely
+    EXPECT_LT(expected.back(), expected.front() - 0.3);
+    const auto same = [&](const Launcher& launcher, const std::vector<std::string>& flags) {
+      std::vector<std::string> all{"--attention", attention};
+      all.insert(all.end(), flags.begin(), flags.end());
+      const std::vector<double> found = losses(launcher, "other", all);
+      EXPECT_LT(relative_deviation(expected, found), 1e-9) << attention << ", " << launcher.name;
+    };
+    same(threads(2), {"--exchange", "fetch"});
+    same(threads(4), {"--exchange", "gather", "--partition", "contiguous"});
+    for (const int ranks : {1, 2, 4})
+      if (const std::optional<Launcher> launcher = processes(ranks)) same(*launcher, {});
+  }
+}
+
+TEST_F(LanguageModel, Float32CurveStartsTheSame) {
+  const std::vector<double> expected = losses(one_rank(), "f64");
+  EXPECT_LT(relative_deviation(expected, losses(threads(3), "f32", {"--dtype", "f32"})), 1e-4);
+}
+
+TEST_F(LanguageModel, TwoRunsAreEqualToTheLastDigit) {
+  run(threads(3), "first");
+  run(threads(3), "second");
+  EXPECT_EQ(read_file(out("first") / "loss.csv"), read_file(out("second") / "loss.csv"));
+}
+
+TEST_F(LanguageModel, DrawsAnotherCurveAndReportsWhereTheFilesAre) {
+  run(one_rank(), "first");
+  const Outcome outcome = run(threads(2), "second", {"--compare", out("first") / "loss.csv"});
+  EXPECT_THAT(outcome.out, HasSubstr("blocks fetched"));
+  EXPECT_THAT(outcome.out, HasSubstr("unigram entropy of the text"));
+  EXPECT_THAT(outcome.out, HasSubstr((out("second") / "loss.svg").string()));
+  EXPECT_EQ(names_in(out("second")), (std::vector<std::string>{"loss.csv", "loss.svg"}));
+  const std::string svg = read_file(out("second") / "loss.svg");
+  std::size_t curves = 0;
+  for (std::size_t at = svg.find("<polyline"); at != std::string::npos; at = svg.find("<polyline", at + 1)) ++curves;
+  EXPECT_EQ(curves, 2u);
+  EXPECT_THAT(svg, HasSubstr("unigram entropy"));
+}
+
+}  // namespace
+}  // namespace cpnsa::test
