@@ -1,4 +1,5 @@
 #include "kernels/cuda/attention_launch.cuh"
+#include "kernels/cuda/sm90.hpp"
 #include "kernels/cuda/stage_functions.hpp"
 #include "kernels/cuda/summary_source.cuh"
 
@@ -20,6 +21,7 @@ __global__ void __launch_bounds__(Shape::threads)
 }  // namespace
 
 void compressed_attention(const CompressedAttention& a, cudaStream_t stream) {
+  if (sm90::serves_attention(*a.config)) return sm90::compressed_attention(a, stream);
   visit_shape<AttentionShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     launch_attention<Shape>(compressed_attention_kernel<Shape>, a, Shape::shared_bytes, a.config->num_kv_heads, stream,
                             summary_tensors<Shape>(a));

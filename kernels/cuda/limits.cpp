@@ -12,12 +12,18 @@ namespace {
 constexpr std::int64_t head_dim_step = 8;
 constexpr std::int64_t most_head_dim = 256;
 constexpr std::int64_t hidden_step = 8;
+constexpr std::int64_t most_heads_per_group = 64;
+constexpr std::int64_t most_select_count = 64;
+constexpr std::int64_t most_summaries_a_block = 128;
 
 [[noreturn]] void refuse(std::string_view key, std::string_view found) {
   throw UnsupportedError(fmt::format(
       "cuda device: found {} {}, supported are dtype bf16 and f16; head_dim_qk and head_dim_v multiples of {} up to "
-      "{}; hidden widths of the mlp compressor multiples of {}",
-      key, found, head_dim_step, most_head_dim, hidden_step));
+      "{}; hidden widths of the mlp compressor multiples of {}; num_q_heads / num_kv_heads up to {}; select_count up "
+      "to "
+      "{}; (select_block + compress_block) / compress_stride up to {}",
+      key, found, head_dim_step, most_head_dim, hidden_step, most_heads_per_group, most_select_count,
+      most_summaries_a_block));
 }
 
 void check_head_dim(std::string_view key, std::int64_t dim) {
@@ -28,8 +34,15 @@ void check_hidden(std::string_view key, std::int64_t hidden) {
   if (hidden % hidden_step != 0) refuse(key, fmt::to_string(hidden));
 }
 
-/// What the attention kernels ask for beyond the above.
-void check_attention_limits(const Config&) {}
+/// What the attention kernels keep in shared memory: the rows of a KV head's query, the best blocks so far, the
+/// importances that blocks still wait for.
+void check_attention_limits(const Config& config) {
+  if (config.heads_per_group() > most_heads_per_group)
+    refuse("num_q_heads / num_kv_heads", fmt::to_string(config.heads_per_group()));
+  if (config.select_count > most_select_count) refuse("select_count", fmt::to_string(config.select_count));
+  const std::int64_t span = (config.select_block + config.compress_block) / config.compress_stride;
+  if (span > most_summaries_a_block) refuse("(select_block + compress_block) / compress_stride", fmt::to_string(span));
+}
 
 }  // namespace
 

@@ -4,6 +4,7 @@
 // offered to each query's best so far. A row's scores depend on nothing but its query, its document and its position.
 
 #include "kernels/cuda/attention_launch.cuh"
+#include "kernels/cuda/sm90.hpp"
 #include "kernels/cuda/stage_functions.hpp"
 #include "kernels/cuda/summaries.cuh"
 #include "kernels/cuda/top_blocks.cuh"
@@ -195,6 +196,7 @@ __global__ void __launch_bounds__(Shape::threads, 2)
 }  // namespace
 
 void select_blocks(const SelectBlocks& a, cudaStream_t stream) {
+  if (sm90::serves_selection(*a.config)) return sm90::select_blocks(a, stream);
   visit_shape<AttentionShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using T = typename Shape::T;
     const Config& config = *a.config;

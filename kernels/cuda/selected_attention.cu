@@ -1,5 +1,6 @@
 #include "kernels/cuda/attention_launch.cuh"
 #include "kernels/cuda/selected_source.cuh"
+#include "kernels/cuda/sm90.hpp"
 #include "kernels/cuda/stage_functions.hpp"
 
 namespace cpnsa::cuda {
@@ -19,6 +20,7 @@ __global__ void __launch_bounds__(Shape::threads)
 }  // namespace
 
 void selected_attention(const SelectedAttention& a, cudaStream_t stream) {
+  if (sm90::serves(a)) return sm90::selected_attention(a, stream);
   visit_shape<AttentionShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     const auto tensors = selected_tensors<Shape>(a);
     launch_attention<Shape>(selected_attention_kernel<Shape>, a,

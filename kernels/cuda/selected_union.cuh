@@ -20,7 +20,7 @@ struct SelectedUnion {
   static constexpr int most_queries = 64;
 
   static int words(std::int64_t blocks) { return static_cast<int>((blocks + 31) / 32); }
-  static std::size_t bytes(int words, int capacity) {
+  __host__ __device__ static std::size_t bytes(int words, int capacity) {
     return static_cast<std::size_t>(capacity) * 12 + static_cast<std::size_t>(words) * 8 + 16;
   }
 
@@ -35,7 +35,7 @@ struct SelectedUnion {
   /// Fills it from selected[query * query_stride + i], i < per_query; -1 stands for none. All threads call it.
   template <int Threads>
   __device__ void build(const std::int32_t* selected, int tile_queries, int per_query, std::int64_t query_stride,
-                        int words) {
+                        int words) const {
     __shared__ int warp_sums[Threads / 32];
     for (int i = threadIdx.x; i < words; i += Threads) bitmap[i] = 0;
     __syncthreads();

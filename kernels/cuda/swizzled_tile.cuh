@@ -20,6 +20,13 @@ struct SwizzledTile {
   __device__ static constexpr std::uint32_t offset(int row, int chunk) {
     return static_cast<std::uint32_t>((chunk / 8) * (Rows * 128) + row * 128 + (((chunk % 8) ^ (row % 8)) * 16));
   }
+
+  /// The address of chunk `chunk` plus an even `step`, eight rows times `rows8` on, from that of `chunk`, which is 0 or
+  /// 1: one exclusive or and a constant, where offset() would be computed anew. Tiles begin at multiples of 128 bytes.
+  __device__ static constexpr std::uint32_t advance(std::uint32_t address, int rows8, int step) {
+    return (address ^ static_cast<std::uint32_t>(step % 8 * 16)) +
+           static_cast<std::uint32_t>(step / 8 * (Rows * 128) + rows8 * 1024);
+  }
 };
 
 /// Fills rows of a tile through cp.async. `row_pointer(r)` is the global address of row r's first element, or null for

@@ -40,24 +40,27 @@ struct SoftmaxRows {
   }
 };
 
-/// S[16 x Keys] = Q K^T. `first_row`: the warp's first row in the query tile.
-template <class T, class QueryTile, class KeyTile>
-__device__ __forceinline__ void multiply_keys(float (&s)[KeyTile::rows / 8][4], std::uint32_t queries, int first_row,
+/// S[16 x Keys] = Q K^T. `first_row`: the warp's first row in the query tile. `keys` is where the first key lies in its
+/// tile, at a multiple of 8 rows; there may be fewer keys than the tile has.
+template <class T, class QueryTile, class KeyTile, int KeyColumns>
+__device__ __forceinline__ void multiply_keys(float (&s)[KeyColumns][4], std::uint32_t queries, int first_row,
                                               std::uint32_t keys) {
-  static_assert(QueryTile::chunks == KeyTile::chunks);
+  static_assert(QueryTile::chunks == KeyTile::chunks && KeyColumns % 2 == 0);
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (auto& column : s)
 #pragma unroll
     for (float& value : column) value = 0.f;
+  const std::uint32_t query = queries + QueryTile::offset(first_row + lane % 16, lane / 16);
+  const std::uint32_t key = keys + KeyTile::offset(lane / 16 * 8 + lane % 8, lane / 8 % 2);
 #pragma unroll
   for (int step = 0; step < QueryTile::chunks / 2; ++step) {  // 16 channels each
     std::uint32_t a[4];
-    ptx::ldmatrix_x4(a, queries + QueryTile::offset(first_row + lane % 16, step * 2 + lane / 16));
+    ptx::ldmatrix_x4(a, QueryTile::advance(query, 0, step * 2));
 #pragma unroll
-    for (int n = 0; n < KeyTile::rows / 16; ++n) {  // 16 keys each
+    for (int n = 0; n < KeyColumns / 2; ++n) {  // 16 keys each
       std::uint32_t b[4];
-      ptx::ldmatrix_x4(b, keys + KeyTile::offset(n * 16 + lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2));
+      ptx::ldmatrix_x4(b, KeyTile::advance(key, n * 2, step * 2));
       ptx::mma_m16n8k16<T>(s[2 * n], a, b[0], b[1]);
       ptx::mma_m16n8k16<T>(s[2 * n + 1], a, b[2], b[3]);
     }
@@ -65,20 +68,21 @@ __device__ __forceinline__ void multiply_keys(float (&s)[KeyTile::rows / 8][4], 
 }
 
 /// O[16 x Dim] += P V, P[16 x Keys] in the fragments that multiply_keys() leaves scores in.
-template <class T, class ValueTile, int Columns>
-__device__ __forceinline__ void multiply_values(float (&o)[Columns][4], const float (&p)[ValueTile::rows / 8][4],
+template <class T, class ValueTile, int Columns, int KeyColumns>
+__device__ __forceinline__ void multiply_values(float (&o)[Columns][4], const float (&p)[KeyColumns][4],
                                                 std::uint32_t values) {
   static_assert(Columns == ValueTile::chunks);
   const int lane = threadIdx.x % 32;
+  const std::uint32_t value = values + ValueTile::offset(lane % 16, lane / 16);
 #pragma unroll
-  for (int step = 0; step < ValueTile::rows / 16; ++step) {  // 16 keys each
+  for (int step = 0; step < KeyColumns / 2; ++step) {  // 16 keys each
     const std::uint32_t a[4] = {narrow2<T>(p[2 * step][0], p[2 * step][1]), narrow2<T>(p[2 * step][2], p[2 * step][3]),
                                 narrow2<T>(p[2 * step + 1][0], p[2 * step + 1][1]),
                                 narrow2<T>(p[2 * step + 1][2], p[2 * step + 1][3])};
 #pragma unroll
     for (int n = 0; n < Columns / 2; ++n) {  // 16 channels each
       std::uint32_t b[4];
-      ptx::ldmatrix_x4_transposed(b, values + ValueTile::offset(step * 16 + lane % 16, n * 2 + lane / 16));
+      ptx::ldmatrix_x4_transposed(b, ValueTile::advance(value, step * 2, n * 2));
       ptx::mma_m16n8k16<T>(o[2 * n], a, b[0], b[1]);
       ptx::mma_m16n8k16<T>(o[2 * n + 1], a, b[2], b[3]);
     }
@@ -89,6 +93,7 @@ __device__ __forceinline__ void multiply_values(float (&o)[Columns][4], const fl
 /// rescaled to the new maximum. Where a row has still seen nothing, p is 0.
 template <int KeyColumns, int Columns>
 __device__ __forceinline__ void update_softmax(SoftmaxRows& state, float (&s)[KeyColumns][4], float (&o)[Columns][4]) {
+  float rescale[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float maximum = state.maximum[half];
@@ -98,7 +103,7 @@ __device__ __forceinline__ void update_softmax(SoftmaxRows& state, float (&s)[Ke
     maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffffu, maximum, 2));
     // (-infinity) - (-infinity) is avoided: an unseen row subtracts 0 and gets exp2(-infinity) = 0.
     const float base = maximum == -INFINITY ? 0.f : maximum;
-    const float rescale = ptx::exp2_approximate(state.maximum[half] - base);
+    rescale[half] = ptx::exp2_approximate(state.maximum[half] - base);
     state.maximum[half] = maximum;
     float sum = 0.f;
 #pragma unroll
@@ -109,12 +114,14 @@ __device__ __forceinline__ void update_softmax(SoftmaxRows& state, float (&s)[Ke
         value = ptx::exp2_approximate(value - base);
         sum += value;
       }
-    state.sum[half] = state.sum[half] * rescale + sum;
+    state.sum[half] = state.sum[half] * rescale[half] + sum;
+  }
+  // Most tiles raise no maximum; multiplying by 1 would change nothing.
+  if (__any_sync(0xffffffffu, rescale[0] != 1.f || rescale[1] != 1.f)) {
 #pragma unroll
-    for (int n = 0; n < Columns; ++n) {
-      o[n][2 * half] *= rescale;
-      o[n][2 * half + 1] *= rescale;
-    }
+    for (int n = 0; n < Columns; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) o[n][i] *= rescale[i / 2];
   }
 }
 

@@ -1,0 +1,328 @@
+#pragma once
+
+// Hopper's attention kernel, for branches whose keys are consecutive rows of a tensor: compressed and window. Query
+// tiles are 8 tokens of one KV head, 16 heads each: 128 rows, 64 to each of two consumer warpgroups, so that a warp's
+// 16 rows are one token. A producer thread keeps a ring of key and value tiles full through the copy engine; the
+// products S = Q K^T and O += P V run on wgmma, the next tile's S beside the last one's O. Blocks are persistent: the
+// producer loads the next work item while the consumers finish one.
+//
+// A walk says which keys a work item has; the kernel is templated on it:
+//   Walk(const Parameters&, const Segment&, const QueryTile&)
+//   int tiles                           key tiles, the first at key 0
+//   Place place(int tile)               where the tile's 128 rows are: which of the parameters' maps, first row
+//   KeyRange visible(int query)         keys that a query of the tile sees
+
+#include <cstdint>
+
+#include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/ptx_sm90.cuh"
+
+namespace cpnsa::cuda::sm90 {
+
+struct Place {
+  int map;
+  int row;
+};
+
+template <class Element, int Dk, int Dv>
+struct AttentionShape {
+  using T = Element;
+  static constexpr int dk = Dk;
+  static constexpr int dv = Dv;
+  static constexpr int heads = 16;  ///< R
+  static constexpr int queries = 8;
+  static constexpr int rows = queries * heads;
+  static constexpr int keys = 128;
+  static constexpr int stages = 2;
+  static constexpr int consumers = 2;
+  static constexpr int threads = 128 * (consumers + 1);
+  static constexpr int producer_registers = 24;
+  static constexpr int consumer_registers = 240;
+  static constexpr int query_bytes = rows * Dk * 2;
+  static constexpr int key_bytes = keys * Dk * 2;
+  static constexpr int value_bytes = keys * Dv * 2;
+  static constexpr int column_bytes = 128 * keys;  ///< of 64 channels of a key, value or query tile
+  static constexpr int barriers = 2 + 4 * stages;
+  static constexpr int shared_bytes = query_bytes + stages * (key_bytes + value_bytes) + barriers * 8;
+  static_assert(rows == keys && shared_bytes + 1024 <= 227 * 1024);
+};
+
+/// Shared-memory addresses of a block; the names are the protocol.
+template <class Shape>
+struct AttentionShared {
+  std::uint32_t base;
+
+  __device__ std::uint32_t query() const { return base; }
+  __device__ std::uint32_t key(int stage) const { return base + Shape::query_bytes + stage * Shape::key_bytes; }
+  __device__ std::uint32_t value(int stage) const { return key(Shape::stages) + stage * Shape::value_bytes; }
+  __device__ std::uint32_t query_ready() const { return value(Shape::stages); }
+  __device__ std::uint32_t query_free() const { return query_ready() + 8; }
+  __device__ std::uint32_t key_ready(int stage) const { return query_ready() + 16 + stage * 8; }
+  __device__ std::uint32_t key_free(int stage) const { return key_ready(Shape::stages) + stage * 8; }
+  __device__ std::uint32_t value_ready(int stage) const { return key_free(Shape::stages) + stage * 8; }
+  __device__ std::uint32_t value_free(int stage) const { return value_ready(Shape::stages) + stage * 8; }
+
+  __device__ void initialise() const {
+    ptx::barrier_init(query_ready(), 1);
+    ptx::barrier_init(query_free(), Shape::consumers);
+    for (int stage = 0; stage < Shape::stages; ++stage) {
+      ptx::barrier_init(key_ready(stage), 1);
+      ptx::barrier_init(key_free(stage), Shape::consumers);
+      ptx::barrier_init(value_ready(stage), 1);
+      ptx::barrier_init(value_free(stage), Shape::consumers);
+    }
+    ptx::fence_barrier_init();
+  }
+};
+
+/// A position in a ring of stages.
+template <int Stages>
+struct RingPosition {
+  int stage = 0;
+  int phase = 0;
+  __device__ void advance() {
+    if (++stage == Stages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+/// Which work items a persistent block takes, in order: those that see most first.
+struct WorkList {
+  int tiles;
+  int groups;
+  __device__ int count() const { return tiles * groups; }
+  __device__ int tile(int item) const { return tiles - 1 - item / groups; }
+  __device__ int group(int item) const { return item % groups; }
+};
+
+template <class Shape, class Walk>
+__device__ __forceinline__ void produce(const AttentionProblem<typename Shape::T>& a, const WorkList& work,
+                                        const CUtensorMap& queries, const typename Walk::Parameters& parameters,
+                                        const AttentionShared<Shape>& shared) {
+  RingPosition<Shape::stages> ring;
+  int item_phase = 1;
+  for (int item = blockIdx.x; item < work.count(); item += gridDim.x, item_phase ^= 1) {
+    const QueryTile tile = a.tiles[work.tile(item)];
+    const int group = work.group(item);
+    const Walk walk(parameters, a.segments[tile.segment], tile);
+    ptx::barrier_wait(shared.query_free(), item_phase);
+    ptx::barrier_arrive_expect(shared.query_ready(), Shape::query_bytes);
+    for (int column = 0; column < Shape::dk / 64; ++column)
+      ptx::tensor_load(shared.query() + column * Shape::column_bytes, &queries, shared.query_ready(), column * 64,
+                       group * Shape::heads, static_cast<int>(tile.row));
+    for (int index = 0; index < walk.tiles; ++index, ring.advance()) {
+      const Place place = walk.place(index);
+      ptx::barrier_wait(shared.key_free(ring.stage), ring.phase ^ 1);
+      ptx::barrier_arrive_expect(shared.key_ready(ring.stage), Shape::key_bytes);
+      for (int column = 0; column < Shape::dk / 64; ++column)
+        ptx::tensor_load(shared.key(ring.stage) + column * Shape::column_bytes, &parameters.keys[place.map],
+                         shared.key_ready(ring.stage), column * 64, group, place.row);
+      ptx::barrier_wait(shared.value_free(ring.stage), ring.phase ^ 1);
+      ptx::barrier_arrive_expect(shared.value_ready(ring.stage), Shape::value_bytes);
+      for (int column = 0; column < Shape::dv / 64; ++column)
+        ptx::tensor_load(shared.value(ring.stage) + column * Shape::column_bytes, &parameters.values[place.map],
+                         shared.value_ready(ring.stage), column * 64, group, place.row);
+    }
+  }
+}
+
+/// S = Q K^T of a warpgroup's 64 rows and a key tile, enqueued.
+template <class Shape>
+__device__ __forceinline__ void enqueue_scores(float (&s)[Shape::keys / 2], std::uint32_t query, std::uint32_t key) {
+  ptx::hold(s);
+  ptx::wgmma_fence();
+#pragma unroll
+  for (int step = 0; step < Shape::dk / 16; ++step) {
+    const int offset = step / 4 * Shape::column_bytes + step % 4 * 32;
+    ptx::wgmma_nt(typename Shape::T{}, s, ptx::operand(query + offset), ptx::operand(key + offset), step > 0);
+  }
+  ptx::wgmma_commit();
+}
+
+/// O += P V, enqueued.
+template <class Shape>
+__device__ __forceinline__ void enqueue_output(float (&o)[Shape::dv / 2], const std::uint32_t (&p)[Shape::keys / 16][4],
+                                               std::uint32_t value) {
+  ptx::hold(o);
+  ptx::wgmma_fence();
+#pragma unroll
+  for (int step = 0; step < Shape::keys / 16; ++step)
+    ptx::wgmma_rn(typename Shape::T{}, o, p[step], ptx::operand(value + step * 2048, Shape::column_bytes));
+  ptx::wgmma_commit();
+}
+
+/// Masks the scores of the keys [first, first + 128) that are not in `visible`, a warp's rows alike.
+template <int Values>
+__device__ __forceinline__ void mask_scores(float (&s)[Values], KeyRange visible, int first) {
+  const int column = threadIdx.x % 4 * 2;
+#pragma unroll
+  for (int i = 0; i < Values; ++i) {
+    const int key = first + i / 4 * 8 + column + i % 2;
+    if (key < visible.begin || key >= visible.end) s[i] = -INFINITY;
+  }
+}
+
+/// The softmax's next step: s becomes p = 2^(scale s - maximum); returns by what the output so far is to be multiplied.
+template <int Values>
+__device__ __forceinline__ void advance_softmax(SoftmaxRows& state, float (&s)[Values], float scale_log2,
+                                                float (&rescale)[2]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float maximum = -INFINITY;
+#pragma unroll
+    for (int i = 2 * half; i < Values; i += 4) maximum = fmaxf(maximum, fmaxf(s[i], s[i + 1]));
+    maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffffu, maximum, 1));
+    maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffffu, maximum, 2));
+    maximum = fmaxf(state.maximum[half], maximum * scale_log2);
+    const float base = maximum == -INFINITY ? 0.f : maximum;
+    rescale[half] = ptx::exp2_approximate(state.maximum[half] - base);
+    state.maximum[half] = maximum;
+    float sum = 0.f;
+#pragma unroll
+    for (int i = 2 * half; i < Values; i += 4)
+#pragma unroll
+      for (int column = 0; column < 2; ++column) {
+        s[i + column] = ptx::exp2_approximate(fmaf(s[i + column], scale_log2, -base));
+        sum += s[i + column];
+      }
+    state.sum[half] = state.sum[half] * rescale[half] + sum;
+  }
+}
+
+/// Scores as the first operand of the next product.
+template <class T, int Values>
+__device__ __forceinline__ void to_operand(std::uint32_t (&p)[Values / 8][4], const float (&s)[Values]) {
+#pragma unroll
+  for (int step = 0; step < Values / 8; ++step)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) p[step][i] = narrow2<T>(s[8 * step + 2 * i], s[8 * step + 2 * i + 1]);
+}
+
+/// Writes a warp's 16 rows: the four lanes of a row exchange pairs so that each writes 16 bytes.
+template <class T, int Values>
+__device__ __forceinline__ void write_output(const float (&o)[Values], const SoftmaxRows& state, T* out, int dv) {
+  const int lane = threadIdx.x % 32, quarter = lane % 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const float factor = state.inverse_sum(half);
+    T* const row = out + (lane / 4 + 8 * half) * dv;
+#pragma unroll
+    for (int group = 0; group < Values / 16; ++group) {  // four columns of 8 channels
+      std::uint32_t mine[4], theirs[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        mine[i] = narrow2<T>(o[16 * group + 4 * i + 2 * half] * factor, o[16 * group + 4 * i + 2 * half + 1] * factor);
+        // A 4 x 4 transpose: lane q ends with all four pairs of column q.
+#pragma unroll
+      for (int step = 0; step < 4; ++step) {
+        const int send = (quarter ^ step);
+        const std::uint32_t out_word = send == 0 ? mine[0] : send == 1 ? mine[1] : send == 2 ? mine[2] : mine[3];
+        const std::uint32_t in_word = __shfl_xor_sync(0xffffffffu, out_word, step);
+        const int from = quarter ^ step;
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          if (from == i) theirs[i] = in_word;
+      }
+      *reinterpret_cast<uint4*>(row + group * 32 + quarter * 8) =
+          make_uint4(theirs[0], theirs[1], theirs[2], theirs[3]);
+    }
+  }
+}
+
+template <class Shape, class Walk>
+__device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T>& a, const WorkList& work,
+                                        const typename Walk::Parameters& parameters,
+                                        const AttentionShared<Shape>& shared) {
+  using T = typename Shape::T;
+  const int warpgroup = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+  const bool speaks = threadIdx.x % 128 == 0;
+  const int query = warpgroup * 4 + warp;  // in the tile
+  const std::uint32_t own_query = shared.query() + warpgroup * 64 * 128;
+  RingPosition<Shape::stages> ring;  // of the key tile whose scores come next
+  int item_phase = 0;
+  for (int item = blockIdx.x; item < work.count(); item += gridDim.x, item_phase ^= 1) {
+    const QueryTile tile = a.tiles[work.tile(item)];
+    const int group = work.group(item);
+    const Walk walk(parameters, a.segments[tile.segment], tile);
+    const KeyRange visible = walk.visible(query);
+
+    SoftmaxRows state;
+    float o[Shape::dv / 2] = {};
+    ptx::barrier_wait(shared.query_ready(), item_phase);
+    if (walk.tiles > 0) {
+      float s[Shape::keys / 2];
+      std::uint32_t p[Shape::keys / 16][4];
+      const auto soften = [&](int index, float(&rescale)[2]) {
+        const int first = index * Shape::keys;
+        if (first < visible.begin || first + Shape::keys > visible.end) mask_scores(s, visible, first);
+        advance_softmax(state, s, a.scale_log2, rescale);
+      };
+      float rescale[2];
+      ptx::barrier_wait(shared.key_ready(ring.stage), ring.phase);
+      enqueue_scores<Shape>(s, own_query, shared.key(ring.stage));
+      ptx::wgmma_wait<0>();
+      ptx::hold(s);
+      if (speaks) ptx::barrier_arrive(shared.key_free(ring.stage));
+      soften(0, rescale);
+      to_operand<T>(p, s);
+      RingPosition<Shape::stages> values = ring;
+      ring.advance();
+      for (int index = 1; index < walk.tiles; ++index) {
+        ptx::barrier_wait(shared.key_ready(ring.stage), ring.phase);
+        enqueue_scores<Shape>(s, own_query, shared.key(ring.stage));
+        ptx::barrier_wait(shared.value_ready(values.stage), values.phase);
+        enqueue_output<Shape>(o, p, shared.value(values.stage));
+        ptx::wgmma_wait<1>();
+        ptx::hold(s);
+        if (speaks) ptx::barrier_arrive(shared.key_free(ring.stage));
+        soften(index, rescale);
+        ptx::wgmma_wait<0>();
+        ptx::hold(o);
+        if (speaks) ptx::barrier_arrive(shared.value_free(values.stage));
+#pragma unroll
+        for (int i = 0; i < Shape::dv / 2; ++i) o[i] *= rescale[i / 2 % 2];
+        to_operand<T>(p, s);
+        values = ring;
+        ring.advance();
+      }
+      ptx::barrier_wait(shared.value_ready(values.stage), values.phase);
+      enqueue_output<Shape>(o, p, shared.value(values.stage));
+      ptx::wgmma_wait<0>();
+      ptx::hold(o);
+      if (speaks) ptx::barrier_arrive(shared.value_free(values.stage));
+    }
+    if (speaks) ptx::barrier_arrive(shared.query_free());
+
+    state.finish();
+    if (query < tile.rows) {
+      const std::int64_t head_row = (tile.row + query) * a.heads + group * Shape::heads;
+      write_output(o, state, a.out + head_row * Shape::dv, Shape::dv);
+      if (lane % 4 == 0) {
+        a.log_sum_exp[head_row + lane / 4] = state.log_sum_exp(0);
+        a.log_sum_exp[head_row + lane / 4 + 8] = state.log_sum_exp(1);
+      }
+    }
+  }
+}
+
+template <class Shape, class Walk>
+__global__ void __launch_bounds__(Shape::threads, 1)
+    attention_kernel(AttentionProblem<typename Shape::T> a, WorkList work, const __grid_constant__ CUtensorMap queries,
+                     const __grid_constant__ typename Walk::Parameters parameters) {
+  extern __shared__ unsigned char memory[];
+  // The swizzle is a function of the address: tiles begin at multiples of 1024.
+  const AttentionShared<Shape> shared{(ptx::shared_address(memory) + 1023) / 1024 * 1024};
+  if (threadIdx.x == 0) shared.initialise();
+  __syncthreads();
+  if (threadIdx.x < 128) {
+    ptx::give_registers<Shape::producer_registers>();
+    if (threadIdx.x == 0) produce<Shape, Walk>(a, work, queries, parameters, shared);
+  } else {
+    ptx::take_registers<Shape::consumer_registers>();
+    consume<Shape, Walk>(a, work, parameters, shared);
+  }
+}
+
+}  // namespace cpnsa::cuda::sm90

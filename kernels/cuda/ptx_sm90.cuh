@@ -1,0 +1,157 @@
+#pragma once
+
+// One-instruction verbs of sm_90a: barriers in shared memory, tensor copies, products of warpgroups.
+
+#include <cuda.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+namespace cpnsa::cuda::ptx {
+
+// --- mbarriers: addresses are shared-memory addresses ------------------------------------------------------------
+
+__device__ __forceinline__ void barrier_init(std::uint32_t barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+/// Makes initialised barriers visible to the copy engine.
+__device__ __forceinline__ void fence_barrier_init() {
+  asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive(std::uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(barrier) : "memory");
+}
+
+/// Arrives, and makes the phase wait for so many bytes of copies too.
+__device__ __forceinline__ void barrier_arrive_expect(std::uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
+/// Waits until the phase of this parity is complete; right after initialisation the phase of parity 1 is.
+__device__ __forceinline__ void barrier_wait(std::uint32_t barrier, int parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "WAIT_%=:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra READY_%=;\n"
+      "bra WAIT_%=;\n"
+      "READY_%=:\n"
+      "}\n" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+
+// --- tensor copies ------------------------------------------------------------------------------------------------
+
+/// The map's box at element coordinates (c0, c1, c2), innermost first, to shared memory; out of bounds reads as zero.
+__device__ __forceinline__ void tensor_load(std::uint32_t destination, const CUtensorMap* map, std::uint32_t barrier,
+                                            int c0, int c1, int c2) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];\n" ::
+          "r"(destination),
+      "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2)
+      : "memory");
+}
+
+__device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];\n" ::"l"(map) : "memory");
+}
+
+// --- registers ----------------------------------------------------------------------------------------------------
+
+template <int Registers>
+__device__ __forceinline__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(Registers));
+}
+
+template <int Registers>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(Registers));
+}
+
+// --- products of warpgroups ---------------------------------------------------------------------------------------
+
+/// Orders this thread's register accesses before the products that follow.
+__device__ __forceinline__ void wgmma_fence() {
+  asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory");
+}
+
+__device__ __forceinline__ void wgmma_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory");
+}
+
+/// Waits until at most `Pending` groups of products are under way.
+template <int Pending>
+__device__ __forceinline__ void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(Pending) : "memory");
+}
+
+/// Keeps the compiler from moving accesses of an accumulator across the products that write it.
+template <int N>
+__device__ __forceinline__ void hold(float (&d)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+/// The descriptor of an operand in shared memory under 128-byte swizzle. Rows of 128 bytes, eight of them 1024 bytes
+/// apart from the next eight; `leading` is the distance in bytes between columns of 64 elements, of an operand whose
+/// rows run along the summed dimension.
+__device__ __forceinline__ std::uint64_t operand(std::uint32_t address, int leading = 16) {
+  return static_cast<std::uint64_t>((address & 0x3ffff) >> 4) |
+         static_cast<std::uint64_t>((leading & 0x3ffff) >> 4) << 16 | static_cast<std::uint64_t>(1024 >> 4) << 32 |
+         static_cast<std::uint64_t>(1) << 62;
+}
+
+#define CPNSA_R4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define CPNSA_R16(d, i) CPNSA_R4(d, i), CPNSA_R4(d, i + 4), CPNSA_R4(d, i + 8), CPNSA_R4(d, i + 12)
+#define CPNSA_R32(d) CPNSA_R16(d, 0), CPNSA_R16(d, 16)
+#define CPNSA_R64(d) CPNSA_R32(d), CPNSA_R16(d, 32), CPNSA_R16(d, 48)
+#define CPNSA_D32                                                                                       \
+  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26," \
+  "%27,%28,%29,%30,%31}"
+#define CPNSA_D64                                                                                                \
+  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,"          \
+  "%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53," \
+  "%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}"
+
+// The same instruction for each type and width; assembly takes both from its text alone.
+#define CPNSA_WGMMA(Type, type, N, Values, D, R, a0, a1, a2, a3, b, c)                                          \
+  /* d[64 x N] = a[64 x 16] b[N x 16]^T (+ d), both in shared memory, rows along the summed dimension */        \
+  __device__ __forceinline__ void wgmma_nt(Type, float(&d)[Values], std::uint64_t first, std::uint64_t second,  \
+                                           int accumulate) {                                                    \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" c                                                         \
+                 ", 0;\n"                                                                                       \
+                 "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." type "." type " " D ", %" a0 ", %" a1        \
+                 ", p, 1, 1, 0, 0;\n}\n"                                                                        \
+                 : R(d)                                                                                         \
+                 : "l"(first), "l"(second), "r"(accumulate));                                                   \
+  }                                                                                                             \
+  /* d[64 x N] += a[64 x 16] b[16 x N], a in registers, b in shared memory, rows across the summed dimension */ \
+  __device__ __forceinline__ void wgmma_rn(Type, float(&d)[Values], const std::uint32_t(&a)[4],                 \
+                                           std::uint64_t second) {                                              \
+    asm volatile(                                                                                               \
+        "{\n.reg .pred p;\nsetp.eq.b32 p, 0, 0;\n"                                                              \
+        "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." type "." type " " D ", {%" a0 ",%" a1 ",%" a2 ",%" a3 \
+        "}, %" b ", p, 1, 1, 1;\n}\n"                                                                           \
+        : R(d)                                                                                                  \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(second));                                             \
+  }
+
+CPNSA_WGMMA(__nv_bfloat16, "bf16", 64, 32, CPNSA_D32, CPNSA_R32, "32", "33", "34", "35", "36", "34")
+CPNSA_WGMMA(__half, "f16", 64, 32, CPNSA_D32, CPNSA_R32, "32", "33", "34", "35", "36", "34")
+CPNSA_WGMMA(__nv_bfloat16, "bf16", 128, 64, CPNSA_D64, CPNSA_R64, "64", "65", "66", "67", "68", "66")
+CPNSA_WGMMA(__half, "f16", 128, 64, CPNSA_D64, CPNSA_R64, "64", "65", "66", "67", "68", "66")
+
+#undef CPNSA_WGMMA
+#undef CPNSA_D64
+#undef CPNSA_D32
+#undef CPNSA_R64
+#undef CPNSA_R32
+#undef CPNSA_R16
+#undef CPNSA_R4
+
+}  // namespace cpnsa::cuda::ptx
