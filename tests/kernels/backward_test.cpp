@@ -1,0 +1,315 @@
+// Each backward stage alone, on every rank's share; what all ranks add up to is compared with the oracle's gradients.
+
+#include <cmath>
+
+#include "tests/kernels/kernel_test.hpp"
+
+namespace cpnsa::test {
+namespace {
+
+CPNSA_KERNEL_SUITE(BackwardStages);
+
+constexpr double already_there = 0.25;  // in every gradient that is added to
+
+// An accumulator that starts with something.
+DeviceBuffer started(const RankShare& share, std::int64_t elements) {
+  return share.accumulated(Values(static_cast<std::size_t>(elements), already_there));
+}
+
+Values gained(const RankShare& share, const DeviceBuffer& buffer) {
+  Values values = share.accumulated_values(buffer);
+  for (double& value : values) value -= already_there;
+  return values;
+}
+
+// Beside the derived tolerance: the rounding of adding to what was there, and, as some gradients are zero in theory,
+// that of the sums they come from, which are of the size of the others.
+testing::AssertionResult gradient_agrees(const std::string& name, const Values& found, const Values& truth,
+                                         const Values& plain, const StageCase& stage, const BranchCase& branch) {
+  const double roundoff = stage.dtype == DType::f64 ? 0x1p-53 : 0x1p-24;
+  const double of_sums = 16 * roundoff + (size_of(stage.dtype) == 2 ? 0x1p-14 : 0);
+  const double floor =
+      16 * roundoff * already_there * std::sqrt(static_cast<double>(truth.size())) + of_sums * norm_of(branch.truth);
+  return agrees(name, found, truth, plain, backward_factor, stage.dtype, accumulate_dtype(stage.dtype), floor);
+}
+
+// What an attention's backward is given of its branch, for one rank.
+struct GradientInputs {
+  GradientInputs(const BranchCase& branch, const RankShare& share)
+      : dout(share.input(share.rows(branch.problem.dout))),
+        weights(share.accumulated(share.rows(branch.weights))),
+        deltas(share.accumulated(share.rows(branch.deltas))),
+        log_sum_exp(share.accumulated(share.rows(branch.log_sum_exp))) {}
+  BranchGradient view() const { return {dout.data(), weights.data(), deltas.data(), log_sum_exp.data()}; }
+  DeviceBuffer dout, weights, deltas, log_sum_exp;
+};
+
+TEST_P(BackwardStages, CompressedAttention) {
+  for_each_case([&](const StageCase& stage) {
+    const BranchCase branch(stage, OnlyBranch::cmp);
+    for_each_partition(stage, [&](const Partition& partition) {
+      Values dq(branch.truth.q.size()), dkeys(branch.dsummaries.k.size()), dvalues(branch.dsummaries.v.size());
+      for (int rank = 0; rank < partition.ranks(); ++rank) {
+        RankShare share(stage, partition, rank, device());
+        if (share.plan.rows == 0) continue;
+        const DeviceBuffer q = share.input(share.rows(stage.problem.inputs.q));
+        const DeviceBuffer keys = share.input(stage.truth.summaries_k), values = share.input(stage.truth.summaries_v);
+        const GradientInputs gradient(branch, share);
+        const DeviceBuffer own_dq =
+            started(share, share.plan.rows * stage.config().num_q_heads * stage.config().head_dim_qk);
+        const DeviceBuffer own_dkeys = started(share, static_cast<std::int64_t>(dkeys.size()));
+        const DeviceBuffer own_dvalues = started(share, static_cast<std::int64_t>(dvalues.size()));
+        auto arguments = share.arguments<CompressedAttentionBackward>();
+        arguments.queries = share.queries.get();
+        arguments.q = q.data();
+        arguments.keys = keys.data();
+        arguments.values = values.data();
+        arguments.gradient = gradient.view();
+        arguments.dq = own_dq.data();
+        arguments.dkeys = own_dkeys.data();
+        arguments.dvalues = own_dvalues.data();
+        device().compressed_attention_backward(arguments, Stream{});
+        share.add_rows(dq, gained(share, own_dq));
+        const Values more_keys = gained(share, own_dkeys), more_values = gained(share, own_dvalues);
+        for (std::size_t i = 0; i < dkeys.size(); ++i) dkeys[i] += more_keys[i];
+        for (std::size_t i = 0; i < dvalues.size(); ++i) dvalues[i] += more_values[i];
+      }
+      ASSERT_TRUE(gradient_agrees("dq", dq, branch.truth.q, branch.plain.q, stage, branch));
+      ASSERT_TRUE(gradient_agrees("dkeys", dkeys, branch.dsummaries.k, branch.plain_dsummaries.k, stage, branch));
+      ASSERT_TRUE(gradient_agrees("dvalues", dvalues, branch.dsummaries.v, branch.plain_dsummaries.v, stage, branch));
+    });
+  });
+}
+
+TEST_P(BackwardStages, SelectedAttention) {
+  for_each_case([&](const StageCase& stage) {
+    const BranchCase branch(stage, OnlyBranch::slc);
+    const Tensors& inputs = stage.problem.inputs;
+    for_each_partition(stage, [&](const Partition& partition) {
+      Values dq(branch.truth.q.size()), dk(branch.truth.k.slc.size()), dv(branch.truth.v.slc.size());
+      for (int rank = 0; rank < partition.ranks(); ++rank) {
+        RankShare share(stage, partition, rank, device());
+        if (share.plan.rows == 0) continue;
+        const DeviceBuffer q = share.input(share.rows(inputs.q)), k = share.input(share.rows(inputs.k.slc)),
+                           v = share.input(share.rows(inputs.v.slc));
+        const DeviceBuffer table(device(), share.schedule.table), selected(device(), share.selected());
+        const GradientInputs gradient(branch, share);
+        const std::int64_t rows = share.plan.rows, heads = stage.config().num_kv_heads;
+        const DeviceBuffer own_dq = started(share, rows * stage.config().num_q_heads * stage.config().head_dim_qk);
+        const DeviceBuffer own_dk = started(share, rows * heads * stage.config().head_dim_qk);
+        const DeviceBuffer own_dv = started(share, rows * heads * stage.config().head_dim_v);
+        for (const planning::ExchangeRound& round : share.schedule.rounds) {
+          const Values content = share.pool(round, inputs.k.slc, inputs.v.slc);
+          const DeviceBuffer pool = share.input(content);
+          const DeviceBuffer dpool = started(share, static_cast<std::int64_t>(content.size()));
+          auto arguments = share.arguments<SelectedAttentionBackward>();
+          arguments.queries = share.queries.get();
+          arguments.q = q.data();
+          arguments.k = k.data();
+          arguments.v = v.data();
+          arguments.pool = pool.data();
+          arguments.pool_slots = round.received;
+          arguments.table = static_cast<const BlockLocation*>(table.data());
+          arguments.selected = static_cast<const std::int32_t*>(selected.data());
+          arguments.head_begin = round.head_begin;
+          arguments.head_end = round.head_end;
+          arguments.gradient = gradient.view();
+          arguments.dq = own_dq.data();
+          arguments.dk = own_dk.data();
+          arguments.dv = own_dv.data();
+          arguments.dpool = dpool.data();
+          device().selected_attention_backward(arguments, Stream{});
+          share.add_pool(dk, dv, round, gained(share, dpool));
+        }
+        share.add_rows(dq, gained(share, own_dq));
+        share.add_rows(dk, gained(share, own_dk));
+        share.add_rows(dv, gained(share, own_dv));
+      }
+      ASSERT_TRUE(gradient_agrees("dq", dq, branch.truth.q, branch.plain.q, stage, branch));
+      ASSERT_TRUE(gradient_agrees("dk", dk, branch.truth.k.slc, branch.plain.k.slc, stage, branch));
+      ASSERT_TRUE(gradient_agrees("dv", dv, branch.truth.v.slc, branch.plain.v.slc, stage, branch));
+    });
+  });
+}
+
+TEST_P(BackwardStages, WindowAttention) {
+  for_each_case([&](const StageCase& stage) {
+    const BranchCase branch(stage, OnlyBranch::win);
+    const Tensors& inputs = stage.problem.inputs;
+    for_each_partition(stage, [&](const Partition& partition) {
+      Values dq(branch.truth.q.size()), dk(branch.truth.k.win.size()), dv(branch.truth.v.win.size());
+      for (int rank = 0; rank < partition.ranks(); ++rank) {
+        RankShare share(stage, partition, rank, device());
+        if (share.plan.rows == 0) continue;
+        const planning::RankHalo& halo = share.plan.window_halo;
+        const DeviceBuffer q = share.input(share.rows(inputs.q)), k = share.input(share.rows(inputs.k.win)),
+                           v = share.input(share.rows(inputs.v.win));
+        const DeviceBuffer halo_k = share.input(share.halo(halo, inputs.k.win)),
+                           halo_v = share.input(share.halo(halo, inputs.v.win));
+        const GradientInputs gradient(branch, share);
+        const std::int64_t rows = share.plan.rows, heads = stage.config().num_kv_heads;
+        const DeviceBuffer own_dq = started(share, rows * stage.config().num_q_heads * stage.config().head_dim_qk);
+        const DeviceBuffer own_dk = started(share, rows * heads * stage.config().head_dim_qk);
+        const DeviceBuffer own_dv = started(share, rows * heads * stage.config().head_dim_v);
+        const DeviceBuffer dhalo_k = started(share, halo.rows * heads * stage.config().head_dim_qk);
+        const DeviceBuffer dhalo_v = started(share, halo.rows * heads * stage.config().head_dim_v);
+        auto arguments = share.arguments<WindowAttentionBackward>();
+        arguments.queries = share.queries.get();
+        arguments.q = q.data();
+        arguments.k = k.data();
+        arguments.v = v.data();
+        arguments.halo_k = halo_k.data();
+        arguments.halo_v = halo_v.data();
+        arguments.gradient = gradient.view();
+        arguments.dq = own_dq.data();
+        arguments.dk = own_dk.data();
+        arguments.dv = own_dv.data();
+        arguments.dhalo_k = dhalo_k.data();
+        arguments.dhalo_v = dhalo_v.data();
+        device().window_attention_backward(arguments, Stream{});
+        share.add_rows(dq, gained(share, own_dq));
+        share.add_rows(dk, gained(share, own_dk));
+        share.add_rows(dv, gained(share, own_dv));
+        share.add_halo(dk, halo, gained(share, dhalo_k));
+        share.add_halo(dv, halo, gained(share, dhalo_v));
+      }
+      ASSERT_TRUE(gradient_agrees("dq", dq, branch.truth.q, branch.plain.q, stage, branch));
+      ASSERT_TRUE(gradient_agrees("dk", dk, branch.truth.k.win, branch.plain.k.win, stage, branch));
+      ASSERT_TRUE(gradient_agrees("dv", dv, branch.truth.v.win, branch.plain.v.win, stage, branch));
+    });
+  });
+}
+
+// Rows' gradients and those of the parameters, keys' or values', summed over the ranks.
+struct CompressGradients {
+  Values rows;
+  CompressorSet<Values> parameters;
+};
+
+template <class Visit, class... Sets>
+void for_each_member(Visit visit, Sets&&... sets) {
+  visit("pos", sets.pos...);
+  visit("weight", sets.weight...);
+  visit("w1", sets.w1...);
+  visit("b1", sets.b1...);
+  visit("w2", sets.w2...);
+  visit("b2", sets.b2...);
+}
+
+CompressGradients compress_backward(const StageCase& stage, const BranchCase& branch, const Partition& partition,
+                                    bool keys, Device& device) {
+  const Config& config = stage.config();
+  const Values& input = keys ? stage.problem.inputs.k.cmp : stage.problem.inputs.v.cmp;
+  const CompressorSet<Values>& parameters = keys ? stage.problem.inputs.compress_k : stage.problem.inputs.compress_v;
+  CompressGradients total;
+  total.rows.resize(input.size());
+  for_each_member([](auto, Values& sum, const Values& values) { sum.resize(values.size()); }, total.parameters,
+                  parameters);
+  for (int rank = 0; rank < partition.ranks(); ++rank) {
+    RankShare share(stage, partition, rank, device);
+    const DeviceBuffer dsummaries = share.accumulated(keys ? branch.dsummaries.k : branch.dsummaries.v);
+    CompressorSet<DeviceBuffer> given, gradients;
+    for_each_member(
+        [&](auto, DeviceBuffer& in, DeviceBuffer& out, const Values& values) {
+          if (values.empty()) return;
+          in = share.input(values);
+          out = started(share, static_cast<std::int64_t>(values.size()));
+        },
+        given, gradients, parameters);
+    const auto run = [&](const Values& rows, const std::vector<SummaryRun>& runs) {
+      const DeviceBuffer in = share.input(rows), out = started(share, static_cast<std::int64_t>(rows.size()));
+      const DeviceListBuffer<SummaryRun> list(device, runs);
+      auto arguments = share.arguments<CompressBackward>();
+      arguments.dim = keys ? config.head_dim_qk : config.head_dim_v;
+      arguments.hidden = keys ? config.compress_hidden_k : config.compress_hidden_v;
+      arguments.input = in.data();
+      arguments.parameters = {given.pos.data(), given.weight.data(), given.w1.data(),
+                              given.b1.data(),  given.w2.data(),     given.b2.data()};
+      arguments.dsummaries = dsummaries.data();
+      arguments.dinput = out.data();
+      arguments.dparameters = {gradients.pos.data(), gradients.weight.data(), gradients.w1.data(),
+                               gradients.b1.data(),  gradients.w2.data(),     gradients.b2.data()};
+      arguments.runs = list.view();
+      if (!runs.empty()) device.compress_backward(arguments, Stream{});
+      return gained(share, out);
+    };
+    share.add_rows(total.rows, run(share.rows(input), share.plan.own_runs));
+    share.add_halo(total.rows, share.plan.summary_halo,
+                   run(share.halo(share.plan.summary_halo, input), share.plan.halo_runs));
+    for_each_member(
+        [&](auto, Values& sum, const DeviceBuffer& buffer) {
+          if (sum.empty()) return;
+          const Values more = gained(share, buffer);
+          for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += more[i];
+        },
+        total.parameters, gradients);
+  }
+  return total;
+}
+
+TEST_P(BackwardStages, Compress) {
+  for_each_case([&](const StageCase& stage) {
+    const BranchCase branch(stage, OnlyBranch::cmp);
+    for_each_partition(stage, [&](const Partition& partition) {
+      for (const bool keys : {true, false}) {
+        const CompressGradients found = compress_backward(stage, branch, partition, keys, device());
+        const Values& rows = keys ? branch.truth.k.cmp : branch.truth.v.cmp;
+        const Values& plain_rows = keys ? branch.plain.k.cmp : branch.plain.v.cmp;
+        const std::string side = keys ? "keys' " : "values' ";
+        ASSERT_TRUE(gradient_agrees(side + "rows", found.rows, rows, plain_rows, stage, branch));
+        for_each_member(
+            [&](const std::string& name, const Values& gradient, const Values& truth, const Values& plain) {
+              EXPECT_TRUE(gradient_agrees(side + name, gradient, truth, plain, stage, branch));
+            },
+            found.parameters, keys ? branch.truth.compress_k : branch.truth.compress_v,
+            keys ? branch.plain.compress_k : branch.plain.compress_v);
+      }
+    });
+  });
+}
+
+TEST_P(BackwardStages, CombineBranches) {
+  for_each_case([&](const StageCase& stage) {
+    RankShare share(stage, make_partition(PartitionKind::contiguous, stage.problem, 1), 0, device());
+    const std::array<Values, 3> outs{round_to(stage.dtype, stage.truth.o_cmp), round_to(stage.dtype, stage.truth.o_slc),
+                                     round_to(stage.dtype, stage.truth.o_win)};
+    const DeviceBuffer gate = share.input(stage.problem.inputs.gate), o_cmp = share.input(outs[0]),
+                       o_slc = share.input(outs[1]), o_win = share.input(outs[2]),
+                       dout = share.input(stage.problem.dout);
+    const std::int64_t count = share.plan.rows * stage.config().num_q_heads;
+    const DeviceBuffer dgate = share.accumulated_output(count, 3), weights = share.accumulated_output(count, 3),
+                       deltas = share.accumulated_output(count, 3);
+    auto arguments = share.arguments<CombineBranchesBackward>();
+    arguments.rows = share.plan.rows;
+    arguments.gate = gate.data();
+    arguments.o_cmp = o_cmp.data();
+    arguments.o_slc = o_slc.data();
+    arguments.o_win = o_win.data();
+    arguments.dout = dout.data();
+    arguments.dgate = dgate.data();
+    arguments.weights = weights.data();
+    arguments.deltas = deltas.data();
+    device().combine_branches_backward(arguments, Stream{});
+
+    Values expected_dgate, expected_weights(static_cast<std::size_t>(3 * count)), expected_deltas(expected_weights);
+    const auto dv = static_cast<std::size_t>(stage.config().head_dim_v);
+    for (std::size_t row = 0; row < static_cast<std::size_t>(count); ++row)
+      for (std::size_t branch = 0; branch < 3; ++branch) {
+        const bool logits = stage.config().gate == GateKind::logits;
+        const double value = stage.problem.inputs.gate[3 * row + branch];
+        const double weight = logits ? 1 / (1 + std::exp(-value)) : value;
+        double product = 0;
+        for (std::size_t c = 0; c < dv; ++c) product += stage.problem.dout[row * dv + c] * outs[branch][row * dv + c];
+        expected_dgate.push_back(product * (logits ? weight * (1 - weight) : 1));
+        expected_weights[branch * static_cast<std::size_t>(count) + row] = weight;
+        expected_deltas[branch * static_cast<std::size_t>(count) + row] = weight * product;
+      }
+    const double tolerance = (stage.dtype == DType::f64 ? 0x1p-53 : 0x1p-24) * 16;
+    ASSERT_TRUE(within("dgate", share.accumulated_values(dgate), expected_dgate, tolerance));
+    ASSERT_TRUE(within("weights", share.accumulated_values(weights), expected_weights, tolerance));
+    ASSERT_TRUE(within("deltas", share.accumulated_values(deltas), expected_deltas, tolerance));
+  });
+}
+
+}  // namespace
+}  // namespace cpnsa::test

@@ -1,0 +1,223 @@
+// Rows and blocks from place to place, and numbers from type to type.
+
+#include <cmath>
+#include <limits>
+
+#include "tests/kernels/kernel_test.hpp"
+
+namespace cpnsa::test {
+namespace {
+
+CPNSA_KERNEL_SUITE(Moves);
+
+constexpr DType all_dtypes[] = {DType::f64, DType::f32, DType::bf16, DType::f16};
+
+// Ranges whose destinations do not overlap, over `rows` rows.
+std::vector<RowRange> random_ranges(Random& random, std::int64_t rows) {
+  std::vector<RowRange> ranges;
+  for (std::int64_t row = 0; row < rows;) {
+    const std::int64_t count = std::min(random.integer(1, 5), rows - row);
+    if (random.chance(0.6)) ranges.push_back({random.integer(0, rows - count), row, count});
+    row += count;
+  }
+  return ranges;
+}
+
+TEST_P(Moves, CopyRows) {
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Random random(seed);
+    // Strides and widths of whole elements of the narrowest type, sometimes of 16 bytes.
+    const std::int64_t unit = seed % 2 ? 2 : 16, rows = random.integer(1, 40), width = unit * random.integer(1, 20);
+    const std::int64_t source_stride = width + unit * random.integer(0, 3),
+                       stride = width + unit * random.integer(0, 3);
+    std::vector<std::byte> source(static_cast<std::size_t>(rows * source_stride));
+    for (std::byte& byte : source) byte = static_cast<std::byte>(random.integer(0, 255));
+    std::vector<std::byte> expected(static_cast<std::size_t>(rows * stride), std::byte{0xff});
+    const std::vector<RowRange> ranges = random_ranges(random, rows);
+    for (const RowRange& range : ranges)
+      for (std::int64_t row = 0; row < range.count; ++row)
+        std::copy_n(source.begin() + (range.source + row) * source_stride, width,
+                    expected.begin() + (range.destination + row) * stride);
+    const DeviceBuffer from(device(), source), to(device(), expected.size());
+    const DeviceListBuffer<RowRange> list(device(), ranges);
+    if (!ranges.empty())
+      device().copy_rows({from.data(), to.data(), source_stride, stride, width, list.view()}, Stream{});
+    ASSERT_EQ(to.read(), expected) << "rows, and nothing between or beside them";
+  }
+}
+
+TEST_P(Moves, AddRows) {
+  for (const DType dtype : {DType::f32, DType::f64})
+    for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+      SCOPED_TRACE(std::string(name_of(dtype)) + ", seed " + std::to_string(seed));
+      Random random(seed);
+      const std::int64_t rows = random.integer(1, 40), width = random.integer(1, 20);
+      const std::int64_t source_stride = width + random.integer(0, 3), stride = width + random.integer(0, 3);
+      const Values source = round_to(dtype, random.normals(rows * source_stride));
+      Values expected = round_to(dtype, random.normals(rows * stride));
+      const DeviceBuffer from(device(), dtype, source), to(device(), dtype, expected);
+      const std::vector<RowRange> ranges = random_ranges(random, rows);
+      for (const RowRange& range : ranges)
+        for (std::int64_t row = 0; row < range.count; ++row)
+          for (std::int64_t c = 0; c < width; ++c) {
+            double& element = expected[static_cast<std::size_t>((range.destination + row) * stride + c)];
+            element =
+                round_to(dtype, element + source[static_cast<std::size_t>((range.source + row) * source_stride + c)]);
+          }
+      const DeviceListBuffer<RowRange> list(device(), ranges);
+      if (!ranges.empty())
+        device().add_rows({from.data(), to.data(), source_stride, stride, width, dtype, list.view()}, Stream{});
+      ASSERT_EQ(to.values(dtype), expected);
+    }
+}
+
+struct Blocks {
+  Blocks(const Config& config, std::int64_t block_count, Random& random) {
+    for (std::int64_t block = 0; block < block_count; ++block)
+      for (std::int64_t head = 0; head < config.num_kv_heads; ++head)
+        if (random.chance(0.5)) list.push_back({block * config.select_block, static_cast<std::int32_t>(head), 0});
+    for (std::size_t i = 0; i < list.size(); ++i)  // slots in another order than blocks
+      list[i].slot = static_cast<std::int32_t>(list.size() - 1 - i);
+  }
+  std::vector<BlockSlot> list;
+};
+
+// visit(element of the pool, element of k or v, whether it is a key)
+template <class Visit>
+void for_each_element(const Config& config, const std::vector<BlockSlot>& blocks, Visit visit) {
+  const std::int64_t m = config.select_block, dk = config.head_dim_qk, dv = config.head_dim_v;
+  for (const BlockSlot& block : blocks)
+    for (std::int64_t row = 0; row < m; ++row) {
+      const std::int64_t at = (block.row + row) * config.num_kv_heads + block.head;
+      for (std::int64_t c = 0; c < dk; ++c)
+        visit(static_cast<std::size_t>(block.slot * m * (dk + dv) + row * dk + c),
+              static_cast<std::size_t>(at * dk + c), true);
+      for (std::int64_t c = 0; c < dv; ++c)
+        visit(static_cast<std::size_t>(block.slot * m * (dk + dv) + m * dk + row * dv + c),
+              static_cast<std::size_t>(at * dv + c), false);
+    }
+}
+
+std::vector<Config> block_shapes() {
+  std::vector<Config> configs(3);
+  configs[0].num_q_heads = configs[0].num_kv_heads = 3;
+  configs[0].head_dim_qk = 5, configs[0].head_dim_v = 7;
+  configs[0].select_block = configs[0].compress_block = configs[0].compress_stride = 6;
+  configs[1].num_q_heads = configs[1].num_kv_heads = 2;
+  configs[1].head_dim_qk = 192, configs[1].head_dim_v = 128;
+  configs[2].num_q_heads = configs[2].num_kv_heads = 1;
+  configs[2].head_dim_qk = configs[2].head_dim_v = 64;
+  for (Config& config : configs) config.compressor = Compressor::mean;
+  return configs;
+}
+
+TEST_P(Moves, PackBlocks) {
+  for (const DType dtype : GetParam().dtypes)
+    for (const Config& config : block_shapes()) {
+      SCOPED_TRACE(std::string(name_of(dtype)) + ", " + config.describe());
+      if (!supported(config, dtype)) continue;
+      Random random(11);
+      const std::int64_t rows = 4 * config.select_block;
+      const Values k = round_to(dtype, random.normals(rows * config.num_kv_heads * config.head_dim_qk));
+      const Values v = round_to(dtype, random.normals(rows * config.num_kv_heads * config.head_dim_v));
+      const Blocks blocks(config, 4, random);
+      Values expected(blocks.list.size() *
+                      static_cast<std::size_t>(config.select_block * (config.head_dim_qk + config.head_dim_v)));
+      for_each_element(config, blocks.list, [&](std::size_t pool, std::size_t element, bool key) {
+        expected[pool] = key ? k[element] : v[element];
+      });
+      const DeviceBuffer from_k(device(), dtype, k), from_v(device(), dtype, v);
+      const DeviceBuffer pool(device(), expected.size() * size_of(dtype));
+      const DeviceListBuffer<BlockSlot> list(device(), blocks.list);
+      PackBlocks arguments{};
+      arguments.config = &config, arguments.dtype = dtype;
+      arguments.k = from_k.data(), arguments.v = from_v.data(), arguments.pool = pool.data();
+      arguments.blocks = list.view();
+      device().pack_blocks(arguments, Stream{});
+      ASSERT_EQ(pool.values(dtype), expected);
+    }
+}
+
+TEST_P(Moves, AddBlocks) {
+  for (const DType dtype : GetParam().dtypes)
+    for (const Config& config : block_shapes()) {
+      const DType accumulate = accumulate_dtype(dtype);
+      SCOPED_TRACE(std::string(name_of(dtype)) + ", " + config.describe());
+      if (!supported(config, dtype)) continue;
+      Random random(12);
+      const std::int64_t rows = 4 * config.select_block;
+      Values dk = round_to(accumulate, random.normals(rows * config.num_kv_heads * config.head_dim_qk));
+      Values dv = round_to(accumulate, random.normals(rows * config.num_kv_heads * config.head_dim_v));
+      const DeviceBuffer to_k(device(), accumulate, dk), to_v(device(), accumulate, dv);
+      const Blocks blocks(config, 4, random);
+      const Values pool =
+          round_to(accumulate, random.normals(static_cast<std::int64_t>(blocks.list.size()) * config.select_block *
+                                              (config.head_dim_qk + config.head_dim_v)));
+      for_each_element(config, blocks.list, [&](std::size_t slot, std::size_t element, bool key) {
+        double& sum = key ? dk[element] : dv[element];
+        sum = round_to(accumulate, sum + pool[slot]);
+      });
+      const DeviceBuffer from(device(), accumulate, pool);
+      const DeviceListBuffer<BlockSlot> list(device(), blocks.list);
+      AddBlocks arguments{};
+      arguments.config = &config, arguments.dtype = dtype;
+      arguments.pool = from.data(), arguments.dk = to_k.data(), arguments.dv = to_v.data();
+      arguments.blocks = list.view();
+      device().add_blocks(arguments, Stream{});
+      ASSERT_EQ(to_k.values(accumulate), dk);
+      ASSERT_EQ(to_v.values(accumulate), dv);
+    }
+}
+
+// Halfway cases, the greatest, the least, what overflows and what vanishes, for every type.
+Values difficult_numbers() {
+  const double infinity = std::numeric_limits<double>::infinity();
+  Values values{0.0,       -0.0,         1.0,           infinity, -infinity,   std::nan(""), 65504,
+                65519.9,   65520,        65536,         1e-8,     -1e-8,       5.96e-8,      2.98e-8,
+                0x1p-24,   0x1p-25,      0x3p-26,       0x1p-14,  0x1.ffcp-15, 1e38,         3.3895e38,
+                3.3961e38, 3.4028234e38, -3.4028234e38, 0x1p-126, 0x1p-133,    0x1p-134,     0x3p-135};
+  for (int bits = 0; bits < 8; ++bits)  // around halves of a unit in the last place of 8 and of 11 bits
+    for (const double unit : {0x1p-7, 0x1p-10}) {
+      const double step = 1 + bits * unit;
+      for (const double nudge : {0.0, 0x1p-20, -0x1p-20}) values.push_back(step + unit / 2 + nudge);
+      values.push_back(-(step + unit / 2));
+    }
+  Random random(13);
+  for (const double scale : {1.0, 1e-5, 1e4, 1e-38, 1e30})
+    for (int i = 0; i < 40; ++i) values.push_back(scale * random.normal());
+  return values;
+}
+
+TEST_P(Moves, ConvertRoundsToNearestEven) {
+  for (const DType from : {DType::f32, DType::f64})
+    for (const DType to : all_dtypes) {
+      SCOPED_TRACE(std::string(name_of(from)) + " to " + std::string(name_of(to)));
+      const Values source = round_to(from, difficult_numbers());
+      const DeviceBuffer in(device(), from, source), out(device(), source.size() * size_of(to));
+      device().convert(out.data(), to, in.data(), from, static_cast<std::int64_t>(source.size()), Stream{});
+      const Values found = out.values(to), expected = round_to(to, source);
+      for (std::size_t i = 0; i < source.size(); ++i) {
+        if (std::isnan(source[i])) {
+          EXPECT_TRUE(std::isnan(found[i]));
+        } else {
+          EXPECT_EQ(found[i], expected[i]) << "from " << source[i];
+          EXPECT_EQ(std::signbit(found[i]), std::signbit(expected[i])) << "from " << source[i];
+        }
+      }
+    }
+}
+
+TEST_P(Moves, MemoryIsAlignedCopiedAndZeroed) {
+  for (const std::size_t bytes : {1u, 255u, 256u, 100'000u}) {
+    DeviceBuffer buffer(device(), bytes), other(device(), bytes);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer.data()) % 256, 0u);
+    EXPECT_NO_THROW(device().check_pointer(buffer.data(), bytes, "buffer"));
+    device().fill_zero(buffer.data(), bytes, Stream{});
+    device().copy(other.data(), buffer.data(), bytes, Stream{});
+    EXPECT_EQ(other.read(), std::vector<std::byte>(bytes));
+  }
+}
+
+}  // namespace
+}  // namespace cpnsa::test
