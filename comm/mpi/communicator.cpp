@@ -103,7 +103,8 @@ void MpiCommunicator::run(Operation operation, Body body) {
 
 void MpiCommunicator::transfer(Operation operation, std::span<const SendMessage> sends,
                                std::span<const ReceiveMessage> receives) {
-  Transfer transfer(route_, operation, sequence_, sends, receives);
+  Transfer transfer(route_, operation, sequence_);
+  transfer.start(sends, receives);
   comm::Idle idle;
   const auto end = Clock::now() + deadline_;
   while (!transfer.done()) {

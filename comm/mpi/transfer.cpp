@@ -25,17 +25,13 @@ std::vector<Chunk> split(std::size_t bytes, std::size_t chunk_bytes) {
   return chunks;
 }
 
-Transfer::Transfer(const Route& route, comm::Operation operation, std::uint64_t sequence,
-                   std::span<const SendMessage> sends, std::span<const ReceiveMessage> receives)
-    : route_(route),
-      operation_(operation),
-      sequence_(sequence),
-      receives_(receives.begin(), receives.end()),
-      headers_(std::make_unique<Header[]>(receives.size() + sends.size())) {
+void Transfer::start(std::span<const SendMessage> sends, std::span<const ReceiveMessage> receives) {
+  receives_.assign(receives.begin(), receives.end());
+  headers_ = std::make_unique<Header[]>(receives.size() + sends.size());
   Header* header = headers_.get();
   for (const ReceiveMessage& message : receives_) receive_header(message, *header++);
   for (const SendMessage& message : sends) {
-    *header = {sequence, static_cast<std::uint64_t>(operation), message.bytes};
+    *header = {sequence_, static_cast<std::uint64_t>(operation_), message.bytes};
     send(message, *header++);
   }
 }

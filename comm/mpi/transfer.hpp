@@ -37,14 +37,15 @@ struct Route {
 /// The messages of one call on one rank, of which empty ones travel too. Nothing in it waits, but for the destructor.
 class Transfer {
  public:
-  /// Starts everything. The spans need not outlive the constructor; what they point to must outlive the transfer.
-  Transfer(const Route& route, comm::Operation operation, std::uint64_t sequence, std::span<const SendMessage> sends,
-           std::span<const ReceiveMessage> receives);
+  Transfer(const Route& route, comm::Operation operation, std::uint64_t sequence)
+      : route_(route), operation_(operation), sequence_(sequence) {}
   Transfer(const Transfer&) = delete;
   Transfer& operator=(const Transfer&) = delete;
   /// Where the transfer is not done, takes back what can be, so that MPI does not write to the caller's memory later.
   ~Transfer();
 
+  /// Starts everything, once. The spans need not outlive the call; what they point to must outlive the transfer.
+  void start(std::span<const SendMessage> sends, std::span<const ReceiveMessage> receives);
   /// Returns whether something has arrived or left. Throws MismatchError where a message is none that was expected.
   bool progress();
   bool done() const { return remaining_ == 0; }
