@@ -55,8 +55,7 @@ Handle::~Handle() {
 
 void Handle::finish() {
   settle(ncclCommFinalize(handle_), "ncclCommFinalize", parting);
-  check(ncclCommDestroy(handle_), "ncclCommDestroy", nullptr);
-  handle_ = nullptr;
+  check(ncclCommDestroy(std::exchange(handle_, nullptr)), "ncclCommDestroy", nullptr);
 }
 
 int Handle::rank() const {

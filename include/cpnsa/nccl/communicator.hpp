@@ -30,7 +30,8 @@ std::unique_ptr<Communicator> make_communicator(const ncclUniqueId& id, int size
                                                 const Options& options = {});
 
 /// The same for the ranks of `control`, e.g. one over MPI, and for `device`. `control` brings the id to every rank, and
-/// must outlive the communicator, for which it goes on to move what is in host memory and the reasons of failures.
+/// must outlive the communicator, for which it goes on to move what is in host memory and the reasons of failures; its
+/// deadline becomes the communicator's.
 std::unique_ptr<Communicator> make_communicator(Communicator& control, Device& device, const Options& options = {});
 
 }  // namespace cpnsa::nccl
