@@ -55,6 +55,17 @@ std::vector<Problem> model_shapes() {
   return problems;
 }
 
+// Long enough for kernels that take 128 summaries at a time to take another turn, and a second document of one more.
+Problem long_documents() {
+  Config config;
+  config.num_q_heads = 16, config.num_kv_heads = 1;
+  config.head_dim_qk = config.head_dim_v = 128;
+  config.select_count = 6;
+  config.window = 300;
+  config.compress_hidden_k = config.compress_hidden_v = 64;
+  return make_problem(config, {0, 2200, 2300}, 600, {.shared_k = false, .shared_v = false});
+}
+
 }  // namespace
 
 StageCase::StageCase(Problem problem_, DType dtype_)
@@ -224,9 +235,10 @@ bool KernelTest::supported(const Config& config, DType dtype) {
 void KernelTest::for_each_case(const std::function<void(const StageCase&)>& check) {
   for (const DType dtype : GetParam().dtypes) {
     std::vector<Problem> problems;
-    for (const std::uint64_t seed : seeds(8)) problems.push_back(random_problem(6000 + seed, 120));
+    for (const std::uint64_t seed : seeds(8)) problems.push_back(random_problem(6000 + seed, 120, GetParam().dim_step));
     if (size_of(dtype) == 2)
       for (Problem& problem : model_shapes()) problems.push_back(std::move(problem));
+    if (GetParam().walks_long_tiles && dtype == DType::bf16) problems.push_back(long_documents());
     for (Problem& problem : problems) {
       SCOPED_TRACE(std::string(name_of(dtype)) + ", " + describe(problem));
       if (!supported(problem.config, dtype)) continue;

@@ -17,7 +17,8 @@ namespace cpnsa::test {
 struct DeviceBackend {
   std::string name;
   std::function<std::unique_ptr<Device>()> make;
-  std::vector<DType> dtypes;
+  std::vector<DType> dtypes;  ///< the most precise first
+  std::int64_t dim_step = 1;  ///< widths of heads and hidden layers that it runs are multiples of
 };
 
 struct TransportBackend {
