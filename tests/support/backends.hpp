@@ -19,6 +19,7 @@ struct DeviceBackend {
   std::function<std::unique_ptr<Device>()> make;
   std::vector<DType> dtypes;  ///< the most precise first
   std::int64_t dim_step = 1;  ///< widths of heads and hidden layers that it runs are multiples of
+  bool walks_long_tiles = false;  ///< its kernels take so many keys at once that only long documents need several turns
 };
 
 struct TransportBackend {
