@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -12,7 +13,8 @@ class AllReduce {
  public:
   explicit AllReduce(cpnsa::Communicator& communicator) : communicator_(communicator) {}
 
-  void sum(std::span<double> values);
+  /// Returns the bytes that this rank received.
+  std::int64_t sum(std::span<double> values);
 
  private:
   cpnsa::Communicator& communicator_;

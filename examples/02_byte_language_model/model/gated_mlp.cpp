@@ -16,10 +16,11 @@ Matrix GatedMlp::forward(const Matrix& x) {
   x_ = x;
   gated_ = linear(parameters_, gate_, x);
   raised_ = linear(parameters_, up_, x);
+  sigmoid_ = Matrix(x.rows, gate_.columns);
   hidden_ = Matrix(x.rows, gate_.columns);
   for (std::size_t i = 0; i < hidden_.values.size(); ++i) {
-    const double gate = gated_.values[i];
-    hidden_.values[i] = gate / (1.0 + std::exp(-gate)) * raised_.values[i];
+    sigmoid_.values[i] = 1.0 / (1.0 + std::exp(-gated_.values[i]));
+    hidden_.values[i] = gated_.values[i] * sigmoid_.values[i] * raised_.values[i];
   }
   return linear(parameters_, down_, hidden_);
 }
@@ -30,7 +31,7 @@ void GatedMlp::backward(const Matrix& dy, Matrix& dx) {
   Matrix dgated(hidden_.rows, hidden_.columns);
   Matrix draised(hidden_.rows, hidden_.columns);
   for (std::size_t i = 0; i < dhidden.values.size(); ++i) {
-    const double gate = gated_.values[i], sigmoid = 1.0 / (1.0 + std::exp(-gate));
+    const double gate = gated_.values[i], sigmoid = sigmoid_.values[i];
     draised.values[i] = dhidden.values[i] * gate * sigmoid;
     dgated.values[i] = dhidden.values[i] * raised_.values[i] * sigmoid * (1.0 + gate * (1.0 - sigmoid));
   }

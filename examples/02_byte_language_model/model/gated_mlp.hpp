@@ -16,7 +16,7 @@ class GatedMlp {
  private:
   Parameters& parameters_;
   Weight gate_, up_, down_;
-  Matrix x_, gated_, raised_, hidden_;
+  Matrix x_, gated_, sigmoid_, raised_, hidden_;
 };
 
 }  // namespace language_model

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "adamw.hpp"
+#include "all_reduce.hpp"
+#include "cpnsa/communicator.hpp"
+#include "model/model.hpp"
+#include "options.hpp"
+#include "text.hpp"
+
+namespace language_model {
+
+/// What a step did, summed over the ranks.
+struct StepReport {
+  double loss = 0;             ///< mean of the sequence, nats a byte
+  double attention_bytes = 0;  ///< received by cpnsa
+  double gradient_bytes = 0;   ///< received by the all-reduce of the gradients
+  double blocks_fetched = 0;   ///< (block, KV head) pairs, in all layers
+};
+
+/// A rank's model and its part of the sequence. Both calls are collective.
+class Trainer {
+ public:
+  Trainer(const Options& options, const Text& text, cpnsa::Communicator& communicator);
+
+  StepReport step(std::int64_t index);
+
+  std::size_t parameters() const { return parameters_.values.size(); }
+
+ private:
+  const Options& options_;
+  const Text& text_;
+  cpnsa::Communicator& communicator_;
+  std::unique_ptr<cpnsa::Device> device_;
+  AttentionKind kind_;
+  cpnsa::Partition partition_;
+  std::vector<std::int64_t> tokens_;  // of the sequence, that this rank's rows are
+  Parameters parameters_;
+  Model model_;
+  AllReduce all_reduce_;
+  AdamW optimizer_;
+};
+
+}  // namespace language_model
