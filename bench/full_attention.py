@@ -1,0 +1,164 @@
+"""Full causal attention on this card, through PyTorch, and what the card can do at most."""
+
+import statistics
+import subprocess
+import warnings
+
+try:
+    import torch
+    import torch.nn.functional as F
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+except ImportError:  # the table then has only our own columns
+    torch = None
+
+IMPLEMENTATIONS = {"cudnn": "CUDNN_ATTENTION", "flash2": "FLASH_ATTENTION"}
+TITLES = {"cudnn": "cuDNN", "flash2": "FlashAttention-2"}
+FLUSH_BYTES = 512 << 20  # several times any cache
+LEAST_ITERATIONS = 3
+
+
+def unavailable():
+    """Why nothing can be measured, or None."""
+    if torch is None:
+        return "PyTorch is not installed"
+    if not torch.cuda.is_available():
+        return "PyTorch sees no GPU"
+    return None
+
+
+def describe_machine():
+    """What the numbers depend on."""
+    if unavailable():
+        return {"unavailable": unavailable()}
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split("\n")[0]
+    except (OSError, subprocess.CalledProcessError) as error:
+        driver = f"unknown: {error}"
+    card = torch.cuda.get_device_properties(0)
+    return {
+        "card": card.name,
+        "memory_bytes": card.total_memory,
+        "multiprocessors": card.multi_processor_count,
+        "driver": driver,
+        "cuda": torch.version.cuda,
+        "torch": torch.__version__,
+        "cudnn": str(torch.backends.cudnn.version()),
+    }
+
+
+class Stopwatch:
+    """Medians by CUDA events. Before each timed call a buffer larger than the cache is written: nothing of the call
+    before is left in it, and the host is ahead of the device, so that launching is not what is measured."""
+
+    def __init__(self, iterations, seconds):
+        self.iterations = iterations  # at most
+        self.seconds = seconds  # that one measurement may take, about
+        self.flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
+
+    def time(self, call):
+        self._sample(call, 1)  # plans, tunes and loads its kernels
+        once = self._sample(call, 1)[0]
+        count = max(LEAST_ITERATIONS, min(self.iterations, int(self.seconds / max(once, 1e-6))))
+        self._sample(call, max(1, count // 5))
+        samples = self._sample(call, count)
+        return {"seconds": statistics.median(samples), "least_seconds": min(samples), "iterations": count}
+
+    def _sample(self, call, count):
+        events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]
+        for begin, end in events:
+            self.flush.zero_()
+            begin.record()
+            call()
+            end.record()
+        torch.cuda.synchronize()
+        return [begin.elapsed_time(end) / 1e3 for begin, end in events]
+
+
+def full_flop(shape, tokens):
+    """Of the forward's two products; the backward has five."""
+    return shape.heads * (shape.dk + shape.dv) * tokens * (tokens + 1)
+
+
+def measure_full(name, shape, tokens, backward, stopwatch):
+    """{"forward": ..., "backward": ...}, each with seconds or with the reason why it has none. Keys and values are
+    repeated for every query head, untimed, only for a backend that does not take grouped ones."""
+    if unavailable():
+        return {"forward": {"failed": unavailable()}}
+    result = {}
+    for grouped in (True, False):
+        attempt = _measure(name, shape, tokens, backward, stopwatch, grouped)
+        torch.cuda.empty_cache()
+        for direction, part in attempt.items():
+            if "seconds" not in result.get(direction, {}):
+                result[direction] = {**part, "grouped": grouped}
+        if all("seconds" in part for part in result.values()):
+            break
+    return result
+
+
+def _measure(name, shape, tokens, backward, stopwatch, grouped):
+    result = {}
+    part = "forward"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            kv_heads = shape.kv_heads if grouped else shape.heads
+            q = _normal(tokens, shape.heads, shape.dk, backward)
+            k = _normal(tokens, kv_heads, shape.dk, backward)
+            v = _normal(tokens, kv_heads, shape.dv, backward)
+
+            def attend():
+                return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=kv_heads != shape.heads)
+
+            with sdpa_kernel(getattr(SDPBackend, IMPLEMENTATIONS[name])):
+                flop = full_flop(shape, tokens)
+                result[part] = _with_rate(stopwatch.time(attend), flop)
+                if backward:
+                    part = "backward"
+                    out = attend()
+                    dout = torch.randn_like(out)
+                    call = lambda: torch.autograd.grad(out, (q, k, v), dout, retain_graph=True)
+                    result[part] = _with_rate(stopwatch.time(call), 2.5 * flop)
+        except (RuntimeError, TypeError, ValueError) as error:  # out of memory is a RuntimeError too
+            result[part] = {"failed": _reason(error, caught)}
+    return result
+
+
+def _normal(tokens, heads, channels, needs_gradient):
+    tensor = torch.randn(1, tokens, heads, channels, dtype=torch.bfloat16, device="cuda").transpose(1, 2)
+    return tensor.requires_grad_(needs_gradient)
+
+
+def _with_rate(timing, flop):
+    return {**timing, "flop": flop, "tflops_per_second": flop / timing["seconds"] * 1e-12}
+
+
+def _reason(error, caught):
+    """PyTorch says why a backend does not serve in warnings, one for each reason, some of them of other backends."""
+    lines = [str(error).strip().split("\n")[0]]
+    lines += [str(warning.message).split(" (Triggered")[0] for warning in caught]
+    return " | ".join(dict.fromkeys(lines))[:600]
+
+
+def measure_ceilings(stopwatch):
+    """The fastest large product and the fastest copy that this card does through PyTorch."""
+    if unavailable():
+        return {}
+    size, copied = 8192, 2 << 30
+    try:
+        a, b = (torch.randn(size, size, dtype=torch.bfloat16, device="cuda") for _ in range(2))
+        product = stopwatch.time(lambda: torch.mm(a, b))
+        source = torch.zeros(copied, dtype=torch.uint8, device="cuda")
+        target = torch.empty_like(source)
+        copy = stopwatch.time(lambda: target.copy_(source))
+    except RuntimeError as error:
+        return {"failed": str(error).split("\n")[0]}
+    del a, b, source, target
+    torch.cuda.empty_cache()
+    return {
+        "product": f"{size}^3 bf16",
+        "product_tflops_per_second": 2 * size**3 / product["seconds"] * 1e-12,
+        "copy": f"{copied >> 30} GiB, read and written",
+        "copy_terabytes_per_second": 2 * copied / copy["seconds"] * 1e-12,
+    }

@@ -1,0 +1,117 @@
+"""Two kinds of charts as SVG, side by side in one picture, with nothing but the standard library."""
+
+import math
+from xml.sax.saxutils import escape
+
+COLOURS = ("#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f", "#edc948", "#b07aa1", "#9c755f")
+WIDTH, HEIGHT = 460, 380  # of one panel
+LEFT, RIGHT, TOP, BOTTOM = 62, 14, 34, 48
+LEGEND = 24
+
+
+def _text(x, y, content, anchor="middle", more=""):
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {more}>{escape(content)}</text>'
+
+
+def _line(x1, y1, x2, y2, colour="#ddd", width=1.0):
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" stroke-width="{width}"/>'
+
+
+def _frame(title, x_label, y_label):
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    return [
+        _text(middle, 20, title, more='font-weight="bold"'),
+        _text(middle, HEIGHT - 10, x_label),
+        _text(0, 0, y_label, more=f'transform="translate(14,{(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)"'),
+        _line(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM, "#333"),
+        _line(LEFT, TOP, LEFT, HEIGHT - BOTTOM, "#333"),
+    ]
+
+
+class LogLogLines:
+    """series: {name: [(x, y), ...]}, both axes logarithmic; x values are marked by x_names."""
+
+    def __init__(self, title, x_label, y_label, series, x_names):
+        self.title, self.x_label, self.y_label, self.series, self.x_names = title, x_label, y_label, series, x_names
+
+    def names(self):
+        return list(self.series)
+
+    def draw(self, colours):
+        points = [point for line in self.series.values() for point in line]
+        shapes = _frame(self.title, self.x_label, self.y_label)
+        if not points:
+            return shapes
+        xs, ys = [math.log2(x) for x, _ in points], [math.log10(y) for _, y in points]
+        x_low, x_high = min(xs) - 0.3, max(xs) + 0.3
+        y_low, y_high = math.floor(min(ys)), max(math.ceil(max(ys)), math.floor(min(ys)) + 1)
+        place_x = lambda x: LEFT + (math.log2(x) - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+        place_y = lambda y: HEIGHT - BOTTOM - (math.log10(y) - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
+        for power in range(y_low, y_high + 1):
+            y = place_y(10.0**power)
+            shapes += [_line(LEFT, y, WIDTH - RIGHT, y), _text(LEFT - 6, y + 4, f"{10.0**power:g}", "end")]
+        for x, name in self.x_names.items():
+            shapes.append(_text(place_x(x), HEIGHT - BOTTOM + 18, name))
+        for name, line in self.series.items():
+            path = " ".join(f"{place_x(x):.1f},{place_y(y):.1f}" for x, y in line)
+            shapes.append(f'<polyline points="{path}" fill="none" stroke="{colours[name]}" stroke-width="2"/>')
+            shapes += [
+                f'<circle cx="{place_x(x):.1f}" cy="{place_y(y):.1f}" r="3.2" fill="{colours[name]}"/>' for x, y in line
+            ]
+        return shapes
+
+
+class StackedBars:
+    """bars: {label: {part: height}}."""
+
+    def __init__(self, title, x_label, y_label, bars):
+        self.title, self.x_label, self.y_label, self.bars = title, x_label, y_label, bars
+
+    def names(self):
+        return list(dict.fromkeys(part for bar in self.bars.values() for part in bar))
+
+    def draw(self, colours):
+        shapes = _frame(self.title, self.x_label, self.y_label)
+        highest = max((sum(bar.values()) for bar in self.bars.values()), default=0)
+        if highest <= 0:
+            return shapes
+        step = 10 ** math.floor(math.log10(highest))
+        step = step / 5 if highest < 2 * step else step / 2 if highest < 5 * step else step
+        top = step * math.ceil(highest / step)
+        per_unit = (HEIGHT - TOP - BOTTOM) / top
+        for i in range(round(top / step) + 1):
+            y = HEIGHT - BOTTOM - i * step * per_unit
+            shapes += [_line(LEFT, y, WIDTH - RIGHT, y), _text(LEFT - 6, y + 4, f"{i * step:.4g}", "end")]
+        slot = (WIDTH - LEFT - RIGHT) / len(self.bars)
+        for i, (label, bar) in enumerate(self.bars.items()):
+            x, y = LEFT + (i + 0.2) * slot, HEIGHT - BOTTOM
+            for part, value in bar.items():
+                height = value * per_unit
+                y -= height
+                shapes.append(
+                    f'<rect x="{x:.1f}" y="{y:.1f}" width="{0.6 * slot:.1f}" height="{height:.1f}" '
+                    f'fill="{colours[part]}"/>'
+                )
+            shapes.append(_text(LEFT + (i + 0.5) * slot, HEIGHT - BOTTOM + 18, label))
+        return shapes
+
+
+def write(path, panels):
+    """The panels beside each other, two to a row, and one legend below them."""
+    names = list(dict.fromkeys(name for panel in panels for name in panel.names()))
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
+    columns = min(2, len(panels))
+    width, height = columns * WIDTH, (len(panels) + 1) // 2 * HEIGHT + LEGEND * ((len(names) + 3) // 4) + 8
+    shapes = []
+    for i, panel in enumerate(panels):
+        shapes.append(f'<g transform="translate({i % 2 * WIDTH},{i // 2 * HEIGHT})">')
+        shapes += panel.draw(colours) + ["</g>"]
+    for i, name in enumerate(names):
+        x, y = LEFT + i % 4 * (width - LEFT) / 4, (len(panels) + 1) // 2 * HEIGHT + LEGEND * (i // 4) + 14
+        shapes.append(f'<rect x="{x:.1f}" y="{y - 10:.1f}" width="12" height="12" fill="{colours[name]}"/>')
+        shapes.append(_text(x + 18, y, name, "start"))
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    content = "\n".join([f'{head} font-family="sans-serif" font-size="12">', '<rect width="100%" height="100%" '
+                         'fill="white"/>', *shapes, "</svg>\n"])
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(content)
