@@ -10,12 +10,13 @@
 namespace cpnsa::test {
 namespace {
 
-Config random_config(Random& random) {
+Config random_config(Random& random, std::int64_t dim_step) {
+  const std::int64_t most_dim = dim_step == 1 ? 20 : 8;
   Config config;
   config.num_kv_heads = random.integer(1, 3);
   config.num_q_heads = config.num_kv_heads * random.integer(1, random.chance(0.2) ? 8 : 3);
-  config.head_dim_qk = random.integer(1, 20);
-  config.head_dim_v = random.chance(0.3) ? config.head_dim_qk : random.integer(1, 20);
+  config.head_dim_qk = dim_step * random.integer(1, most_dim);
+  config.head_dim_v = random.chance(0.3) ? config.head_dim_qk : dim_step * random.integer(1, most_dim);
   config.compress_stride = random.pick<std::int64_t>({1, 2, 3, 4, 8});
   config.compress_block = config.compress_stride * random.pick<std::int64_t>({1, 1, 2, 2, 3, 4});
   config.select_block = config.compress_block;  // l = m now and then
@@ -30,8 +31,8 @@ Config random_config(Random& random) {
   config.compressor = random.pick<Compressor>({Compressor::mean, Compressor::linear, Compressor::mlp});
   config.activation = random.pick<Activation>({Activation::silu, Activation::relu, Activation::gelu});
   config.gate = random.pick<GateKind>({GateKind::logits, GateKind::values});
-  config.compress_hidden_k = random.integer(1, 9);
-  config.compress_hidden_v = random.integer(1, 9);
+  config.compress_hidden_k = dim_step * random.integer(1, 9);
+  config.compress_hidden_v = dim_step * random.integer(1, 9);
   return config;
 }
 
@@ -123,9 +124,9 @@ Problem make_problem(const Config& config, std::vector<std::int64_t> cu_seqlens,
   return problem;
 }
 
-Problem random_problem(std::uint64_t seed, std::int64_t most_tokens) {
+Problem random_problem(std::uint64_t seed, std::int64_t most_tokens, std::int64_t dim_step) {
   Random random(seed);
-  const Config config = random_config(random);
+  const Config config = random_config(random, dim_step);
   const std::vector<std::int64_t> documents = random_documents(random, most_tokens);
   const ProblemOptions options{.shared_k = random.chance(0.5),
                                .shared_v = random.chance(0.5),

@@ -104,7 +104,8 @@ Problem make_problem(const Config& config, std::vector<std::int64_t> cu_seqlens,
                      const ProblemOptions& options = {});
 
 /// A small problem with any configuration that is valid: see problem.cpp for the corners it visits.
-Problem random_problem(std::uint64_t seed, std::int64_t most_tokens);
+/// Widths of heads and hidden layers are multiples of `dim_step`.
+Problem random_problem(std::uint64_t seed, std::int64_t most_tokens, std::int64_t dim_step = 1);
 
 /// The same with every tensor rounded to the type.
 Problem rounded(Problem problem, DType dtype);

@@ -11,7 +11,7 @@ CPNSA_ATTENTION_SUITE(Agreement);
 TEST_P(Agreement, EverySettingComputesTheLayer) {
   for (const std::uint64_t seed : seeds(40)) {
     const DType dtype = widest_dtype();
-    const Problem problem = rounded(random_problem(seed, 150), dtype);
+    const Problem problem = rounded(random_problem(seed, 150, device().dim_step), dtype);
     SCOPED_TRACE(describe(problem));
     if (!supported(problem.config, dtype)) continue;
     std::optional<Truth> truth;
@@ -37,7 +37,7 @@ TEST_P(Agreement, EverySettingComputesTheLayer) {
 TEST_P(Agreement, EveryTypeIsAsPreciseAsItMayBe) {
   for (const DType dtype : device().dtypes)
     for (const std::uint64_t seed : seeds(20)) {
-      const Problem problem = rounded(random_problem(1000 + seed, 150), dtype);
+      const Problem problem = rounded(random_problem(1000 + seed, 150, device().dim_step), dtype);
       SCOPED_TRACE(std::string(name_of(dtype)) + ", " + describe(problem));
       if (!supported(problem.config, dtype)) continue;
       std::optional<Truth> truth;
@@ -61,7 +61,7 @@ TEST_P(Agreement, EveryTypeIsAsPreciseAsItMayBe) {
 TEST_P(Agreement, GradientsMayHaveTheLayersType) {
   for (const DType dtype : device().dtypes)
     for (const std::uint64_t seed : seeds(6)) {
-      const Problem problem = rounded(random_problem(2000 + seed, 100), dtype);
+      const Problem problem = rounded(random_problem(2000 + seed, 100, device().dim_step), dtype);
       SCOPED_TRACE(std::string(name_of(dtype)) + ", " + describe(problem));
       if (!supported(problem.config, dtype)) continue;
       const int ranks = most_ranks();
@@ -80,7 +80,7 @@ TEST_P(Agreement, GradientsMayHaveTheLayersType) {
 TEST_P(Agreement, TwoRunsAreEqualToTheLastBit) {
   for (const DType dtype : device().dtypes)
     for (const std::uint64_t seed : seeds(4)) {
-      const Problem problem = rounded(random_problem(3000 + seed, 200), dtype);
+      const Problem problem = rounded(random_problem(3000 + seed, 200, device().dim_step), dtype);
       SCOPED_TRACE(std::string(name_of(dtype)) + ", " + describe(problem));
       if (!supported(problem.config, dtype)) continue;
       for (const int ranks : rank_counts())

@@ -62,6 +62,14 @@ void AttentionTest::on_ranks(int ranks, const Body& body) const {
   }
 }
 
+void AttentionTest::SetUp() {
+  try {
+    device().make();
+  } catch (const DeviceError& error) {
+    GTEST_SKIP() << error.what();
+  }
+}
+
 void AttentionTest::TearDown() {
   if (unsupported_ > 0)
     std::cout << "[  SKIPPED ] " << unsupported_

@@ -34,6 +34,7 @@ class AttentionTest : public testing::TestWithParam<std::tuple<DeviceBackend, Tr
   using Body = std::function<void(Communicator&, Device&)>;
   void on_ranks(int ranks, const Body& body) const;
 
+  void SetUp() override;  ///< skips where there is no such device
   void TearDown() override;
 
  private:

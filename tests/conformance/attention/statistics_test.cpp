@@ -41,7 +41,7 @@ TEST_P(StatisticsOfSteps, EqualThePredictionAndTheDemand) {
   const auto element = static_cast<std::int64_t>(size_of(dtype));
   const auto accumulated = static_cast<std::int64_t>(size_of(accumulate_dtype(dtype)));
   for (const std::uint64_t seed : seeds(15)) {
-    const Problem problem = random_problem(4000 + seed, 200);
+    const Problem problem = random_problem(4000 + seed, 200, device().dim_step);
     const Config& config = problem.config;
     if (!supported(config, dtype)) continue;
     SCOPED_TRACE(describe(problem));
@@ -108,7 +108,7 @@ class CountingCommunicator final : public WrappedCommunicator {
 TEST_P(StatisticsOfSteps, CountEveryByteThatArrives) {
   const DType dtype = widest_dtype();
   for (const std::uint64_t seed : seeds(10)) {
-    const Problem problem = random_problem(5000 + seed, 200);
+    const Problem problem = random_problem(5000 + seed, 200, device().dim_step);
     if (!supported(problem.config, dtype)) continue;
     SCOPED_TRACE(describe(problem));
     for (const int ranks : rank_counts())
