@@ -69,9 +69,9 @@ TEST(Bench, LocalSelectionSharesBlocks) {
     const std::string path = folder.path() / selection;
     const Outcome outcome = run_command(one_rank(), {"bench",
                                                      "-b",
-                                                     "4096",
+                                                     "8192",
                                                      "-e",
-                                                     "4096",
+                                                     "8192",
                                                      "-n",
                                                      "1",
                                                      "-w",
