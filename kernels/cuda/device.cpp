@@ -210,7 +210,8 @@ void CudaDevice::fill_zero(void* destination, std::size_t bytes, Stream stream) 
 }
 
 std::size_t CudaDevice::scratch_bytes(const ProblemSize& size) const {
-  return compress_scratch_bytes(size);
+  return std::max({compress_scratch_bytes(size), compressed_attention_backward_scratch_bytes(size),
+                   selected_attention_backward_scratch_bytes(size)});
 }
 
 std::unique_ptr<SegmentSchedule> CudaDevice::schedule(std::span<const Segment> segments, const Config& config) {
