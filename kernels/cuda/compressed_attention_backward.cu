@@ -26,7 +26,7 @@ class SummaryRows {
  public:
   __device__ SummaryRows(const AttentionProblem<typename Shape::T>& a, const SummaryKeyTile& tile, const QueryRun* runs,
                          int group, const SummaryRule& rule)
-      : a_(a),
+      : heads_(a.heads),
         tile_(tile),
         run_(runs + tile.run_begin - 1),
         last_run_(runs + tile.run_end - 1),
@@ -46,7 +46,7 @@ class SummaryRows {
   }
   __device__ std::int64_t head_row(int index) const {
     const int query = rows_.query_of(index);
-    return query < rows_.end ? (run_->row + query - run_->first) * a_.heads + first_head_ + rows_.head_of(index) : -1;
+    return query < rows_.end ? (run_->row + query - run_->first) * heads_ + first_head_ + rows_.head_of(index) : -1;
   }
   __device__ KeyRange visible(int index) const {
     const int seen = rule_.visible(static_cast<int>(run_->position + rows_.query_of(index) - run_->first));
@@ -54,11 +54,11 @@ class SummaryRows {
   }
 
  private:
-  const AttentionProblem<typename Shape::T>& a_;
-  const SummaryKeyTile& tile_;
+  int heads_;
+  SummaryKeyTile tile_;
   const QueryRun* run_;  // that the rows are of; before the first at the start
   const QueryRun* last_run_;
-  const SummaryRule& rule_;
+  SummaryRule rule_;
   int first_head_;
   RowCursor rows_;
 };
@@ -85,8 +85,7 @@ __global__ void __launch_bounds__(Shape::threads)
   KeyGradients<Shape> keys(a, shared);
   keys.load_keys([&](int r) { return row(summaries.keys, a.dk, r); },
                  [&](int r) { return row(summaries.values, a.dv, r); });
-  SummaryRows<Shape> rows(a, tile, gradients.runs, group, summaries.rule);
-  keys.walk(rows);
+  keys.template walk<SummaryRows<Shape>>(a, tile, gradients.runs, group, summaries.rule);
 
   const std::int64_t place = static_cast<std::int64_t>(tile.place) * a.groups + group;
   gradients.turns.wait(place, tile.turn);

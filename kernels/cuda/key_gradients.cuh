@@ -11,6 +11,8 @@
 // through shared memory.
 
 #include <cstdint>
+#include <new>
+#include <type_traits>
 
 #include "kernels/cuda/gradient_tile.cuh"
 
@@ -22,7 +24,7 @@ struct KeyGradientShape {
   static constexpr int dk = Dk;
   static constexpr int dv = Dv;
   static constexpr int keys = 64;
-  static constexpr int rows = Dk > 128 ? 32 : 64;
+  static constexpr int rows = Dk > 64 ? 32 : 64;
   static constexpr int stages = Dk > 192 ? 1 : 2;  // a card of 99 KiB of shared memory holds them
   /// Where the sums of both do not fit the registers of one warp, half of the warps have dK and half dV.
   static constexpr bool separate = Dk + Dv > 320;
@@ -78,26 +80,46 @@ class KeyGradients {
     load_rows<typename Shape::Values, Shape::threads>(shared_ + Shape::Keys::bytes, a_.dv, a_.q, value);
   }
 
-  /// Takes in all rows of the source.
-  template <class Source>
-  __device__ __forceinline__ void walk(Source& source) {
-    bool more = source.next();
-    if (more)
+  /// Takes in all rows of Source(arguments...). The source is kept in shared memory, for registers are short; one
+  /// thread moves it on while the others work on rows that have been loaded.
+  template <class Source, class... Arguments>
+  __device__ __forceinline__ void walk(const Arguments&... arguments) {
+    static_assert(std::is_trivially_destructible_v<Source>);
+    __shared__ alignas(16) unsigned char source_memory[sizeof(Source)];
+    __shared__ bool moved;
+    auto& source = *reinterpret_cast<Source*>(source_memory);
+    const bool moves = threadIdx.x == 0;
+    if (moves) moved = (::new (static_cast<void*>(source_memory)) Source(arguments...))->next();
+    __syncthreads();
+    bool here = moved, ahead = false;  // whether there is a tile `index`, and one after it that is not loaded yet
+    if (here)
       load_stage(source, 0);
     else
       ptx::cp_async_wait<0>();
-    for (int index = 0; more; ++index) {
-      more = source.next();
-      if (Shape::stages > 1 && more) {
+    if constexpr (Shape::stages > 1) {
+      __syncthreads();
+      if (moves) moved = source.next();
+      __syncthreads();
+      ahead = moved;
+    }
+    for (int index = 0; here; ++index) {
+      if (ahead) {
         load_stage(source, index + 1);
         ptx::cp_async_wait<1>();
       } else {
         ptx::cp_async_wait<0>();
       }
       __syncthreads();
+      if (moves) moved = source.next();
       add_rows(index % Shape::stages);
       __syncthreads();
-      if (Shape::stages == 1 && more) load_stage(source, index + 1);
+      if constexpr (Shape::stages > 1) {
+        here = ahead;
+        ahead = moved;
+      } else {
+        here = moved;
+        if (here) load_stage(source, index + 1);
+      }
     }
   }
 

@@ -18,8 +18,8 @@ struct QueryGradientShape {
   static constexpr int rows = 64;
   static constexpr int warps = rows / 16;
   static constexpr int threads = warps * 32;
-  static constexpr int keys = 32;
-  static constexpr int stages = Dk > 192 ? 1 : 2;  // a card of 99 KiB of shared memory holds them
+  static constexpr int keys = Dk > 192 ? 16 : 32;
+  static constexpr int stages = 2;  // a card of 99 KiB of shared memory holds them
   using Queries = SwizzledTile<rows, Dk>;
   using Douts = SwizzledTile<rows, Dv>;
   using Keys = SwizzledTile<keys, Dk>;
@@ -78,7 +78,7 @@ __device__ __forceinline__ void add_query_gradients(const GradientProblem<typena
   });
   load_stage(0);
   for (int index = 0; index < tiles; ++index) {
-    if (Shape::stages > 1 && index + 1 < tiles) {
+    if (index + 1 < tiles) {
       load_stage(index + 1);
       ptx::cp_async_wait<1>();
     } else {
@@ -104,7 +104,6 @@ __device__ __forceinline__ void add_query_gradients(const GradientProblem<typena
       multiply_values<T, typename Shape::Keys>(dq, ds, stage);
     }
     __syncthreads();
-    if (Shape::stages == 1 && index + 1 < tiles) load_stage(index + 1);
   }
 
 #pragma unroll

@@ -41,7 +41,7 @@ class SelectingRows {
  public:
   __device__ SelectingRows(const AttentionProblem<typename Shape::T>& a, const std::int32_t* list, int count, int group,
                            const BlockTile& tile)
-      : a_(a),
+      : heads_(a.heads),
         list_(list),
         to_come_(count),
         first_head_(group * a.heads_per_group),
@@ -59,13 +59,13 @@ class SelectingRows {
   }
   __device__ std::int64_t head_row(int index) const {
     const int query = rows_.query_of(index);
-    return query < rows_.end ? static_cast<std::int64_t>(list_[query]) * a_.heads + first_head_ + rows_.head_of(index)
+    return query < rows_.end ? static_cast<std::int64_t>(list_[query]) * heads_ + first_head_ + rows_.head_of(index)
                              : -1;
   }
   __device__ KeyRange visible(int index) const { return {0, tile_.seen_by(list_[rows_.query_of(index)])}; }
 
  private:
-  const AttentionProblem<typename Shape::T>& a_;
+  int heads_;
   const std::int32_t* list_;
   int to_come_;
   int first_head_;
@@ -97,47 +97,68 @@ __device__ __forceinline__ std::int32_t pair_of_part(const SelectedQueries& list
   return first;
 }
 
+/// The work of one thread block: some of the rows that selected a pair, and a tile of its keys.
+struct SelectedPart {
+  BlockTile tile{};  ///< without keys if there is no such work
+  BlockLocation at = 0;
+  int group = 0;
+  int count = 0;  ///< rows
+  const std::int32_t* rows = nullptr;
+  std::int64_t place = 0;
+  unsigned turn = 0;
+
+  template <class T>
+  __device__ SelectedPart(const AttentionProblem<T>& a, const SelectedTensors<T>& tensors,
+                          const SelectedGradients& gradients, unsigned ticket) {
+    const SelectedQueries& lists = gradients.lists;
+    const auto part = static_cast<std::int32_t>(ticket / gradients.tiles_per_block);
+    const int tile_of_block = static_cast<int>(ticket % gradients.tiles_per_block);
+    if (part >= lists.first_part[lists.pairs]) return;
+    const std::int32_t pair = pair_of_part(lists, part);
+    group = tensors.head_begin + pair % lists.heads;
+    at = tensors.table[static_cast<std::int64_t>(pair / lists.heads) * a.groups + group];
+    turn = part - lists.first_part[pair];
+    place = static_cast<std::int64_t>(pair) * gradients.tiles_per_block + tile_of_block;
+    const std::int64_t begin = lists.first_row[pair] + static_cast<std::int64_t>(turn) * lists.part_queries;
+    rows = lists.rows + begin;
+    count = static_cast<int>(min(static_cast<std::int64_t>(lists.part_queries), lists.first_row[pair + 1] - begin));
+
+    int keys = tensors.blocks.block_tokens;
+    if (at >= 0) {  // the last block of a document may be shorter
+      const Segment& segment = segment_of_row(a.segments, gradients.segment_count, at);
+      keys = static_cast<int>(min(static_cast<std::int64_t>(keys), segment.row + segment.rows - at));
+    }
+    const int first = tile_of_block * static_cast<int>(keys_per_tile);
+    tile = {at, at >= 0 ? keys : 0, first, max(0, min(static_cast<int>(keys_per_tile), keys - first))};
+  }
+};
+
 template <class Shape>
 __global__ void __launch_bounds__(Shape::threads)
     selected_key_gradients_kernel(GradientProblem<typename Shape::T> a, SelectedTensors<typename Shape::T> tensors,
                                   SelectedGradients gradients) {
   using T = typename Shape::T;
   extern __shared__ __align__(1024) unsigned char shared[];
-  const SelectedQueries& lists = gradients.lists;
+  __shared__ alignas(16) unsigned char part_memory[sizeof(SelectedPart)];  // registers are short
+  const auto& part = *reinterpret_cast<const SelectedPart*>(part_memory);
   const unsigned ticket = gradients.turns.take_ticket();
-  const auto part = static_cast<std::int32_t>(ticket / gradients.tiles_per_block);
-  if (part >= lists.first_part[lists.pairs]) return;
-  const std::int32_t pair = pair_of_part(lists, part);
-  const int group = tensors.head_begin + pair % lists.heads;
-  const BlockLocation at = tensors.table[static_cast<std::int64_t>(pair / lists.heads) * a.groups + group];
+  if (threadIdx.x == 0) ::new (static_cast<void*>(part_memory)) SelectedPart(a, tensors, gradients, ticket);
+  __syncthreads();
+  // A tile past a partial block's end has no keys in any part: nobody waits for it.
+  if (part.tile.keys == 0) return;
 
-  BlockTile tile{at, 0, static_cast<int>(ticket % gradients.tiles_per_block) * Shape::keys, 0};
-  int block_keys = tensors.blocks.block_tokens;
-  if (at >= 0) {
-    const Segment& segment = segment_of_row(a.segments, gradients.segment_count, at);
-    block_keys = static_cast<int>(min(static_cast<std::int64_t>(block_keys), segment.row + segment.rows - at));
-    tile.own = block_keys;
-  }
-  tile.keys = min(Shape::keys, block_keys - tile.first);
-  if (tile.keys <= 0) return;  // of a partial block, for all of its parts alike
-
-  const BlockRows<T> block(tensors.blocks, group);
   KeyGradients<Shape> keys(a, shared);
-  keys.load_keys([&](int r) { return r < tile.keys ? block.key(at, tile.first + r) : nullptr; },
-                 [&](int r) { return r < tile.keys ? block.value(at, tile.first + r) : nullptr; });
-  const int turn = part - lists.first_part[pair];
-  const std::int64_t begin = lists.first_row[pair] + static_cast<std::int64_t>(turn) * lists.part_queries;
-  const int count =
-      static_cast<int>(min(static_cast<std::int64_t>(lists.part_queries), lists.first_row[pair + 1] - begin));
-  SelectingRows<Shape> rows(a, lists.rows + begin, count, group, tile);
-  keys.walk(rows);
+  const BlockRows<T> block(tensors.blocks, part.group);
+  const auto token = [&](int r) { return part.tile.first + r; };
+  keys.load_keys([&](int r) { return r < part.tile.keys ? block.key(part.at, token(r)) : nullptr; },
+                 [&](int r) { return r < part.tile.keys ? block.value(part.at, token(r)) : nullptr; });
+  keys.template walk<SelectingRows<Shape>>(a, part.rows, part.count, part.group, part.tile);
 
-  const std::int64_t place = static_cast<std::int64_t>(pair) * gradients.tiles_per_block + tile.first / Shape::keys;
-  const BlockRows<float> sums(gradients.tensors, group);
-  gradients.turns.wait(place, turn);
-  keys.add_to([&](int r) { return r < tile.keys ? const_cast<float*>(sums.key(at, tile.first + r)) : nullptr; },
-              [&](int r) { return r < tile.keys ? const_cast<float*>(sums.value(at, tile.first + r)) : nullptr; });
-  gradients.turns.end(place, turn);
+  const BlockRows<float> sums(gradients.tensors, part.group);
+  gradients.turns.wait(part.place, part.turn);
+  keys.add_to([&](int r) { return r < part.tile.keys ? const_cast<float*>(sums.key(part.at, token(r))) : nullptr; },
+              [&](int r) { return r < part.tile.keys ? const_cast<float*>(sums.value(part.at, token(r))) : nullptr; });
+  gradients.turns.end(part.place, part.turn);
 }
 
 std::int64_t tiles_per_block(const Config& config) {

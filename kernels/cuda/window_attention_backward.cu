@@ -23,7 +23,8 @@ class WindowRows {
  public:
   __device__ WindowRows(const AttentionProblem<typename Shape::T>& a, const WindowKeyTile& tile,
                         const std::int32_t* segments, int group, int window)
-      : a_(a),
+      : segments_(a.segments),
+        heads_(a.heads),
         tile_(tile),
         next_segment_(segments + tile.segment_begin),
         last_segment_(segments + tile.segment_end),
@@ -35,13 +36,13 @@ class WindowRows {
     rows_.advance(Shape::rows);
     while (rows_.done()) {
       if (next_segment_ == last_segment_) return false;
-      enter(a_.segments[*next_segment_++]);
+      enter(segments_[*next_segment_++]);
     }
     return true;
   }
   __device__ std::int64_t head_row(int index) const {
     const int query = rows_.query_of(index);
-    return query < rows_.end ? (first_row_ + query) * a_.heads + first_head_ + rows_.head_of(index) : -1;
+    return query < rows_.end ? (first_row_ + query) * heads_ + first_head_ + rows_.head_of(index) : -1;
   }
   __device__ KeyRange visible(int index) const {
     const int past = first_query_ + rows_.query_of(index) + 1 - first_key_;
@@ -68,8 +69,9 @@ class WindowRows {
     rows_.start(0, static_cast<int>(last - first));
   }
 
-  const AttentionProblem<typename Shape::T>& a_;
-  const WindowKeyTile& tile_;
+  const Segment* segments_;
+  int heads_;
+  WindowKeyTile tile_;
   const std::int32_t* next_segment_;
   const std::int32_t* last_segment_;
   int window_;
@@ -105,8 +107,7 @@ __global__ void __launch_bounds__(Shape::threads)
   KeyGradients<Shape> keys(a, shared);
   keys.load_keys([&](int r) { return row(tensors.k, tensors.halo_k, a.dk, r); },
                  [&](int r) { return row(tensors.v, tensors.halo_v, a.dv, r); });
-  WindowRows<Shape> rows(a, tile, gradients.segments, group, tensors.window);
-  keys.walk(rows);
+  keys.template walk<WindowRows<Shape>>(a, tile, gradients.segments, group, tensors.window);
   keys.add_to([&](int r) { return row(gradients.dk, gradients.dhalo_k, a.dk, r); },
               [&](int r) { return row(gradients.dv, gradients.dhalo_v, a.dv, r); });
 }
