@@ -49,8 +49,9 @@ Tensors read_tensors(const fs::path& folder, const std::string& prefix) {
   for_each_tensor(
       [&](std::string name, Values& values) {
         const auto path_of = [&](const std::string& stem) { return folder / fmt::format("{}{}.npy", prefix, stem); };
-        if (name == "k_cmp" && fs::exists(path_of("k"))) name = "k";
-        if (name == "v_cmp" && fs::exists(path_of("v"))) name = "v";
+        if (name == "k_cmp" && fs::exists(path_of("k")))
+          name = std::string("k");  // GCC 12 warns of overlapping copies where a literal is assigned
+        if (name == "v_cmp" && fs::exists(path_of("v"))) name = std::string("v");
         if (fs::exists(path_of(name))) values = read_npy(path_of(name)).values;
       },
       tensors);
