@@ -53,6 +53,7 @@ def parse_arguments():
     parser.add_argument("--iterations", type=int, default=20, help="at most; slow ones are timed less often")
     parser.add_argument("--seconds", type=float, default=2.5, help="about what one full attention may take")
     parser.add_argument("--time-limit", type=float, default=540, help="seconds; what comes after them is left out")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="of cpnsa bench; cpu to try this out")
     parser.add_argument("--commit", help="named in the results (default: what git says)")
     parser.add_argument("bench_arguments", nargs="*", metavar="-- ARG", help="further flags of cpnsa bench, after --")
     return parser.parse_args()
@@ -106,7 +107,7 @@ class Comparison:
     def measure_nsa(self, selection, tokens):
         a = self.arguments
         return lambda: measure_nsa(a.cpnsa, self.shape, tokens, selection, self.backward(tokens), a.iterations,
-                                   a.bench_arguments, self.remaining())
+                                   ["--device", a.device, *a.bench_arguments], self.remaining())
 
     def one(self, title, tokens, measure):
         self.say(f"{length_name(tokens)} {title}")

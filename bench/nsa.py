@@ -12,7 +12,7 @@ def measure_nsa(command, shape, tokens, selection, backward, iterations, extra, 
         report = os.path.join(folder, "bench.json")
         arguments = [command, "bench", "-b", tokens, "-e", tokens, "-n", iterations, "-J", report]
         arguments += ["--heads", shape.heads, "--kv-heads", shape.kv_heads, "--dk", shape.dk, "--dv", shape.dv]
-        arguments += ["--selection", selection] + ([] if backward else ["--no-backward"]) + extra
+        arguments += ["--dtype", "bf16", "--selection", selection] + ([] if backward else ["--no-backward"]) + extra
         try:
             run = subprocess.run([str(a) for a in arguments], capture_output=True, text=True, timeout=timeout)
         except subprocess.TimeoutExpired:
