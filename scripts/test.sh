@@ -39,8 +39,9 @@ build() {  # PRESET [targets]
   shift
   cmake --build --preset "$preset" --parallel "$cores" ${1:+--target "$@"}
 }
+launch_with=()  # what tests are started with
 run_tests() {  # PRESET [ctest options]
-  ctest --preset "$@" --output-on-failure --no-tests=error --timeout 600 --parallel "$cores"
+  "${launch_with[@]}" ctest --preset "$@" --output-on-failure --no-tests=error --timeout 600 --parallel "$cores"
 }
 
 install_missing "${packages[@]}"
@@ -63,17 +64,16 @@ begin "ThreadSanitizer (preset cpu-tsan): labels planning and conformance"
 configure cpu-tsan || { cat build/cpu-tsan.configure.log; exit 1; }
 build cpu-tsan planning_tests conformance_tests
 # ThreadSanitizer of GCC 12 cannot live with as much address randomisation as newer kernels have.
-steady=()
-if setarch --addr-no-randomize true 2> /dev/null; then steady=(setarch --addr-no-randomize); fi
-"${steady[@]}" "$BASH" -c 'ctest "$@"' ctest --preset cpu-tsan --label-regex 'planning|conformance' \
-  --output-on-failure --no-tests=error --timeout 900 --parallel "$cores"
+if setarch --addr-no-randomize true 2> /dev/null; then launch_with=(setarch --addr-no-randomize); fi
+run_tests cpu-tsan --label-regex 'planning|conformance'
+launch_with=()
 passed
 
 if ! find_nvcc > /dev/null; then
   not_run+=("CUDA build: found no nvcc")
 elif ! configure cuda; then
   not_run+=("CUDA build: the preset cuda does not configure here: $(grep -m1 -A1 'CMake Error' build/cuda.configure.log |
-    tr -s '\n ' ' ')")
+    tr -s '\n ' ' ' || true)")
 else
   begin "CUDA (preset cuda): build, no register spills"
   build cuda 2>&1 | tee -a build/cuda/build.log
