@@ -290,7 +290,7 @@ class Oracle {
       const Real weight = gate[static_cast<std::size_t>(which)];
       const Real dweight = naive::dot(dout, attended.out.data(), config_.head_dim_v);
       dgate[which] = config_.gate == GateKind::logits ? dweight * weight * (1 - weight) : dweight;
-
+      if (weight == 0) continue;  // nothing flows back
       Reals<Real> dbranch;
       for (std::int64_t c = 0; c < config_.head_dim_v; ++c) dbranch.push_back(round_to(storage_, weight * dout[c]));
       const Attention attention =
