@@ -210,6 +210,7 @@ void CudaDevice::fill_zero(void* destination, std::size_t bytes, Stream stream) 
 }
 
 std::size_t CudaDevice::scratch_bytes(const ProblemSize& size) const {
+  check(cudaSetDevice(index_), "cudaSetDevice");  // CUB's demands depend on the card
   return std::max({compress_scratch_bytes(size), compressed_attention_backward_scratch_bytes(size),
                    selected_attention_backward_scratch_bytes(size)});
 }
