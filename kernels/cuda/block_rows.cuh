@@ -22,12 +22,9 @@ struct BlockTensors {
 template <class T, class Stage>
 BlockTensors<T> block_tensors(const Stage& a) {
   const Config& config = *a.config;
-  return {static_cast<const T*>(a.k),
-          static_cast<const T*>(a.v),
-          static_cast<const T*>(a.pool),
-          static_cast<int>(config.num_kv_heads),
-          static_cast<int>(config.head_dim_qk),
-          static_cast<int>(config.head_dim_v),
+  return {static_cast<const T*>(a.k),           static_cast<const T*>(a.v),
+          static_cast<const T*>(a.pool),        static_cast<int>(config.num_kv_heads),
+          static_cast<int>(config.head_dim_qk), static_cast<int>(config.head_dim_v),
           static_cast<int>(config.select_block)};
 }
 

@@ -23,7 +23,7 @@ struct SelectShape {
   static constexpr int consumers = queries / 4;
   static constexpr int threads = 128 * (consumers + 1);
   static constexpr int producer_registers = 24;
-  static constexpr int consumer_registers = 120;
+  static constexpr int consumer_registers = 112;
   static constexpr int query_bytes = queries * heads * Dk * 2;
   static constexpr int query_column_bytes = queries * heads * 128;
   static constexpr int key_bytes = keys * Dk * 2;

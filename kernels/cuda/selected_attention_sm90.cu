@@ -20,12 +20,12 @@ struct SelectedShape {
   static constexpr int consumers = queries * 32;  ///< threads; those of a warpgroup more produce
   static constexpr int threads = consumers + 128;
   static constexpr int producer_registers = 24;
-  static constexpr int consumer_registers = 120;
+  static constexpr int consumer_registers = 112;
   using Queries = SwizzledTile<queries * heads, Dk>;
   using Keys = SwizzledTile<keys, Dk>;
   using Values = SwizzledTile<keys, Dv>;
   static constexpr int tile_bytes = Queries::bytes + stages * (Keys::bytes + Values::bytes);
-  static constexpr int barriers = 1 + 4 * stages;
+  static constexpr int barriers = 1 + 2 * stages;
   static constexpr int shared_bytes = tile_bytes + barriers * 8;
 };
 
@@ -37,18 +37,14 @@ struct SelectedShared {
   __device__ std::uint32_t key(int stage) const { return base + Shape::Queries::bytes + stage * Shape::Keys::bytes; }
   __device__ std::uint32_t value(int stage) const { return key(Shape::stages) + stage * Shape::Values::bytes; }
   __device__ std::uint32_t query_ready() const { return base + Shape::tile_bytes; }
-  __device__ std::uint32_t key_ready(int stage) const { return query_ready() + 8 + stage * 8; }
-  __device__ std::uint32_t key_free(int stage) const { return key_ready(Shape::stages) + stage * 8; }
-  __device__ std::uint32_t value_ready(int stage) const { return key_free(Shape::stages) + stage * 8; }
-  __device__ std::uint32_t value_free(int stage) const { return value_ready(Shape::stages) + stage * 8; }
+  __device__ std::uint32_t ready(int stage) const { return query_ready() + 8 + stage * 8; }
+  __device__ std::uint32_t free(int stage) const { return ready(Shape::stages) + stage * 8; }
 
   __device__ void initialise() const {
     ptx::barrier_init(query_ready(), 1);
     for (int stage = 0; stage < Shape::stages; ++stage) {
-      ptx::barrier_init(key_ready(stage), 1);
-      ptx::barrier_init(key_free(stage), Shape::queries);
-      ptx::barrier_init(value_ready(stage), 1);
-      ptx::barrier_init(value_free(stage), Shape::queries);
+      ptx::barrier_init(ready(stage), 1);
+      ptx::barrier_init(free(stage), Shape::queries);
     }
     ptx::fence_barrier_init();
   }
@@ -88,16 +84,15 @@ __device__ __forceinline__ void produce(const BlockMaps& maps, const SelectedUni
     const BlockLocation at = locations[index];
     const bool own = at >= 0;
     const int c1 = own ? group : 0, c2 = own ? at : -1 - at;
-    ptx::barrier_wait(shared.key_free(ring.stage), ring.phase ^ 1);
-    ptx::barrier_arrive_expect(shared.key_ready(ring.stage), Shape::Keys::bytes);
+    ptx::barrier_wait(shared.free(ring.stage), ring.phase ^ 1);
+    const std::uint32_t ready = shared.ready(ring.stage);
+    ptx::barrier_arrive_expect(ready, Shape::Keys::bytes + Shape::Values::bytes);
     for (int column = 0; column < Shape::dk / 64; ++column)
       ptx::tensor_load(shared.key(ring.stage) + column * (Shape::keys * 128), own ? &maps.own_keys : &maps.pool_keys,
-                       shared.key_ready(ring.stage), column * 64, c1, c2);
-    ptx::barrier_wait(shared.value_free(ring.stage), ring.phase ^ 1);
-    ptx::barrier_arrive_expect(shared.value_ready(ring.stage), Shape::Values::bytes);
+                       ready, column * 64, c1, c2);
     for (int column = 0; column < Shape::dv / 64; ++column)
       ptx::tensor_load(shared.value(ring.stage) + column * (Shape::keys * 128),
-                       own ? &maps.own_values : &maps.pool_values, shared.value_ready(ring.stage), column * 64, c1, c2);
+                       own ? &maps.own_values : &maps.pool_values, ready, column * 64, c1, c2);
   }
 }
 
@@ -128,7 +123,7 @@ __device__ __forceinline__ void consume(const SelectedArguments<typename Shape::
   using T = typename Shape::T;
   const AttentionProblem<T>& a = arguments.problem;
   const int query = threadIdx.x / 32, lane = threadIdx.x % 32, position = start + query;
-  constexpr int keys_at_once = 32;
+  constexpr int keys_at_once = 16;
   SoftmaxRows state;
   float o[Shape::dv / 8][4] = {};
   ptx::barrier_wait(shared.query_ready(), 0);
@@ -136,8 +131,7 @@ __device__ __forceinline__ void consume(const SelectedArguments<typename Shape::
   for (int index = 0; index < count; ++index) {
     const int stage = index % Shape::stages, phase = index / Shape::stages % 2;
     const bool chosen = list.queries[index] >> query & 1;
-    ptx::barrier_wait(shared.key_ready(stage), phase);
-    ptx::barrier_wait(shared.value_ready(stage), phase);
+    ptx::barrier_wait(shared.ready(stage), phase);
     if (chosen) {
       const int visible = position + 1 - list.blocks[index] * Shape::keys;
       // Half a block at a time: the scores of a whole one do not fit in registers beside the output.
@@ -146,7 +140,6 @@ __device__ __forceinline__ void consume(const SelectedArguments<typename Shape::
         float s[keys_at_once / 8][4];
         multiply_keys<T, typename Shape::Queries, typename Shape::Keys>(s, shared.query(), query * 16,
                                                                         shared.key(stage) + first * 128);
-        if (lane == 0 && first + keys_at_once == Shape::keys) ptx::barrier_arrive(shared.key_free(stage));
 #pragma unroll
         for (int n = 0; n < keys_at_once / 8; ++n)
 #pragma unroll
@@ -155,11 +148,9 @@ __device__ __forceinline__ void consume(const SelectedArguments<typename Shape::
         update_softmax(state, s, o);
         multiply_values<T, typename Shape::Values>(o, s, shared.value(stage) + first * 128);
       }
-    } else if (lane == 0) {
-      ptx::barrier_arrive(shared.key_free(stage));
     }
     __syncwarp();
-    if (lane == 0) ptx::barrier_arrive(shared.value_free(stage));
+    if (lane == 0) ptx::barrier_arrive(shared.free(stage));
   }
   state.finish();
   write_rows<Shape>(arguments, o, state);

@@ -59,9 +59,9 @@ std::vector<Problem> model_shapes() {
 Problem long_documents() {
   Config config;
   config.num_q_heads = 16, config.num_kv_heads = 1;
-  config.head_dim_qk = config.head_dim_v = 128;
-  config.select_count = 6;
-  config.window = 300;
+  config.head_dim_qk = config.head_dim_v = 64;
+  config.select_count = 4;
+  config.window = 150;
   config.compress_hidden_k = config.compress_hidden_v = 64;
   return make_problem(config, {0, 2200, 2300}, 600, {.shared_k = false, .shared_v = false});
 }
