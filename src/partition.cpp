@@ -160,6 +160,7 @@ std::vector<std::int64_t> Partition::global_rows(int rank) const {
 }
 
 void Partition::scatter(const void* packed, void* local, int rank, std::size_t row_bytes) const {
+  if (row_bytes == 0) return;  // the tensors may be null
   auto* to = static_cast<std::byte*>(local);
   for (const TokenRange& range : ranges(rank)) {
     const std::size_t bytes = static_cast<std::size_t>(range.size()) * row_bytes;
@@ -169,6 +170,7 @@ void Partition::scatter(const void* packed, void* local, int rank, std::size_t r
 }
 
 void Partition::gather(const void* local, void* packed, int rank, std::size_t row_bytes) const {
+  if (row_bytes == 0) return;  // the tensors may be null
   const auto* from = static_cast<const std::byte*>(local);
   for (const TokenRange& range : ranges(rank)) {
     const std::size_t bytes = static_cast<std::size_t>(range.size()) * row_bytes;
