@@ -51,7 +51,7 @@ A horizontal_sum(Vector<A> vector) {
 /// exp of every lane. exp(-infinity) = 0, NaN stays NaN, what is too large becomes infinity. In float, results below
 /// 2^-126 become 0.
 inline Vector<float> exponential(Vector<float> x) {
-  typedef std::int32_t Integers __attribute__((vector_size(32)));
+  typedef std::uint32_t Integers __attribute__((vector_size(32)));  // wraps where the result is replaced by 0
   constexpr float round_to_integer = 0x1.8p23f;  // added, it leaves the nearest integer in the low mantissa bits
   const Vector<float> bounded = x > 88.8f ? Simd<float>::broadcast(88.8f) : x;
   const Vector<float> shifted = bounded * 0x1.715476p0f + round_to_integer;
@@ -66,7 +66,7 @@ inline Vector<float> exponential(Vector<float> x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
-  const Integers power_of_two = (std::bit_cast<Integers>(shifted) << 23) + 0x3f800000;
+  const Integers power_of_two = (std::bit_cast<Integers>(shifted) << 23) + 0x3f800000u;
   const Vector<float> result = p * std::bit_cast<Vector<float>>(power_of_two);
   return x < -87.3f ? Vector<float>{} : result;
 }
