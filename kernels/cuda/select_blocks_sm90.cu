@@ -1,6 +1,7 @@
 // Importance and top n for l 32, s 16, m 64 and 16 heads a group: block j's score is 2 (P[4j] + P[4j+1] + P[4j+2]) +
-// P[4j-1] + P[4j+3]. A consumer warp's 16 rows are one query, so a tile of 128 summaries becomes the scores of 32
-// blocks, one a lane, without leaving registers; the best so far are kept one a lane too.
+// P[4j-1] + P[4j+3]. A consumer warp's 16 rows are one query, so half a tile, 64 summaries, becomes the scores of 16
+// blocks, one every other lane, without leaving registers; the best so far are kept one a lane too. The products of the
+// second half run beside.
 
 #include "kernels/cuda/attention_launch_sm90.cuh"
 #include "kernels/cuda/summaries.cuh"
@@ -119,56 +120,47 @@ class RegisterTopBlocks {
   int worst_lane_ = 0;
 };
 
-/// Sums 16 values a lane over the eight lanes of equal lane % 4; lane i keeps values 2 (i / 4) and 2 (i / 4) + 1.
-__device__ __forceinline__ void sum_over_rows(const float (&v)[16], float (&kept)[2]) {
+/// Sums 8 values a lane over the eight lanes of equal lane % 4; lane i gets value i / 4.
+__device__ __forceinline__ float sum_over_rows(const float (&v)[8]) {
   const int lane = threadIdx.x % 32;
-  float eight[8], four[4];
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const bool upper = lane & 16;
-    eight[i] = (upper ? v[8 + i] : v[i]) + __shfl_xor_sync(all, upper ? v[i] : v[8 + i], 16);
-  }
+  float four[4], two[2];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const bool upper = lane & 8;
-    four[i] = (upper ? eight[4 + i] : eight[i]) + __shfl_xor_sync(all, upper ? eight[i] : eight[4 + i], 8);
+    const bool upper = lane & 16;
+    four[i] = (upper ? v[4 + i] : v[i]) + __shfl_xor_sync(all, upper ? v[i] : v[4 + i], 16);
   }
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const bool upper = lane & 4;
-    kept[i] = (upper ? four[2 + i] : four[i]) + __shfl_xor_sync(all, upper ? four[i] : four[2 + i], 4);
+    const bool upper = lane & 8;
+    two[i] = (upper ? four[2 + i] : four[i]) + __shfl_xor_sync(all, upper ? four[i] : four[2 + i], 8);
   }
+  const bool upper = lane & 4;
+  return (upper ? two[1] : two[0]) + __shfl_xor_sync(all, upper ? two[0] : two[1], 4);
 }
 
-/// Probabilities of a warp's 16 rows and 128 summaries to the scores of 32 blocks, lane i the i-th. `carry`: what the
-/// last summary before the tile gives to the first block, and on return what this tile's last gives to the next.
-__device__ __forceinline__ float fold(const float (&p)[64], float& carry) {
+/// Probabilities of a warp's 16 rows and 64 summaries to the scores of 16 blocks, lanes 2 i and 2 i + 1 the i-th.
+/// `carry`: what the last summary before them gives to the first block, and on return what their last gives to the
+/// next.
+__device__ __forceinline__ float fold(const float (&p)[32], float& carry) {
   const int lane = threadIdx.x % 32, quad = lane & ~3;
   const bool odd = lane & 1, second = lane & 2;
   // Of each 8 summaries a lane has two, 2 (lane % 4) and the next: even lanes the first two of a block, odd lanes the
   // last two, of which the last reaches into the next block.
-  float own[16], passed[16];
+  float own[8], passed[8];
 #pragma unroll
-  for (int n = 0; n < 16; ++n) {
+  for (int n = 0; n < 8; ++n) {
     const float left = p[4 * n] + p[4 * n + 2], right = p[4 * n + 1] + p[4 * n + 3];
     own[n] = odd ? fmaf(2.f, left, right) : 2.f * (left + right);
     passed[n] = right;
   }
-  float score[2], pass[2];
-  sum_over_rows(own, score);
-  sum_over_rows(passed, pass);
-  const float next_carry = __shfl_sync(all, pass[1], 31);
-  const float before = __shfl_sync(all, pass[1], (quad + 31) % 32);  // lane % 4 == 3 of the quad before
-  const float from_first[2] = {__shfl_sync(all, pass[0], quad + 1), __shfl_sync(all, pass[1], quad + 1)};
-  const float from_last = __shfl_sync(all, pass[0], quad + 3);
-  score[0] += __shfl_xor_sync(all, score[0], 1);
-  score[1] += __shfl_xor_sync(all, score[1], 1);
-  score[0] += second ? from_first[0] : quad == 0 ? carry : before;
-  score[1] += second ? from_first[1] : from_last;
-  carry = next_carry;
-  // Lane q of a quad has blocks 4 (lane / 4) + q / 2 and 2 more; block i is to come to lane i.
-  const float mine = odd ? score[1] : score[0];
-  return __shfl_sync(all, mine, quad + (lane & 1) * 2 + (lane & 2) / 2);
+  float score = sum_over_rows(own);
+  const float pass = sum_over_rows(passed);
+  score += __shfl_xor_sync(all, score, 1);
+  const float from_first = __shfl_sync(all, pass, quad + 1);
+  const float before = __shfl_sync(all, pass, (quad + 31) % 32);  // the last lane of the quad before
+  score += second ? from_first : quad == 0 ? carry : before;
+  carry = __shfl_sync(all, pass, 31);
+  return score;
 }
 
 template <class Shape>
@@ -214,10 +206,61 @@ __device__ __forceinline__ void produce(const SelectArguments<Shape>& a, const C
   }
 }
 
+/// One query's scores, half a tile after another.
+template <class Shape>
+struct QueryScores {
+  RegisterTopBlocks top;
+  bool chooses;
+  int visible;         ///< summaries
+  int candidates_end;  ///< blocks
+  float base[2];       ///< log2-sum-exp of the lane's two rows
+  float carry = 0.f;
+
+  __device__ QueryScores(const SelectArguments<Shape>& a, const QueryTile& tile, int group, int query, int position)
+      : top(a.selection.places()),
+        chooses(query < tile.rows && a.selection.chooses(position)),
+        visible(a.summaries.visible(position)),
+        candidates_end(a.selection.candidates_end(position)),
+        base{0.f, 0.f} {
+    if (!chooses) return;
+    const float* const log_sum_exp =
+        a.problem.log_sum_exp + (tile.row + query) * a.problem.heads + group * Shape::heads;
+    base[0] = log_sum_exp[threadIdx.x % 32 / 4] * log2_e;
+    base[1] = log_sum_exp[threadIdx.x % 32 / 4 + 8] * log2_e;
+  }
+
+  /// Products of the summaries [first, first + 64).
+  __device__ __forceinline__ void take(float (&s)[32], int first, const SelectArguments<Shape>& a) {
+    const int lane = threadIdx.x % 32;
+    if (!chooses || first / 4 >= candidates_end) return;
+#pragma unroll
+    for (int i = 0; i < 32; ++i) s[i] = ptx::exp2_approximate(fmaf(s[i], a.problem.scale_log2, -base[i / 2 % 2]));
+    if (first + 64 > visible) {
+#pragma unroll
+      for (int i = 0; i < 32; ++i)
+        if (first + i / 4 * 8 + lane % 4 * 2 + i % 2 >= visible) s[i] = 0.f;
+    }
+    const float score = fold(s, carry);
+    const int block = first / 4 + lane / 2;
+    top.offer(score, block, lane % 2 == 0 && block >= a.selection.init_blocks && block < candidates_end);
+  }
+};
+
+/// Products of a warpgroup's 64 rows with half `half` of a key tile, enqueued.
+template <class Shape>
+__device__ __forceinline__ void enqueue_half(float (&s)[32], std::uint32_t query, std::uint32_t key, int half) {
+  ptx::hold(s);
+  ptx::wgmma_fence();
+#pragma unroll
+  for (int step = 0; step < Shape::dk / 16; ++step)
+    ptx::wgmma_nt(typename Shape::T{}, s, ptx::operand(query + step / 4 * Shape::query_column_bytes + step % 4 * 32),
+                  ptx::operand(key + half * (64 * 128) + step / 4 * Shape::column_bytes + step % 4 * 32), step > 0);
+  ptx::wgmma_commit();
+}
+
 template <class Shape>
 __device__ __forceinline__ void consume(const SelectArguments<Shape>& a, const SelectShared<Shape>& shared) {
-  using T = typename Shape::T;
-  const int warpgroup = threadIdx.x / 128 - 1, lane = threadIdx.x % 32;
+  const int warpgroup = threadIdx.x / 128 - 1;
   const int query = warpgroup * 4 + threadIdx.x / 32 % 4;  // in the tile
   const bool speaks = threadIdx.x % 128 == 0;
   const std::uint32_t own_query = shared.query() + warpgroup * 64 * 128;
@@ -227,55 +270,29 @@ __device__ __forceinline__ void consume(const SelectArguments<Shape>& a, const S
     const QueryTile tile = a.problem.tiles[a.work.tile(item)];
     const Segment& segment = a.problem.segments[tile.segment];
     const int group = a.work.group(item), start = static_cast<int>(segment.position + tile.row - segment.row);
-    const int position = start + query, tiles = a.tiles(tile, start);
-    const bool exists = query < tile.rows;
-    RegisterTopBlocks top(a.selection.places());
+    const int tiles = a.tiles(tile, start);
+    QueryScores<Shape> scores(a, tile, group, query, start + query);
     if (tiles > 0) {
-      const bool chooses = exists && a.selection.chooses(position);
-      const int visible = a.summaries.visible(position), candidates_end = a.selection.candidates_end(position);
-      float base[2] = {0.f, 0.f};
-      if (exists) {
-        const float* const log_sum_exp =
-            a.problem.log_sum_exp + (tile.row + query) * a.problem.heads + group * Shape::heads;
-        base[0] = log_sum_exp[lane / 4] * log2_e;
-        base[1] = log_sum_exp[lane / 4 + 8] * log2_e;
-      }
-      float carry = 0.f;
+      float first_half[32], second_half[32];
       ptx::barrier_wait(shared.query_ready(), item_phase);
       item_phase ^= 1;
       for (int index = 0; index < tiles; ++index, ring.advance()) {
-        float s[Shape::keys / 2];
         ptx::barrier_wait(shared.key_ready(ring.stage), ring.phase);
-        ptx::hold(s);
-        ptx::wgmma_fence();
-#pragma unroll
-        for (int step = 0; step < Shape::dk / 16; ++step)
-          ptx::wgmma_nt(T{}, s, ptx::operand(own_query + step / 4 * Shape::query_column_bytes + step % 4 * 32),
-                        ptx::operand(shared.key(ring.stage) + step / 4 * Shape::column_bytes + step % 4 * 32),
-                        step > 0);
-        ptx::wgmma_commit();
+        enqueue_half<Shape>(first_half, own_query, shared.key(ring.stage), 0);
+        enqueue_half<Shape>(second_half, own_query, shared.key(ring.stage), 1);
+        ptx::wgmma_wait<1>();
+        ptx::hold(first_half);
+        scores.take(first_half, index * Shape::keys, a);
         ptx::wgmma_wait<0>();
-        ptx::hold(s);
+        ptx::hold(second_half);
         if (speaks) ptx::barrier_arrive(shared.key_free(ring.stage));
-        const int first = index * Shape::keys;
-        if (!chooses || first / 4 >= candidates_end) continue;
-#pragma unroll
-        for (int i = 0; i < Shape::keys / 2; ++i)
-          s[i] = ptx::exp2_approximate(fmaf(s[i], a.problem.scale_log2, -base[i / 2 % 2]));
-        if (first + Shape::keys > visible) {
-#pragma unroll
-          for (int i = 0; i < Shape::keys / 2; ++i)
-            if (first + i / 4 * 8 + lane % 4 * 2 + i % 2 >= visible) s[i] = 0.f;
-        }
-        const float score = fold(s, carry);
-        const int block = index * Shape::blocks + lane;
-        top.offer(score, block, block >= a.selection.init_blocks && block < candidates_end);
+        scores.take(second_half, index * Shape::keys + 64, a);
       }
       if (speaks) ptx::barrier_arrive(shared.query_free());
     }
-    if (exists)
-      top.write(a.selected + ((tile.row + query) * a.problem.groups + group) * a.selection.select_count, a.selection,
-                position);
+    if (query < tile.rows)
+      scores.top.write(a.selected + ((tile.row + query) * a.problem.groups + group) * a.selection.select_count,
+                       a.selection, start + query);
   }
 }
 

@@ -1,6 +1,7 @@
-// Selected attention: 16 neighbouring queries of one KV head walk the union of their blocks once, a warp a query. Keys
-// and values of each block come into a ring in shared memory through the copy engine; a warp whose query did not choose
-// the block passes it by. What a query reads is shared by those of its neighbours that chose the same blocks.
+// Selected attention: neighbouring queries of one KV head walk the union of their blocks once, a warp a query and a
+// warpgroup four. Keys and values of each block come into a ring in shared memory through the copy engine; a warpgroup
+// none of whose queries chose the block passes it by, and in one that takes it the rows of the other queries are zeros.
+// What a query reads is shared by those of its neighbours that chose the same blocks.
 
 #include "kernels/cuda/attention_launch_sm90.cuh"
 #include "kernels/cuda/selected_union.cuh"
@@ -14,17 +15,19 @@ struct SelectedShape {
   static constexpr int dk = Dk;
   static constexpr int dv = Dv;
   static constexpr int heads = 16;
-  static constexpr int queries = 16;
+  static constexpr int queries = 12;
   static constexpr int keys = 64;
-  static constexpr int stages = Dk == 192 ? 3 : Dk == 128 ? 4 : 8;
+  static constexpr int stages = Dk == 192 ? 3 : Dk == 128 ? 5 : 8;
   static constexpr int consumers = queries * 32;  ///< threads; those of a warpgroup more produce
   static constexpr int threads = consumers + 128;
   static constexpr int producer_registers = 24;
-  static constexpr int consumer_registers = 112;
-  using Queries = SwizzledTile<queries * heads, Dk>;
-  using Keys = SwizzledTile<keys, Dk>;
-  using Values = SwizzledTile<keys, Dv>;
-  static constexpr int tile_bytes = Queries::bytes + stages * (Keys::bytes + Values::bytes);
+  static constexpr int consumer_registers = 160;
+  static constexpr int query_bytes = queries * heads * Dk * 2;
+  static constexpr int query_column_bytes = queries * heads * 128;  ///< of 64 channels
+  static constexpr int key_bytes = keys * Dk * 2;
+  static constexpr int value_bytes = keys * Dv * 2;
+  static constexpr int column_bytes = keys * 128;
+  static constexpr int tile_bytes = query_bytes + stages * (key_bytes + value_bytes);
   static constexpr int barriers = 1 + 2 * stages;
   static constexpr int shared_bytes = tile_bytes + barriers * 8;
 };
@@ -34,8 +37,8 @@ struct SelectedShared {
   std::uint32_t base;
 
   __device__ std::uint32_t query() const { return base; }
-  __device__ std::uint32_t key(int stage) const { return base + Shape::Queries::bytes + stage * Shape::Keys::bytes; }
-  __device__ std::uint32_t value(int stage) const { return key(Shape::stages) + stage * Shape::Values::bytes; }
+  __device__ std::uint32_t key(int stage) const { return base + Shape::query_bytes + stage * Shape::key_bytes; }
+  __device__ std::uint32_t value(int stage) const { return key(Shape::stages) + stage * Shape::value_bytes; }
   __device__ std::uint32_t query_ready() const { return base + Shape::tile_bytes; }
   __device__ std::uint32_t ready(int stage) const { return query_ready() + 8 + stage * 8; }
   __device__ std::uint32_t free(int stage) const { return ready(Shape::stages) + stage * 8; }
@@ -74,9 +77,9 @@ template <class Shape>
 __device__ __forceinline__ void produce(const BlockMaps& maps, const SelectedUnion& list,
                                         const BlockLocation* locations, int group, int row,
                                         const SelectedShared<Shape>& shared) {
-  ptx::barrier_arrive_expect(shared.query_ready(), Shape::Queries::bytes);
+  ptx::barrier_arrive_expect(shared.query_ready(), Shape::query_bytes);
   for (int column = 0; column < Shape::dk / 64; ++column)
-    ptx::tensor_load(shared.query() + column * (Shape::Queries::rows * 128), &maps.queries, shared.query_ready(),
+    ptx::tensor_load(shared.query() + column * Shape::query_column_bytes, &maps.queries, shared.query_ready(),
                      column * 64, group * Shape::heads, row);
   RingPosition<Shape::stages> ring;
   const int count = *list.count;
@@ -86,12 +89,12 @@ __device__ __forceinline__ void produce(const BlockMaps& maps, const SelectedUni
     const int c1 = own ? group : 0, c2 = own ? at : -1 - at;
     ptx::barrier_wait(shared.free(ring.stage), ring.phase ^ 1);
     const std::uint32_t ready = shared.ready(ring.stage);
-    ptx::barrier_arrive_expect(ready, Shape::Keys::bytes + Shape::Values::bytes);
+    ptx::barrier_arrive_expect(ready, Shape::key_bytes + Shape::value_bytes);
     for (int column = 0; column < Shape::dk / 64; ++column)
-      ptx::tensor_load(shared.key(ring.stage) + column * (Shape::keys * 128), own ? &maps.own_keys : &maps.pool_keys,
+      ptx::tensor_load(shared.key(ring.stage) + column * Shape::column_bytes, own ? &maps.own_keys : &maps.pool_keys,
                        ready, column * 64, c1, c2);
     for (int column = 0; column < Shape::dv / 64; ++column)
-      ptx::tensor_load(shared.value(ring.stage) + column * (Shape::keys * 128),
+      ptx::tensor_load(shared.value(ring.stage) + column * Shape::column_bytes,
                        own ? &maps.own_values : &maps.pool_values, ready, column * 64, c1, c2);
   }
 }
@@ -104,57 +107,149 @@ __device__ __forceinline__ QueryTile own_tile(const AttentionProblem<T>& a) {
 
 template <class Shape>
 __device__ __forceinline__ void write_rows(const SelectedArguments<typename Shape::T>& arguments,
-                                           float (&o)[Shape::dv / 8][4], const SoftmaxRows& state) {
+                                           const float (&o)[Shape::dv / 2], const SoftmaxRows& state) {
   const auto& a = arguments.problem;
   const QueryTile tile = own_tile(a);
   const int query = threadIdx.x / 32, lane = threadIdx.x % 32, group = arguments.head_begin + blockIdx.y;
   if (query >= tile.rows) return;
   const std::int64_t head_row = (tile.row + query) * a.heads + group * Shape::heads;
-  write_output(reinterpret_cast<float(&)[Shape::dv / 2]>(o), state, a.out + head_row * Shape::dv, Shape::dv);
+  write_output(o, state, a.out + head_row * Shape::dv, Shape::dv);
   if (lane % 4 == 0) {
     a.log_sum_exp[head_row + lane / 4] = state.log_sum_exp(0);
     a.log_sum_exp[head_row + lane / 4 + 8] = state.log_sum_exp(1);
   }
 }
 
+/// A consumer warp's walk. A block's scores are enqueued beside the output of the one before where the warpgroup takes
+/// both, one after the other; else the output is finished first, for the ring may not turn until its block is free.
 template <class Shape>
-__device__ __forceinline__ void consume(const SelectedArguments<typename Shape::T>& arguments, int start,
-                                        const SelectedUnion& list, const SelectedShared<Shape>& shared) {
+class Consumer {
+ public:
   using T = typename Shape::T;
-  const AttentionProblem<T>& a = arguments.problem;
-  const int query = threadIdx.x / 32, lane = threadIdx.x % 32, position = start + query;
-  constexpr int keys_at_once = 16;
-  SoftmaxRows state;
-  float o[Shape::dv / 8][4] = {};
-  ptx::barrier_wait(shared.query_ready(), 0);
-  const int count = *list.count;
-  for (int index = 0; index < count; ++index) {
-    const int stage = index % Shape::stages, phase = index / Shape::stages % 2;
-    const bool chosen = list.queries[index] >> query & 1;
-    ptx::barrier_wait(shared.ready(stage), phase);
-    if (chosen) {
-      const int visible = position + 1 - list.blocks[index] * Shape::keys;
-      // Half a block at a time: the scores of a whole one do not fit in registers beside the output.
-#pragma unroll 1
-      for (int first = 0; first < Shape::keys; first += keys_at_once) {
-        float s[keys_at_once / 8][4];
-        multiply_keys<T, typename Shape::Queries, typename Shape::Keys>(s, shared.query(), query * 16,
-                                                                        shared.key(stage) + first * 128);
-#pragma unroll
-        for (int n = 0; n < keys_at_once / 8; ++n)
-#pragma unroll
-          for (int i = 0; i < 4; ++i)
-            s[n][i] = first + n * 8 + lane % 4 * 2 + i % 2 < visible ? s[n][i] * a.scale_log2 : -INFINITY;
-        update_softmax(state, s, o);
-        multiply_values<T, typename Shape::Values>(o, s, shared.value(stage) + first * 128);
+
+  __device__ Consumer(const SelectedArguments<T>& arguments, int start, const SelectedUnion& list,
+                      const SelectedShared<Shape>& shared)
+      : scale_log2_(arguments.problem.scale_log2),
+        query_(threadIdx.x / 32),
+        position_(start + query_),
+        count_(*list.count),
+        list_(list),
+        shared_(shared) {}
+
+  __device__ __forceinline__ void walk(float (&o)[Shape::dv / 2], SoftmaxRows& state) {
+    float s[Shape::keys / 2];
+    std::uint32_t p[Shape::keys / 16][4];
+    float rescale[2];
+    ptx::barrier_wait(shared_.query_ready(), 0);
+    int index = pass_to_taken(0);
+    if (index == count_) return;
+    enqueue_scores(s, index);
+    ptx::wgmma_wait<0>();
+    ptx::hold(s);
+    soften(s, index, state, rescale);
+    to_operand<T>(p, s);
+    while (true) {
+      if (index + 1 < count_ && takes(index + 1)) {
+        wait(index + 1);
+        enqueue_scores(s, index + 1);
+        enqueue_output(o, p, index);
+        ptx::wgmma_wait<1>();
+        ptx::hold(s);
+        soften(s, index + 1, state, rescale);
+        ptx::wgmma_wait<0>();
+        ptx::hold(o);
+        release(index);
+        ++index;
+        apply(o, rescale);
+        to_operand<T>(p, s);
+      } else {
+        enqueue_output(o, p, index);
+        ptx::wgmma_wait<0>();
+        ptx::hold(o);
+        release(index);
+        index = pass_to_taken(index + 1);
+        if (index == count_) return;
+        enqueue_scores(s, index);
+        ptx::wgmma_wait<0>();
+        ptx::hold(s);
+        soften(s, index, state, rescale);
+        apply(o, rescale);
+        to_operand<T>(p, s);
       }
     }
-    __syncwarp();
-    if (lane == 0) ptx::barrier_arrive(shared.free(stage));
   }
-  state.finish();
-  write_rows<Shape>(arguments, o, state);
-}
+
+ private:
+  __device__ unsigned chosen(int index) const { return static_cast<unsigned>(list_.queries[index]); }
+  __device__ bool takes(int index) const { return (chosen(index) >> query_ / 4 * 4 & 15) != 0; }
+  __device__ void wait(int index) const {
+    ptx::barrier_wait(shared_.ready(index % Shape::stages), index / Shape::stages % 2);
+  }
+  __device__ void release(int index) const {
+    if (threadIdx.x % 32 == 0) ptx::barrier_arrive(shared_.free(index % Shape::stages));
+  }
+  /// The next block that the warpgroup takes, once it has come. Those before it are waited for and let go in their
+  /// turn: a phase may not be skipped.
+  __device__ int pass_to_taken(int index) const {
+    for (; index < count_; ++index) {
+      wait(index);
+      if (takes(index)) break;
+      release(index);
+    }
+    return index;
+  }
+
+  __device__ __forceinline__ void enqueue_scores(float (&s)[Shape::keys / 2], int index) const {
+    const std::uint32_t query = shared_.query() + query_ / 4 * (64 * 128);  // 64 rows of the warpgroup
+    const std::uint32_t key = shared_.key(index % Shape::stages);
+    ptx::hold(s);
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < Shape::dk / 16; ++step)
+      ptx::wgmma_nt(T{}, s, ptx::operand(query + step / 4 * Shape::query_column_bytes + step % 4 * 32),
+                    ptx::operand(key + step / 4 * Shape::column_bytes + step % 4 * 32), step > 0);
+    ptx::wgmma_commit();
+  }
+
+  __device__ __forceinline__ void enqueue_output(float (&o)[Shape::dv / 2],
+                                                 const std::uint32_t (&p)[Shape::keys / 16][4], int index) const {
+    const std::uint32_t value = shared_.value(index % Shape::stages);
+    ptx::hold(o);
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < Shape::keys / 16; ++step)
+      ptx::wgmma_rn(T{}, o, p[step], ptx::operand(value + step * 2048, Shape::column_bytes));
+    ptx::wgmma_commit();
+  }
+
+  /// Probabilities of the warp's query; zeros, and nothing to rescale, where it did not choose the block.
+  __device__ __forceinline__ void soften(float (&s)[Shape::keys / 2], int index, SoftmaxRows& state,
+                                         float (&rescale)[2]) const {
+    if (chosen(index) >> query_ & 1) {
+      const int visible = position_ + 1 - list_.blocks[index] * Shape::keys;
+      if (visible < Shape::keys) mask_scores(s, {0, visible}, 0);
+      advance_softmax(state, s, scale_log2_, rescale);
+    } else {
+      rescale[0] = rescale[1] = 1.f;
+#pragma unroll
+      for (float& value : s) value = 0.f;
+    }
+  }
+
+  /// Most blocks raise no maximum; multiplying by 1 would change nothing.
+  __device__ __forceinline__ static void apply(float (&o)[Shape::dv / 2], const float (&rescale)[2]) {
+    if (!__any_sync(0xffffffffu, rescale[0] != 1.f || rescale[1] != 1.f)) return;
+#pragma unroll
+    for (int i = 0; i < Shape::dv / 2; ++i) o[i] *= rescale[i / 2 % 2];
+  }
+
+  float scale_log2_;
+  int query_;  ///< in the tile
+  int position_;
+  int count_;
+  const SelectedUnion& list_;
+  const SelectedShared<Shape>& shared_;
+};
 
 template <class Shape>
 __global__ void __launch_bounds__(Shape::threads, 1)
@@ -186,7 +281,11 @@ __global__ void __launch_bounds__(Shape::threads, 1)
       produce<Shape>(maps, list, locations, group, static_cast<int>(own_tile(a).row), shared);
   } else {
     ptx::take_registers<Shape::consumer_registers>();
-    consume<Shape>(arguments, position, list, shared);
+    SoftmaxRows state;
+    float o[Shape::dv / 2] = {};
+    Consumer<Shape>(arguments, position, list, shared).walk(o, state);
+    state.finish();
+    write_rows<Shape>(arguments, o, state);
   }
 }
 
