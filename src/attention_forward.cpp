@@ -82,12 +82,12 @@ void ForwardStep::run(std::int32_t* selected_out) {
 }
 
 void ForwardStep::exchange_halos() {
-  const StageTimer::Scope timed(a.timer, Stage::exchange_halo, wire);
   a.rows_to_tokens(a.summary_halo.pack.view(), in.k.cmp.data, in.v.cmp.data, work.summary_halo_send, a.sizes.element,
                    compute);
   a.rows_to_tokens(a.window_halo.pack.view(), in.k.win.data, in.v.win.data, work.window_halo_send, a.sizes.element,
                    compute);
   a.hand_over(compute, wire);
+  const StageTimer::Scope timed(a.timer, Stage::exchange_halo, wire);
   const std::size_t token = static_cast<std::size_t>(a.sizes.token_width()) * a.sizes.element;
   a.exchange(Traffic::halo, a.plan.summary_halo.sends, work.summary_halo_send, a.plan.summary_halo.receives,
              work.summary_halo_receive, token);

@@ -177,7 +177,8 @@ Values& poisoned_tensor(Problem& problem, const std::string& name) {
   return *found;
 }
 
-// A NaN in one place of one tensor reaches exactly the rows that the formulas send it to.
+// A NaN in one place of one tensor reaches exactly the rows that the formulas send it to. A device that masks by zeros
+// may spread a NaN of a value to neighbours; it never loses one.
 TEST_P(CornerCases, NanGoesWhereTheMathsSendsIt) {
   const DType dtype = widest_dtype();
   for (const std::string name : {"q", "k_cmp", "v_cmp", "k_slc", "v_slc", "k_win", "v_win", "gate", "compress_k_w1"}) {
@@ -196,8 +197,10 @@ TEST_P(CornerCases, NanGoesWhereTheMathsSendsIt) {
         const LayerResult result = run(problem, PartitionKind::zigzag, ranks, {.dtype = dtype, .exchange = exchange});
         ASSERT_EQ(result.selected, expected);
         ASSERT_EQ(result.out.size(), out.size());
+        const bool may_spread = device().masks_by_zeros && name.starts_with("v_");
         for (std::size_t i = 0; i < out.size(); ++i)
-          ASSERT_EQ(std::isnan(result.out[i]), std::isnan(out[i])) << "element " << i;
+          if (!may_spread || std::isnan(out[i]))
+            ASSERT_EQ(std::isnan(result.out[i]), std::isnan(out[i])) << "element " << i;
       }
   }
 }
