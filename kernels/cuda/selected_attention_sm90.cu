@@ -1,7 +1,7 @@
-// Selected attention: neighbouring queries of one KV head walk the union of their blocks once, a warp a query and a
-// warpgroup four. Keys and values of each block come into a ring in shared memory through the copy engine; a warpgroup
-// none of whose queries chose the block passes it by, and in one that takes it the rows of the other queries are zeros.
-// What a query reads is shared by those of its neighbours that chose the same blocks.
+// Selected attention: 12 neighbouring queries of one KV head walk the union of their blocks once, a warp a query: its
+// 16 heads are the rows of mma.sync, so no product is wasted on a query that did not choose the block. Keys and values
+// of each block come into a ring in shared memory through the copy engine; the queries stay in registers. What a query
+// reads is shared by those of its neighbours that chose the same blocks.
 
 #include "kernels/cuda/attention_launch_sm90.cuh"
 #include "kernels/cuda/selected_union.cuh"
@@ -20,8 +20,14 @@ struct SelectedShape {
   static constexpr int stages = Dk == 192 ? 3 : Dk == 128 ? 5 : 8;
   static constexpr int consumers = queries * 32;  ///< threads; those of a warpgroup more produce
   static constexpr int threads = consumers + 128;
-  static constexpr int producer_registers = 24;
+  static constexpr int producer_registers = 32;
   static constexpr int consumer_registers = 160;
+  /// 192 channels of 16 heads do not fit in registers beside the output.
+  static constexpr bool queries_in_registers = Dk <= 128;
+  static constexpr int keys_at_once = 32;  ///< whose scores are in registers
+  using Queries = SwizzledTile<queries * heads, Dk>;
+  using Keys = SwizzledTile<keys, Dk>;
+  using Values = SwizzledTile<keys, Dv>;
   static constexpr int query_bytes = queries * heads * Dk * 2;
   static constexpr int query_column_bytes = queries * heads * 128;  ///< of 64 channels
   static constexpr int key_bytes = keys * Dk * 2;
@@ -83,6 +89,7 @@ __device__ __forceinline__ void produce(const BlockMaps& maps, const SelectedUni
                      column * 64, group * Shape::heads, row);
   RingPosition<Shape::stages> ring;
   const int count = *list.count;
+#pragma unroll 1
   for (int index = 0; index < count; ++index, ring.advance()) {
     const BlockLocation at = locations[index];
     const bool own = at >= 0;
@@ -107,149 +114,66 @@ __device__ __forceinline__ QueryTile own_tile(const AttentionProblem<T>& a) {
 
 template <class Shape>
 __device__ __forceinline__ void write_rows(const SelectedArguments<typename Shape::T>& arguments,
-                                           const float (&o)[Shape::dv / 2], const SoftmaxRows& state) {
+                                           float (&o)[Shape::dv / 8][4], const SoftmaxRows& state) {
   const auto& a = arguments.problem;
   const QueryTile tile = own_tile(a);
   const int query = threadIdx.x / 32, lane = threadIdx.x % 32, group = arguments.head_begin + blockIdx.y;
   if (query >= tile.rows) return;
   const std::int64_t head_row = (tile.row + query) * a.heads + group * Shape::heads;
-  write_output(o, state, a.out + head_row * Shape::dv, Shape::dv);
+  write_output(reinterpret_cast<float(&)[Shape::dv / 2]>(o), state, a.out + head_row * Shape::dv, Shape::dv);
   if (lane % 4 == 0) {
     a.log_sum_exp[head_row + lane / 4] = state.log_sum_exp(0);
     a.log_sum_exp[head_row + lane / 4 + 8] = state.log_sum_exp(1);
   }
 }
 
-/// A consumer warp's walk. A block's scores are enqueued beside the output of the one before where the warpgroup takes
-/// both, one after the other; else the output is finished first, for the ring may not turn until its block is free.
 template <class Shape>
-class Consumer {
- public:
+__device__ __forceinline__ void consume(const SelectedArguments<typename Shape::T>& arguments, int start,
+                                        const SelectedUnion& list, const SelectedShared<Shape>& shared) {
   using T = typename Shape::T;
-
-  __device__ Consumer(const SelectedArguments<T>& arguments, int start, const SelectedUnion& list,
-                      const SelectedShared<Shape>& shared)
-      : scale_log2_(arguments.problem.scale_log2),
-        query_(threadIdx.x / 32),
-        position_(start + query_),
-        count_(*list.count),
-        list_(list),
-        shared_(shared) {}
-
-  __device__ __forceinline__ void walk(float (&o)[Shape::dv / 2], SoftmaxRows& state) {
-    float s[Shape::keys / 2];
-    std::uint32_t p[Shape::keys / 16][4];
-    float rescale[2];
-    ptx::barrier_wait(shared_.query_ready(), 0);
-    int index = pass_to_taken(0);
-    if (index == count_) return;
-    enqueue_scores(s, index);
-    ptx::wgmma_wait<0>();
-    ptx::hold(s);
-    soften(s, index, state, rescale);
-    to_operand<T>(p, s);
-    while (true) {
-      if (index + 1 < count_ && takes(index + 1)) {
-        wait(index + 1);
-        enqueue_scores(s, index + 1);
-        enqueue_output(o, p, index);
-        ptx::wgmma_wait<1>();
-        ptx::hold(s);
-        soften(s, index + 1, state, rescale);
-        ptx::wgmma_wait<0>();
-        ptx::hold(o);
-        release(index);
-        ++index;
-        apply(o, rescale);
-        to_operand<T>(p, s);
-      } else {
-        enqueue_output(o, p, index);
-        ptx::wgmma_wait<0>();
-        ptx::hold(o);
-        release(index);
-        index = pass_to_taken(index + 1);
-        if (index == count_) return;
-        enqueue_scores(s, index);
-        ptx::wgmma_wait<0>();
-        ptx::hold(s);
-        soften(s, index, state, rescale);
-        apply(o, rescale);
-        to_operand<T>(p, s);
+  constexpr int keys_at_once = Shape::keys_at_once;
+  const int query = threadIdx.x / 32, lane = threadIdx.x % 32;
+  SoftmaxRows state;
+  float o[Shape::dv / 8][4] = {};
+  std::uint32_t q[Shape::dk / 16][4];
+  ptx::barrier_wait(shared.query_ready(), 0);
+  if constexpr (Shape::queries_in_registers) load_query_rows<typename Shape::Queries>(q, shared.query(), query * 16);
+  const int count = *list.count;
+  for (int index = 0; index < count; ++index) {
+    const int stage = index % Shape::stages;
+    const bool chosen = list.queries[index] >> query & 1;
+    ptx::barrier_wait(shared.ready(stage), index / Shape::stages % 2);
+    if (chosen) {
+      const int visible = start + query + 1 - list.blocks[index] * Shape::keys;
+#pragma unroll 1
+      for (int first = 0; first < Shape::keys; first += keys_at_once) {
+        float s[keys_at_once / 8][4];
+        const std::uint32_t keys = shared.key(stage) + first * 128;
+        if constexpr (Shape::queries_in_registers)
+          multiply_keys<T, typename Shape::Keys>(s, q, keys);
+        else
+          multiply_keys<T, typename Shape::Queries, typename Shape::Keys>(s, shared.query(), query * 16, keys);
+#pragma unroll
+        for (int n = 0; n < keys_at_once / 8; ++n)
+#pragma unroll
+          for (int i = 0; i < 4; ++i) s[n][i] *= arguments.problem.scale_log2;
+        if (visible < first + keys_at_once) {
+#pragma unroll
+          for (int n = 0; n < keys_at_once / 8; ++n)
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+              if (first + n * 8 + lane % 4 * 2 + i % 2 >= visible) s[n][i] = -INFINITY;
+        }
+        update_softmax(state, s, o);
+        multiply_values<T, typename Shape::Values>(o, s, shared.value(stage) + first * 128);
       }
     }
+    __syncwarp();
+    if (lane == 0) ptx::barrier_arrive(shared.free(stage));
   }
-
- private:
-  __device__ unsigned chosen(int index) const { return static_cast<unsigned>(list_.queries[index]); }
-  __device__ bool takes(int index) const { return (chosen(index) >> query_ / 4 * 4 & 15) != 0; }
-  __device__ void wait(int index) const {
-    ptx::barrier_wait(shared_.ready(index % Shape::stages), index / Shape::stages % 2);
-  }
-  __device__ void release(int index) const {
-    if (threadIdx.x % 32 == 0) ptx::barrier_arrive(shared_.free(index % Shape::stages));
-  }
-  /// The next block that the warpgroup takes, once it has come. Those before it are waited for and let go in their
-  /// turn: a phase may not be skipped.
-  __device__ int pass_to_taken(int index) const {
-    for (; index < count_; ++index) {
-      wait(index);
-      if (takes(index)) break;
-      release(index);
-    }
-    return index;
-  }
-
-  __device__ __forceinline__ void enqueue_scores(float (&s)[Shape::keys / 2], int index) const {
-    const std::uint32_t query = shared_.query() + query_ / 4 * (64 * 128);  // 64 rows of the warpgroup
-    const std::uint32_t key = shared_.key(index % Shape::stages);
-    ptx::hold(s);
-    ptx::wgmma_fence();
-#pragma unroll
-    for (int step = 0; step < Shape::dk / 16; ++step)
-      ptx::wgmma_nt(T{}, s, ptx::operand(query + step / 4 * Shape::query_column_bytes + step % 4 * 32),
-                    ptx::operand(key + step / 4 * Shape::column_bytes + step % 4 * 32), step > 0);
-    ptx::wgmma_commit();
-  }
-
-  __device__ __forceinline__ void enqueue_output(float (&o)[Shape::dv / 2],
-                                                 const std::uint32_t (&p)[Shape::keys / 16][4], int index) const {
-    const std::uint32_t value = shared_.value(index % Shape::stages);
-    ptx::hold(o);
-    ptx::wgmma_fence();
-#pragma unroll
-    for (int step = 0; step < Shape::keys / 16; ++step)
-      ptx::wgmma_rn(T{}, o, p[step], ptx::operand(value + step * 2048, Shape::column_bytes));
-    ptx::wgmma_commit();
-  }
-
-  /// Probabilities of the warp's query; zeros, and nothing to rescale, where it did not choose the block.
-  __device__ __forceinline__ void soften(float (&s)[Shape::keys / 2], int index, SoftmaxRows& state,
-                                         float (&rescale)[2]) const {
-    if (chosen(index) >> query_ & 1) {
-      const int visible = position_ + 1 - list_.blocks[index] * Shape::keys;
-      if (visible < Shape::keys) mask_scores(s, {0, visible}, 0);
-      advance_softmax(state, s, scale_log2_, rescale);
-    } else {
-      rescale[0] = rescale[1] = 1.f;
-#pragma unroll
-      for (float& value : s) value = 0.f;
-    }
-  }
-
-  /// Most blocks raise no maximum; multiplying by 1 would change nothing.
-  __device__ __forceinline__ static void apply(float (&o)[Shape::dv / 2], const float (&rescale)[2]) {
-    if (!__any_sync(0xffffffffu, rescale[0] != 1.f || rescale[1] != 1.f)) return;
-#pragma unroll
-    for (int i = 0; i < Shape::dv / 2; ++i) o[i] *= rescale[i / 2 % 2];
-  }
-
-  float scale_log2_;
-  int query_;  ///< in the tile
-  int position_;
-  int count_;
-  const SelectedUnion& list_;
-  const SelectedShared<Shape>& shared_;
-};
+  state.finish();
+  write_rows<Shape>(arguments, o, state);
+}
 
 template <class Shape>
 __global__ void __launch_bounds__(Shape::threads, 1)
@@ -281,11 +205,7 @@ __global__ void __launch_bounds__(Shape::threads, 1)
       produce<Shape>(maps, list, locations, group, static_cast<int>(own_tile(a).row), shared);
   } else {
     ptx::take_registers<Shape::consumer_registers>();
-    SoftmaxRows state;
-    float o[Shape::dv / 2] = {};
-    Consumer<Shape>(arguments, position, list, shared).walk(o, state);
-    state.finish();
-    write_rows<Shape>(arguments, o, state);
+    consume<Shape>(arguments, position, list, shared);
   }
 }
 

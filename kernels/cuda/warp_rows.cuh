@@ -67,6 +67,39 @@ __device__ __forceinline__ void multiply_keys(float (&s)[KeyColumns][4], std::ui
   }
 }
 
+/// A warp's 16 rows of a query tile as first operands.
+template <class QueryTile>
+__device__ __forceinline__ void load_query_rows(std::uint32_t (&q)[QueryTile::chunks / 2][4], std::uint32_t queries,
+                                                int first_row) {
+  const std::uint32_t query = queries + QueryTile::offset(first_row + threadIdx.x % 16, threadIdx.x % 32 / 16);
+#pragma unroll
+  for (int step = 0; step < QueryTile::chunks / 2; ++step)
+    ptx::ldmatrix_x4(q[step], QueryTile::advance(query, 0, step * 2));
+}
+
+/// S[16 x Keys] = Q K^T with the queries in registers.
+template <class T, class KeyTile, int Steps, int KeyColumns>
+__device__ __forceinline__ void multiply_keys(float (&s)[KeyColumns][4], const std::uint32_t (&q)[Steps][4],
+                                              std::uint32_t keys) {
+  static_assert(Steps * 2 == KeyTile::chunks && KeyColumns % 2 == 0);
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (auto& column : s)
+#pragma unroll
+    for (float& value : column) value = 0.f;
+  const std::uint32_t key = keys + KeyTile::offset(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+#pragma unroll
+  for (int step = 0; step < Steps; ++step) {  // 16 channels each
+#pragma unroll
+    for (int n = 0; n < KeyColumns / 2; ++n) {  // 16 keys each
+      std::uint32_t b[4];
+      ptx::ldmatrix_x4(b, KeyTile::advance(key, n * 2, step * 2));
+      ptx::mma_m16n8k16<T>(s[2 * n], q[step], b[0], b[1]);
+      ptx::mma_m16n8k16<T>(s[2 * n + 1], q[step], b[2], b[3]);
+    }
+  }
+}
+
 /// O[16 x Dim] += P V, P[16 x Keys] in the fragments that multiply_keys() leaves scores in.
 template <class T, class ValueTile, int Columns, int KeyColumns>
 __device__ __forceinline__ void multiply_values(float (&o)[Columns][4], const float (&p)[KeyColumns][4],
