@@ -60,25 +60,23 @@ struct SelectShared {
 class RegisterTopBlocks {
  public:
   __device__ explicit RegisterTopBlocks(int places)
-      : holds_(static_cast<int>(threadIdx.x % 32) < places), worst_(places > 0 ? empty : ~0u) {
-    block_ = -1 - static_cast<int>(threadIdx.x % 32);  // distinct, below every block: lane 0's place is taken first
-    find_worst();
-  }
+      : holds_(static_cast<int>(threadIdx.x % 32) < places),
+        key_(threadIdx.x % 32),  // an empty place's: below every score's, and all different
+        worst_(places > 0 ? 0u : ~0u) {}
 
-  /// Each lane's block, ascending with the lane.
-  __device__ __forceinline__ void offer(float score, int block, bool valid) {
-    // Unsigned numbers in the order of the scores, which are not negative: none, NaN, numbers.
-    const unsigned key = isnan(score) ? 1u : __float_as_uint(score) + 2u;
+  /// Even lanes offer block first + lane / 2 each, ascending with the lane.
+  __device__ __forceinline__ void offer(float score, int first, bool valid) {
+    // Unsigned numbers in the order of the scores, which are not negative: empty places, NaN, numbers.
+    const unsigned key = isnan(score) ? nan_key : __float_as_uint(score) + nan_key + 1;
     unsigned waiting = __ballot_sync(all, valid && key > worst_);
     while (waiting != 0) {
       const int source = __ffs(static_cast<int>(waiting)) - 1;
       waiting &= waiting - 1;
       const unsigned offered = __shfl_sync(all, key, source);
-      const int offered_block = __shfl_sync(all, block, source);
       if (offered <= worst_) continue;
       if (static_cast<int>(threadIdx.x % 32) == worst_lane_) {
         key_ = offered;
-        block_ = offered_block;
+        block_ = first + source / 2;
       }
       find_worst();
     }
@@ -99,11 +97,10 @@ class RegisterTopBlocks {
   }
 
  private:
-  static constexpr unsigned empty = 0;
+  static constexpr unsigned nan_key = 32;
 
   // Of equal keys the highest block gives way.
   __device__ __forceinline__ void find_worst() {
-    if (worst_ == ~0u) return;  // no places: nothing is ever better
     worst_ = __reduce_min_sync(all, holds_ ? key_ : ~0u);
     unsigned candidates = __ballot_sync(all, holds_ && key_ == worst_);
     if ((candidates & (candidates - 1)) != 0) {
@@ -114,8 +111,8 @@ class RegisterTopBlocks {
   }
 
   bool holds_;
-  unsigned key_ = empty;
-  int block_;
+  unsigned key_;
+  int block_ = -1;
   unsigned worst_;
   int worst_lane_ = 0;
 };
@@ -138,28 +135,26 @@ __device__ __forceinline__ float sum_over_rows(const float (&v)[8]) {
   return (upper ? two[1] : two[0]) + __shfl_xor_sync(all, upper ? two[0] : two[1], 4);
 }
 
-/// Probabilities of a warp's 16 rows and 64 summaries to the scores of 16 blocks, lanes 2 i and 2 i + 1 the i-th.
-/// `carry`: what the last summary before them gives to the first block, and on return what their last gives to the
-/// next.
+/// Twice the probabilities of a warp's 16 rows and 64 summaries to the scores of 16 blocks: the even lanes' sums are
+/// the blocks' of the lane, half its number. `carry`: what the last summary before them gives to the first block, and
+/// on return what their last gives to the next.
 __device__ __forceinline__ float fold(const float (&p)[32], float& carry) {
-  const int lane = threadIdx.x % 32, quad = lane & ~3;
-  const bool odd = lane & 1, second = lane & 2;
-  // Of each 8 summaries a lane has two, 2 (lane % 4) and the next: even lanes the first two of a block, odd lanes the
-  // last two, of which the last reaches into the next block.
-  float own[8], passed[8];
+  // Of each 8 summaries a lane has two, 2 (lane % 4) and the next: even lanes the first two of a block, which count
+  // twice, odd lanes the last two, of which the last counts once and reaches into the next block once.
+  const int lane = threadIdx.x % 32;
+  const bool odd = lane & 1;
+  const float last_weight = odd ? 0.5f : 1.f;
+  float v[8];
 #pragma unroll
   for (int n = 0; n < 8; ++n) {
-    const float left = p[4 * n] + p[4 * n + 2], right = p[4 * n + 1] + p[4 * n + 3];
-    own[n] = odd ? fmaf(2.f, left, right) : 2.f * (left + right);
-    passed[n] = right;
+    const float left = p[4 * n] + p[4 * n + 2], right = last_weight * (p[4 * n + 1] + p[4 * n + 3]);
+    const float own = left + right, other = __shfl_xor_sync(all, own, 1);
+    v[n] = odd ? right : own + other;  // even: the block's own; odd: what it gives to the next
   }
-  float score = sum_over_rows(own);
-  const float pass = sum_over_rows(passed);
-  score += __shfl_xor_sync(all, score, 1);
-  const float from_first = __shfl_sync(all, pass, quad + 1);
-  const float before = __shfl_sync(all, pass, (quad + 31) % 32);  // the last lane of the quad before
-  score += second ? from_first : quad == 0 ? carry : before;
-  carry = __shfl_sync(all, pass, 31);
+  const float sum = sum_over_rows(v);
+  const float before = __shfl_up_sync(all, sum, 1);
+  const float score = sum + (lane == 0 ? carry : before);
+  carry = __shfl_sync(all, sum, 31);
   return score;
 }
 
@@ -213,7 +208,7 @@ struct QueryScores {
   bool chooses;
   int visible;         ///< summaries
   int candidates_end;  ///< blocks
-  float base[2];       ///< log2-sum-exp of the lane's two rows
+  float base[2];       ///< log2-sum-exp of the lane's two rows less 1: exp2 gives twice the probability
   float carry = 0.f;
 
   __device__ QueryScores(const SelectArguments<Shape>& a, const QueryTile& tile, int group, int query, int position)
@@ -225,8 +220,8 @@ struct QueryScores {
     if (!chooses) return;
     const float* const log_sum_exp =
         a.problem.log_sum_exp + (tile.row + query) * a.problem.heads + group * Shape::heads;
-    base[0] = log_sum_exp[threadIdx.x % 32 / 4] * log2_e;
-    base[1] = log_sum_exp[threadIdx.x % 32 / 4 + 8] * log2_e;
+    base[0] = log_sum_exp[threadIdx.x % 32 / 4] * log2_e - 1.f;
+    base[1] = log_sum_exp[threadIdx.x % 32 / 4 + 8] * log2_e - 1.f;
   }
 
   /// Products of the summaries [first, first + 64).
@@ -242,7 +237,7 @@ struct QueryScores {
     }
     const float score = fold(s, carry);
     const int block = first / 4 + lane / 2;
-    top.offer(score, block, lane % 2 == 0 && block >= a.selection.init_blocks && block < candidates_end);
+    top.offer(score, first / 4, lane % 2 == 0 && block >= a.selection.init_blocks && block < candidates_end);
   }
 };
 

@@ -80,13 +80,18 @@ struct SelectedArguments {
 };
 
 template <class Shape>
-__device__ __forceinline__ void produce(const BlockMaps& maps, const SelectedUnion& list,
-                                        const BlockLocation* locations, int group, int row,
-                                        const SelectedShared<Shape>& shared) {
+__device__ __forceinline__ void load_queries(const BlockMaps& maps, int group, int row,
+                                             const SelectedShared<Shape>& shared) {
   ptx::barrier_arrive_expect(shared.query_ready(), Shape::query_bytes);
   for (int column = 0; column < Shape::dk / 64; ++column)
     ptx::tensor_load(shared.query() + column * Shape::query_column_bytes, &maps.queries, shared.query_ready(),
                      column * 64, group * Shape::heads, row);
+}
+
+template <class Shape>
+__device__ __forceinline__ void produce(const BlockMaps& maps, const SelectedUnion& list,
+                                        const BlockLocation* locations, int group,
+                                        const SelectedShared<Shape>& shared) {
   RingPosition<Shape::stages> ring;
   const int count = *list.count;
 #pragma unroll 1
@@ -191,7 +196,10 @@ __global__ void __launch_bounds__(Shape::threads, 1)
   const int group = arguments.head_begin + blockIdx.y;
   const int position = static_cast<int>(segment.position + tile.row - segment.row);
 
-  if (threadIdx.x == 0) shared.initialise();
+  if (threadIdx.x == 0) {
+    shared.initialise();
+    load_queries<Shape>(maps, group, static_cast<int>(tile.row), shared);
+  }
   list.template build<Shape::threads>(arguments.selected + (tile.row * a.groups + group) * arguments.select_count,
                                       tile.rows, arguments.select_count,
                                       static_cast<std::int64_t>(a.groups) * arguments.select_count,
@@ -201,8 +209,7 @@ __global__ void __launch_bounds__(Shape::threads, 1)
   __syncthreads();
   if (threadIdx.x >= Shape::consumers) {
     ptx::give_registers<Shape::producer_registers>();
-    if (threadIdx.x == Shape::consumers)
-      produce<Shape>(maps, list, locations, group, static_cast<int>(own_tile(a).row), shared);
+    if (threadIdx.x == Shape::consumers) produce<Shape>(maps, list, locations, group, shared);
   } else {
     ptx::take_registers<Shape::consumer_registers>();
     consume<Shape>(arguments, position, list, shared);

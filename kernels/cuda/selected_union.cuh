@@ -39,8 +39,11 @@ struct SelectedUnion {
     __shared__ int warp_sums[Threads / 32];
     for (int i = threadIdx.x; i < words; i += Threads) bitmap[i] = 0;
     __syncthreads();
-    for (int i = threadIdx.x; i < tile_queries * per_query; i += Threads) {
-      const int block = selected[i / per_query * query_stride + i % per_query];
+    const auto chosen = [&](int i) { return selected[i / per_query * query_stride + i % per_query]; };
+    const int total = tile_queries * per_query, first = threadIdx.x;
+    const int first_block = first < total ? chosen(first) : -1;  // the only one of most threads: read once
+    for (int i = first; i < total; i += Threads) {
+      const int block = i == first ? first_block : chosen(i);
       if (block >= 0) atomicOr(&bitmap[block / 32], 1u << (block % 32));
     }
     __syncthreads();
@@ -69,8 +72,8 @@ struct SelectedUnion {
       }
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < tile_queries * per_query; i += Threads) {
-      const int query = i / per_query, block = selected[query * query_stride + i % per_query];
+    for (int i = first; i < total; i += Threads) {
+      const int query = i / per_query, block = i == first ? first_block : chosen(i);
       if (block < 0) continue;
       const int rank = prefix[block / 32] + __popc(bitmap[block / 32] & ((1u << (block % 32)) - 1));
       atomicOr(&queries[rank], 1ull << query);
