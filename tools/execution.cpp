@@ -1,6 +1,7 @@
 #include "tools/execution.hpp"
 
 #include <fmt/format.h>
+#include <stdlib.h>
 
 #include "cpnsa/cpu/device.hpp"
 #include "cpnsa/error.hpp"
@@ -49,9 +50,12 @@ void Execution::decide_transport(const ExecutionOptions& options) {
     throw ArgumentError(fmt::format("--transport: found nccl with --device {}, expected cuda", name_of(device_kind_)));
 
   const bool a_gpu_a_rank = device_kind_ == DeviceKind::cuda && backends::cuda_devices() >= place_.local_size;
-  if (options.transport == TransportKind::nccl && !a_gpu_a_rank)
-    throw ArgumentError(fmt::format("--transport: found nccl with {} ranks on this host, expected at most {}, its GPUs",
-                                    place_.local_size, backends::cuda_devices()));
+  if (options.transport == TransportKind::nccl && !a_gpu_a_rank && !by_mpi)
+    throw ArgumentError(fmt::format(
+        "--transport: found nccl with {} ranks in this process, expected at most {}, its GPUs; processes under mpirun "
+        "may share a GPU",
+        place_.local_size, backends::cuda_devices()));
+  shares_gpu_ = options.transport == TransportKind::nccl && !a_gpu_a_rank;
   transport_ = options.transport;
   if (transport_ == TransportKind::automatic)
     transport_ = !by_mpi                                ? TransportKind::threads
@@ -65,7 +69,20 @@ int Execution::gpu_index() const {
   return place_.local_rank % backends::cuda_devices();
 }
 
+// NCCL refuses two ranks on one GPU unless they seem to be on different hosts that meet through sockets. That is slow
+// and right: good for seeing that something works, never for timing it. What the user has set stays.
+void Execution::seem_a_host_of_its_own() const {
+  const int rank = place_.control.rank();
+  const auto set = [](const char* variable, const std::string& value) { ::setenv(variable, value.c_str(), 0); };
+  set("NCCL_HOSTID", fmt::format("rank{}", rank));
+  set("NCCL_P2P_DISABLE", "1");
+  set("NCCL_SHM_DISABLE", "1");
+  set("NCCL_NVLS_ENABLE", "0");
+  if (place_.local_size == place_.control.size()) set("NCCL_SOCKET_IFNAME", "lo");
+}
+
 void Execution::connect() {
+  if (shares_gpu_) seem_a_host_of_its_own();
   if (transport_ == TransportKind::nccl) nccl_ = backends::make_nccl_communicator(place_.control, *device_);
   communicator_ = nccl_ ? nccl_.get() : &place_.control;
 }

@@ -32,11 +32,13 @@ class Execution {
 
  private:
   void decide_transport(const ExecutionOptions& options);
+  void seem_a_host_of_its_own() const;
   int gpu_index() const;
 
   RankPlace place_;
   DeviceKind device_kind_;
   TransportKind transport_;
+  bool shares_gpu_ = false;  ///< NCCL ranks, more of them on a host than it has GPUs
   DType dtype_;
   std::string options_;
   std::unique_ptr<Device> device_;
