@@ -74,11 +74,9 @@ __device__ __forceinline__ void mma_m16n8k16<__half>(float (&d)[4], const std::u
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/// blockIdx.x, read anew: what is computed from it is not kept in registers from its last use on.
-__device__ __forceinline__ unsigned block_index_again() {
-  unsigned index;
-  asm volatile("mov.u32 %0, %%ctaid.x;\n" : "=r"(index));
-  return index;
+/// A barrier of `threads` threads of the block, whole warps; barrier 0 is __syncthreads()'s.
+__device__ __forceinline__ void named_barrier(int barrier, int threads) {
+  asm volatile("bar.sync %0, %1;\n" ::"r"(barrier), "r"(threads) : "memory");
 }
 
 /// 2^x, flushing to 0 below the normal range; NaN stays NaN.

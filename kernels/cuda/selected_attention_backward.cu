@@ -179,8 +179,8 @@ void selected_attention_backward(const SelectedAttentionBackward& a, cudaStream_
   visit_shape<QueryGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     const auto tensors = selected_tensors<Shape>(a);
     launch_query_gradients<Shape>(selected_query_gradients_kernel<Shape>, a,
-                                  Shape::shared_bytes + SelectedUnion::bytes(tensors.words, tensors.capacity),
-                                  a.head_end - a.head_begin, stream, tensors);
+                                  Shape::shared_bytes + tensors.union_bytes(), a.head_end - a.head_begin, stream,
+                                  tensors);
   });
 
   const SelectedQueries lists = list_selected_queries(a, stream);

@@ -1,7 +1,8 @@
 // Selected attention: 12 neighbouring queries of one KV head walk the union of their blocks once, a warp a query: its
 // 16 heads are the rows of mma.sync, so no product is wasted on a query that did not choose the block. Keys and values
 // of each block come into a ring in shared memory through the copy engine; the queries stay in registers. What a query
-// reads is shared by those of its neighbours that chose the same blocks.
+// reads is shared by those of its neighbours that chose the same blocks. Thread blocks are persistent: three warps
+// build the union of the next tile, and its first blocks come in, while the consumers finish one.
 
 #include "kernels/cuda/attention_launch_sm90.cuh"
 #include "kernels/cuda/selected_union.cuh"
@@ -18,12 +19,14 @@ struct SelectedShape {
   static constexpr int queries = 12;
   static constexpr int keys = 64;
   static constexpr int stages = Dk == 192 ? 3 : Dk == 128 ? 5 : 8;
-  static constexpr int consumers = queries * 32;  ///< threads; those of a warpgroup more produce
+  static constexpr int consumers = queries * 32;  ///< threads; of a warpgroup more one warp loads, three build unions
+  static constexpr int builders = 96;
   static constexpr int threads = consumers + 128;
-  static constexpr int producer_registers = 32;
-  static constexpr int consumer_registers = 160;
+  static constexpr int producer_registers = 56;
+  static constexpr int consumer_registers = 152;
   /// 192 channels of 16 heads do not fit in registers beside the output.
   static constexpr bool queries_in_registers = Dk <= 128;
+  static constexpr int lists = 2;          ///< unions: one walked, one built
   static constexpr int keys_at_once = 32;  ///< whose scores are in registers
   using Queries = SwizzledTile<queries * heads, Dk>;
   using Keys = SwizzledTile<keys, Dk>;
@@ -34,8 +37,8 @@ struct SelectedShape {
   static constexpr int value_bytes = keys * Dv * 2;
   static constexpr int column_bytes = keys * 128;
   static constexpr int tile_bytes = query_bytes + stages * (key_bytes + value_bytes);
-  static constexpr int barriers = 1 + 2 * stages;
-  static constexpr int shared_bytes = tile_bytes + barriers * 8;
+  static constexpr int barriers = 2 + 2 * lists + 2 * stages;
+  static constexpr int shared_bytes = (tile_bytes + barriers * 8 + 15) / 16 * 16;
 };
 
 template <class Shape>
@@ -46,11 +49,19 @@ struct SelectedShared {
   __device__ std::uint32_t key(int stage) const { return base + Shape::query_bytes + stage * Shape::key_bytes; }
   __device__ std::uint32_t value(int stage) const { return key(Shape::stages) + stage * Shape::value_bytes; }
   __device__ std::uint32_t query_ready() const { return base + Shape::tile_bytes; }
-  __device__ std::uint32_t ready(int stage) const { return query_ready() + 8 + stage * 8; }
+  __device__ std::uint32_t query_free() const { return query_ready() + 8; }
+  __device__ std::uint32_t list_ready(int list) const { return query_ready() + 16 + list * 8; }
+  __device__ std::uint32_t list_free(int list) const { return list_ready(Shape::lists) + list * 8; }
+  __device__ std::uint32_t ready(int stage) const { return list_free(Shape::lists) + stage * 8; }
   __device__ std::uint32_t free(int stage) const { return ready(Shape::stages) + stage * 8; }
 
   __device__ void initialise() const {
     ptx::barrier_init(query_ready(), 1);
+    ptx::barrier_init(query_free(), Shape::queries);
+    for (int list = 0; list < Shape::lists; ++list) {
+      ptx::barrier_init(list_ready(list), 1);
+      ptx::barrier_init(list_free(list), Shape::queries + 1);  // the consumers' warps and the loading thread
+    }
     for (int stage = 0; stage < Shape::stages; ++stage) {
       ptx::barrier_init(ready(stage), 1);
       ptx::barrier_init(free(stage), Shape::queries);
@@ -71,60 +82,115 @@ struct BlockMaps {
 template <class T>
 struct SelectedArguments {
   AttentionProblem<T> problem;
+  WorkList work;                 ///< items: one KV head's tiles after another's, whose keys and values stay in the L2
   const BlockLocation* table;    ///< [B, G]
   const std::int32_t* selected;  ///< [rows, G, n]
   int head_begin;
   int select_count;
   int words;
   int capacity;
+
+  __device__ QueryTile tile(int item) const { return problem.tiles[work.tiles - 1 - item % work.tiles]; }
+  __device__ int group(int item) const { return head_begin + item / work.tiles; }
+  __device__ int position(const QueryTile& tile) const {
+    const Segment& segment = problem.segments[tile.segment];
+    return static_cast<int>(segment.position + tile.row - segment.row);
+  }
 };
 
-template <class Shape>
-__device__ __forceinline__ void load_queries(const BlockMaps& maps, int group, int row,
-                                             const SelectedShared<Shape>& shared) {
-  ptx::barrier_arrive_expect(shared.query_ready(), Shape::query_bytes);
-  for (int column = 0; column < Shape::dk / 64; ++column)
-    ptx::tensor_load(shared.query() + column * Shape::query_column_bytes, &maps.queries, shared.query_ready(),
-                     column * 64, group * Shape::heads, row);
-}
+/// The unions and where their blocks are, behind the tiles.
+struct UnionBuffers {
+  unsigned char* memory;
+  int words;
+  int capacity;
 
+  __host__ __device__ static int locations_bytes(int capacity) { return (capacity * 4 + 15) / 16 * 16; }
+  __host__ __device__ static int buffer_bytes(int capacity) {
+    return SelectedUnion::list_bytes(capacity) + locations_bytes(capacity);
+  }
+  __host__ __device__ static int bytes(int lists, int words, int capacity) {
+    return lists * buffer_bytes(capacity) + SelectedUnion::bitmap_bytes(words);
+  }
+
+  __device__ SelectedUnion list(int lists, int i) const {
+    return {memory + i * buffer_bytes(capacity), capacity, memory + lists * buffer_bytes(capacity), words};
+  }
+  __device__ BlockLocation* locations(int i) const {
+    return reinterpret_cast<BlockLocation*>(memory + i * buffer_bytes(capacity) + SelectedUnion::list_bytes(capacity));
+  }
+};
+
+/// Three warps: the union of each tile, one ahead of the consumers.
 template <class Shape>
-__device__ __forceinline__ void produce(const BlockMaps& maps, const SelectedUnion& list,
-                                        const BlockLocation* locations, int group,
-                                        const SelectedShared<Shape>& shared) {
-  RingPosition<Shape::stages> ring;
-  const int count = *list.count;
+__device__ __forceinline__ void build_unions(const SelectedArguments<typename Shape::T>& a, const UnionBuffers& buffers,
+                                             const SelectedShared<Shape>& shared) {
+  const int thread = threadIdx.x - (Shape::threads - Shape::builders);
+  const auto wait_for_all = [] { ptx::named_barrier(1, Shape::builders); };
+  RingPosition<Shape::lists> ring;
 #pragma unroll 1
-  for (int index = 0; index < count; ++index, ring.advance()) {
-    const BlockLocation at = locations[index];
-    const bool own = at >= 0;
-    const int c1 = own ? group : 0, c2 = own ? at : -1 - at;
-    ptx::barrier_wait(shared.free(ring.stage), ring.phase ^ 1);
-    const std::uint32_t ready = shared.ready(ring.stage);
-    ptx::barrier_arrive_expect(ready, Shape::key_bytes + Shape::value_bytes);
-    for (int column = 0; column < Shape::dk / 64; ++column)
-      ptx::tensor_load(shared.key(ring.stage) + column * Shape::column_bytes, own ? &maps.own_keys : &maps.pool_keys,
-                       ready, column * 64, c1, c2);
-    for (int column = 0; column < Shape::dv / 64; ++column)
-      ptx::tensor_load(shared.value(ring.stage) + column * Shape::column_bytes,
-                       own ? &maps.own_values : &maps.pool_values, ready, column * 64, c1, c2);
+  for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x, ring.advance()) {
+    const QueryTile tile = a.tile(item);
+    const int group = a.group(item), last = a.position(tile) + tile.rows - 1;
+    const SelectedUnion list = buffers.list(Shape::lists, ring.stage);
+    BlockLocation* const locations = buffers.locations(ring.stage);
+    ptx::barrier_wait(shared.list_free(ring.stage), ring.phase ^ 1);
+    list.template build<Shape::builders>(thread, wait_for_all,
+                                         a.selected + (tile.row * a.problem.groups + group) * a.select_count, tile.rows,
+                                         a.select_count, static_cast<std::int64_t>(a.problem.groups) * a.select_count,
+                                         min(a.words, last / Shape::keys / 32 + 1));
+    const BlockLocation* const table = a.table + a.problem.segments[tile.segment].block * a.problem.groups + group;
+    for (int i = thread; i < *list.count; i += Shape::builders)
+      locations[i] = table[static_cast<std::int64_t>(list.blocks[i]) * a.problem.groups];
+    wait_for_all();
+    if (thread == 0) ptx::barrier_arrive(shared.list_ready(ring.stage));
   }
 }
 
-/// The block's queries; read again where they are needed, for registers are scarce in between.
-template <class T>
-__device__ __forceinline__ QueryTile own_tile(const AttentionProblem<T>& a) {
-  return a.tiles[gridDim.x - 1 - ptx::block_index_again()];
+/// One thread: queries and blocks of each tile.
+template <class Shape>
+__device__ __forceinline__ void load(const SelectedArguments<typename Shape::T>& a, const BlockMaps& maps,
+                                     const UnionBuffers& buffers, const SelectedShared<Shape>& shared) {
+  RingPosition<Shape::stages> ring;
+  RingPosition<Shape::lists> lists;
+  int query_phase = 1;
+#pragma unroll 1
+  for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x, lists.advance(), query_phase ^= 1) {
+    const int group = a.group(item), row = static_cast<int>(a.tile(item).row);
+    ptx::barrier_wait(shared.query_free(), query_phase);
+    ptx::barrier_arrive_expect(shared.query_ready(), Shape::query_bytes);
+    for (int column = 0; column < Shape::dk / 64; ++column)
+      ptx::tensor_load(shared.query() + column * Shape::query_column_bytes, &maps.queries, shared.query_ready(),
+                       column * 64, group * Shape::heads, row);
+    ptx::barrier_wait(shared.list_ready(lists.stage), lists.phase);
+    const int count = *buffers.list(Shape::lists, lists.stage).count;
+    const BlockLocation* const locations = buffers.locations(lists.stage);
+#pragma unroll 1
+    for (int index = 0; index < count; ++index, ring.advance()) {
+      const BlockLocation at = locations[index];
+      const bool own = at >= 0;
+      const int c1 = own ? group : 0, c2 = own ? at : -1 - at;
+      ptx::barrier_wait(shared.free(ring.stage), ring.phase ^ 1);
+      const std::uint32_t ready = shared.ready(ring.stage);
+      ptx::barrier_arrive_expect(ready, Shape::key_bytes + Shape::value_bytes);
+      for (int column = 0; column < Shape::dk / 64; ++column)
+        ptx::tensor_load(shared.key(ring.stage) + column * Shape::column_bytes, own ? &maps.own_keys : &maps.pool_keys,
+                         ready, column * 64, c1, c2);
+      for (int column = 0; column < Shape::dv / 64; ++column)
+        ptx::tensor_load(shared.value(ring.stage) + column * Shape::column_bytes,
+                         own ? &maps.own_values : &maps.pool_values, ready, column * 64, c1, c2);
+    }
+    ptx::barrier_arrive(shared.list_free(lists.stage));
+  }
 }
 
 template <class Shape>
-__device__ __forceinline__ void write_rows(const SelectedArguments<typename Shape::T>& arguments,
+__device__ __forceinline__ void write_rows(const SelectedArguments<typename Shape::T>& arguments, int item,
                                            float (&o)[Shape::dv / 8][4], const SoftmaxRows& state) {
   const auto& a = arguments.problem;
-  const QueryTile tile = own_tile(a);
-  const int query = threadIdx.x / 32, lane = threadIdx.x % 32, group = arguments.head_begin + blockIdx.y;
+  const QueryTile tile = arguments.tile(item);
+  const int query = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (query >= tile.rows) return;
-  const std::int64_t head_row = (tile.row + query) * a.heads + group * Shape::heads;
+  const std::int64_t head_row = (tile.row + query) * a.heads + arguments.group(item) * Shape::heads;
   write_output(reinterpret_cast<float(&)[Shape::dv / 2]>(o), state, a.out + head_row * Shape::dv, Shape::dv);
   if (lane % 4 == 0) {
     a.log_sum_exp[head_row + lane / 4] = state.log_sum_exp(0);
@@ -132,87 +198,100 @@ __device__ __forceinline__ void write_rows(const SelectedArguments<typename Shap
   }
 }
 
+/// A warp's query and one block: `visible` is the number of its keys that the query sees, if not all.
 template <class Shape>
-__device__ __forceinline__ void consume(const SelectedArguments<typename Shape::T>& arguments, int start,
-                                        const SelectedUnion& list, const SelectedShared<Shape>& shared) {
+__device__ __forceinline__ void attend_block(SoftmaxRows& state, float (&o)[Shape::dv / 8][4],
+                                             const std::uint32_t (&q)[Shape::dk / 16][4], int visible, float scale_log2,
+                                             int stage, const SelectedShared<Shape>& shared) {
   using T = typename Shape::T;
   constexpr int keys_at_once = Shape::keys_at_once;
-  const int query = threadIdx.x / 32, lane = threadIdx.x % 32;
-  SoftmaxRows state;
-  float o[Shape::dv / 8][4] = {};
-  std::uint32_t q[Shape::dk / 16][4];
-  ptx::barrier_wait(shared.query_ready(), 0);
-  if constexpr (Shape::queries_in_registers) load_query_rows<typename Shape::Queries>(q, shared.query(), query * 16);
-  const int count = *list.count;
-  for (int index = 0; index < count; ++index) {
-    const int stage = index % Shape::stages;
-    const bool chosen = list.queries[index] >> query & 1;
-    ptx::barrier_wait(shared.ready(stage), index / Shape::stages % 2);
-    if (chosen) {
-      const int visible = start + query + 1 - list.blocks[index] * Shape::keys;
+  const int lane = threadIdx.x % 32;
 #pragma unroll 1
-      for (int first = 0; first < Shape::keys; first += keys_at_once) {
-        float s[keys_at_once / 8][4];
-        const std::uint32_t keys = shared.key(stage) + first * 128;
-        if constexpr (Shape::queries_in_registers)
-          multiply_keys<T, typename Shape::Keys>(s, q, keys);
-        else
-          multiply_keys<T, typename Shape::Queries, typename Shape::Keys>(s, shared.query(), query * 16, keys);
+  for (int first = 0; first < Shape::keys; first += keys_at_once) {
+    float s[keys_at_once / 8][4];
+    const std::uint32_t keys = shared.key(stage) + first * 128;
+    if constexpr (Shape::queries_in_registers)
+      multiply_keys<T, typename Shape::Keys>(s, q, keys);
+    else
+      multiply_keys<T, typename Shape::Queries, typename Shape::Keys>(s, shared.query(), threadIdx.x / 32 * 16, keys);
 #pragma unroll
-        for (int n = 0; n < keys_at_once / 8; ++n)
+    for (int n = 0; n < keys_at_once / 8; ++n)
 #pragma unroll
-          for (int i = 0; i < 4; ++i) s[n][i] *= arguments.problem.scale_log2;
-        if (visible < first + keys_at_once) {
+      for (int i = 0; i < 4; ++i) s[n][i] *= scale_log2;
+    if (visible < first + keys_at_once) {
 #pragma unroll
-          for (int n = 0; n < keys_at_once / 8; ++n)
+      for (int n = 0; n < keys_at_once / 8; ++n)
 #pragma unroll
-            for (int i = 0; i < 4; ++i)
-              if (first + n * 8 + lane % 4 * 2 + i % 2 >= visible) s[n][i] = -INFINITY;
-        }
-        update_softmax(state, s, o);
-        multiply_values<T, typename Shape::Values>(o, s, shared.value(stage) + first * 128);
-      }
+        for (int i = 0; i < 4; ++i)
+          if (first + n * 8 + lane % 4 * 2 + i % 2 >= visible) s[n][i] = -INFINITY;
     }
-    __syncwarp();
-    if (lane == 0) ptx::barrier_arrive(shared.free(stage));
+    update_softmax(state, s, o);
+    multiply_values<T, typename Shape::Values>(o, s, shared.value(stage) + first * 128);
   }
-  state.finish();
-  write_rows<Shape>(arguments, o, state);
+}
+
+template <class Shape>
+__device__ __forceinline__ void consume(const SelectedArguments<typename Shape::T>& a, const UnionBuffers& buffers,
+                                        const SelectedShared<Shape>& shared) {
+  const int query = threadIdx.x / 32;
+  const bool speaks = threadIdx.x % 32 == 0;
+  int turn = 0;  // of the ring
+  int turns_of_lists = 0;
+#pragma unroll 1
+  for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x, ++turns_of_lists) {
+    const int position = a.position(a.tile(item)) + query, list_index = turns_of_lists % Shape::lists;
+    SoftmaxRows state;
+    float o[Shape::dv / 8][4] = {};
+    std::uint32_t q[Shape::dk / 16][4];
+    ptx::barrier_wait(shared.query_ready(), turns_of_lists % 2);
+    if constexpr (Shape::queries_in_registers) {
+      load_query_rows<typename Shape::Queries>(q, shared.query(), query * 16);
+      __syncwarp();
+      if (speaks) ptx::barrier_arrive(shared.query_free());
+    }
+    ptx::barrier_wait(shared.list_ready(list_index), turns_of_lists / Shape::lists % 2);
+    const SelectedUnion list = buffers.list(Shape::lists, list_index);
+    const int count = *list.count;
+#pragma unroll 1
+    for (int index = 0; index < count; ++index, ++turn) {
+      const int stage = turn % Shape::stages;
+      const bool chosen = list.queries[index] >> query & 1;
+      ptx::barrier_wait(shared.ready(stage), turn / Shape::stages % 2);
+      if (chosen)
+        attend_block<Shape>(state, o, q, position + 1 - list.blocks[index] * Shape::keys, a.problem.scale_log2, stage,
+                            shared);
+      __syncwarp();
+      if (speaks) ptx::barrier_arrive(shared.free(stage));
+    }
+    if (speaks) {
+      ptx::barrier_arrive(shared.list_free(list_index));
+      if constexpr (!Shape::queries_in_registers) ptx::barrier_arrive(shared.query_free());
+    }
+    state.finish();
+    write_rows<Shape>(a, item, o, state);
+  }
 }
 
 template <class Shape>
 __global__ void __launch_bounds__(Shape::threads, 1)
-    selected_attention_kernel(SelectedArguments<typename Shape::T> arguments, const __grid_constant__ BlockMaps maps) {
+    selected_attention_kernel(const __grid_constant__ SelectedArguments<typename Shape::T> arguments,
+                              const __grid_constant__ BlockMaps maps) {
   extern __shared__ unsigned char memory[];
-  const AttentionProblem<typename Shape::T>& a = arguments.problem;
   const std::uint32_t start_of_memory = ptx::shared_address(memory);
   const SelectedShared<Shape> shared{(start_of_memory + 1023) / 1024 * 1024};
-  unsigned char* const after_tiles = memory + (shared.base - start_of_memory) + Shape::shared_bytes;
-  const SelectedUnion list(after_tiles, arguments.words, arguments.capacity);
-  BlockLocation* const locations =
-      reinterpret_cast<BlockLocation*>(after_tiles + SelectedUnion::bytes(arguments.words, arguments.capacity));
-  const QueryTile tile = own_tile(a);
-  const Segment& segment = a.segments[tile.segment];
-  const int group = arguments.head_begin + blockIdx.y;
-  const int position = static_cast<int>(segment.position + tile.row - segment.row);
-
-  if (threadIdx.x == 0) {
-    shared.initialise();
-    load_queries<Shape>(maps, group, static_cast<int>(tile.row), shared);
-  }
-  list.template build<Shape::threads>(arguments.selected + (tile.row * a.groups + group) * arguments.select_count,
-                                      tile.rows, arguments.select_count,
-                                      static_cast<std::int64_t>(a.groups) * arguments.select_count,
-                                      min(arguments.words, (position + tile.rows - 1) / Shape::keys / 32 + 1));
-  for (int i = threadIdx.x; i < *list.count; i += Shape::threads)
-    locations[i] = arguments.table[(segment.block + list.blocks[i]) * a.groups + group];
+  const UnionBuffers buffers{memory + (shared.base - start_of_memory) + Shape::shared_bytes, arguments.words,
+                             arguments.capacity};
+  if (threadIdx.x == 0) shared.initialise();
   __syncthreads();
-  if (threadIdx.x >= Shape::consumers) {
-    ptx::give_registers<Shape::producer_registers>();
-    if (threadIdx.x == Shape::consumers) produce<Shape>(maps, list, locations, group, shared);
-  } else {
+  if (threadIdx.x < Shape::consumers) {
     ptx::take_registers<Shape::consumer_registers>();
-    consume<Shape>(arguments, position, list, shared);
+    consume<Shape>(arguments, buffers, shared);
+  } else {
+    ptx::give_registers<Shape::producer_registers>();
+    if (threadIdx.x == Shape::consumers)
+      load<Shape>(arguments, maps, buffers, shared);
+    else if (threadIdx.x >= Shape::threads - Shape::builders)
+      build_unions<Shape>(arguments, buffers, shared);
   }
 }
 
@@ -234,8 +313,8 @@ constexpr std::size_t most_shared_bytes = 227 * 1024;
 template <class Shape>
 std::size_t selected_shared_bytes(const SelectedAttention& a) {
   const UnionSize size = union_size<Shape>(a);
-  return Shape::shared_bytes + 1024 + SelectedUnion::bytes(size.words, size.capacity) +
-         static_cast<std::size_t>(size.capacity) * sizeof(BlockLocation);
+  return static_cast<std::size_t>(Shape::shared_bytes) + 1024 +
+         UnionBuffers::bytes(Shape::lists, size.words, size.capacity);
 }
 
 template <class Shape>
@@ -279,9 +358,13 @@ void selected_attention(const SelectedAttention& a, cudaStream_t stream) {
     const CudaSegmentSchedule& schedule = cuda_schedule(a.queries);
     const ListView<QueryTile> tiles = schedule.tiles(Shape::queries);
     if (tiles.count == 0 || a.head_begin == a.head_end) return;
-    SelectedArguments<T> arguments{
-        attention_problem<T>(a, schedule, tiles), a.table, a.selected, static_cast<int>(a.head_begin),
-        static_cast<int>(config.select_count),    0,       0};
+    SelectedArguments<T> arguments{};
+    arguments.problem = attention_problem<T>(a, schedule, tiles);
+    arguments.work = {static_cast<int>(tiles.count), static_cast<int>(a.head_end - a.head_begin)};
+    arguments.table = a.table;
+    arguments.selected = a.selected;
+    arguments.head_begin = static_cast<int>(a.head_begin);
+    arguments.select_count = static_cast<int>(config.select_count);
     arguments.problem.out = static_cast<T*>(a.out);
     arguments.problem.log_sum_exp = static_cast<float*>(a.log_sum_exp);
     const UnionSize size = union_size<Shape>(a);
@@ -289,9 +372,9 @@ void selected_attention(const SelectedAttention& a, cudaStream_t stream) {
     arguments.capacity = size.capacity;
     const std::size_t bytes = selected_shared_bytes<Shape>(a);
     allow_shared_memory(selected_attention_kernel<Shape>, bytes);
-    const dim3 grid(static_cast<unsigned>(tiles.count), static_cast<unsigned>(a.head_end - a.head_begin));
+    const int blocks = std::min(multiprocessors(), arguments.work.tiles * arguments.work.groups);
     selected_attention_kernel<Shape>
-        <<<grid, Shape::threads, bytes, stream>>>(arguments, block_maps<Shape>(a, schedule.rows));
+        <<<blocks, Shape::threads, bytes, stream>>>(arguments, block_maps<Shape>(a, schedule.rows));
     check_launch("selected_attention_sm90");
   });
 }

@@ -20,6 +20,10 @@ struct SelectedTensors {
   int select_count;  ///< n
   int words;         ///< of the bitmap of a document's blocks
   int capacity;      ///< blocks that a union can have
+
+  std::size_t union_bytes() const {
+    return static_cast<std::size_t>(SelectedUnion::list_bytes(capacity)) + SelectedUnion::bitmap_bytes(words);
+  }
 };
 
 /// The union's blocks, ascending, each cut into key tiles.
@@ -35,10 +39,10 @@ struct SelectedSource {
   int position;         ///< of the tile's first query
   int last;             ///< one past the position of its last
 
-  /// `shared`: SelectedUnion::bytes() of memory. build() must follow.
+  /// `shared`: tensors.union_bytes() of memory. build() must follow.
   __device__ SelectedSource(const AttentionProblem<T>& a, const QueryTile& tile, int group,
                             const SelectedTensors<T>& tensors, unsigned char* shared)
-      : list(shared, tensors.words, tensors.capacity),
+      : list(shared, tensors.capacity, shared + SelectedUnion::list_bytes(tensors.capacity), tensors.words),
         rows(tensors.blocks, group),
         table(tensors.table + a.segments[tile.segment].block * a.groups + group),
         groups(a.groups),
@@ -50,9 +54,9 @@ struct SelectedSource {
   /// All threads call it.
   __device__ void build(const QueryTile& tile, int group, const SelectedTensors<T>& tensors) {
     const int words = min(tensors.words, (last - 1) / block_tokens / 32 + 1);
-    list.template build<Shape::threads>(tensors.selected + (tile.row * groups + group) * tensors.select_count,
-                                        tile.rows, tensors.select_count,
-                                        static_cast<std::int64_t>(groups) * tensors.select_count, words);
+    list.template build<Shape::threads>(
+        threadIdx.x, [] { __syncthreads(); }, tensors.selected + (tile.row * groups + group) * tensors.select_count,
+        tile.rows, tensors.select_count, static_cast<std::int64_t>(groups) * tensors.select_count, words);
   }
 
   __device__ int tiles() const { return *list.count * tiles_per_block; }

@@ -20,37 +20,40 @@ struct SelectedUnion {
   static constexpr int most_queries = 64;
 
   static int words(std::int64_t blocks) { return static_cast<int>((blocks + 31) / 32); }
-  __host__ __device__ static std::size_t bytes(int words, int capacity) {
-    return static_cast<std::size_t>(capacity) * 12 + static_cast<std::size_t>(words) * 8 + 16;
-  }
+  /// Of the list itself, a multiple of 16.
+  __host__ __device__ static int list_bytes(int capacity) { return (capacity * 12 + 4 + 15) / 16 * 16; }
+  /// Of what only build() uses.
+  __host__ __device__ static int bitmap_bytes(int words) { return words * 8; }
 
-  __device__ SelectedUnion(unsigned char* shared, int words, int capacity) {
-    queries = reinterpret_cast<unsigned long long*>(shared);
+  /// `list`, aligned to 8: list_bytes(); `bitmaps`: bitmap_bytes(), which lists may share.
+  __device__ SelectedUnion(unsigned char* list, int capacity, unsigned char* bitmaps, int words) {
+    queries = reinterpret_cast<unsigned long long*>(list);
     blocks = reinterpret_cast<std::int32_t*>(queries + capacity);
-    bitmap = reinterpret_cast<std::uint32_t*>(blocks + capacity);
+    count = blocks + capacity;
+    bitmap = reinterpret_cast<std::uint32_t*>(bitmaps);
     prefix = reinterpret_cast<std::int32_t*>(bitmap + words);
-    count = prefix + words;
   }
 
-  /// Fills it from selected[query * query_stride + i], i < per_query; -1 stands for none. All threads call it.
-  template <int Threads>
-  __device__ void build(const std::int32_t* selected, int tile_queries, int per_query, std::int64_t query_stride,
-                        int words) const {
+  /// Fills it from selected[query * query_stride + i], i < per_query; -1 stands for none. Called by `Threads` threads,
+  /// whole warps, each with its number among them; `wait_for_all` is a barrier of theirs.
+  template <int Threads, class WaitForAll>
+  __device__ void build(int thread, WaitForAll&& wait_for_all, const std::int32_t* selected, int tile_queries,
+                        int per_query, std::int64_t query_stride, int words) const {
     __shared__ int warp_sums[Threads / 32];
-    for (int i = threadIdx.x; i < words; i += Threads) bitmap[i] = 0;
-    __syncthreads();
+    for (int i = thread; i < words; i += Threads) bitmap[i] = 0;
+    wait_for_all();
     const auto chosen = [&](int i) { return selected[i / per_query * query_stride + i % per_query]; };
-    const int total = tile_queries * per_query, first = threadIdx.x;
+    const int total = tile_queries * per_query, first = thread;
     const int first_block = first < total ? chosen(first) : -1;  // the only one of most threads: read once
     for (int i = first; i < total; i += Threads) {
       const int block = i == first ? first_block : chosen(i);
       if (block >= 0) atomicOr(&bitmap[block / 32], 1u << (block % 32));
     }
-    __syncthreads();
+    wait_for_all();
 
     // An exclusive scan of the words' counts: each thread a run of words, then over threads.
-    const int run = (words + Threads - 1) / Threads, begin = min(words, static_cast<int>(threadIdx.x) * run);
-    const int end = min(words, begin + run), lane = threadIdx.x % 32;
+    const int run = (words + Threads - 1) / Threads, begin = min(words, thread * run);
+    const int end = min(words, begin + run), lane = thread % 32;
     int sum = 0;
     for (int i = begin; i < end; ++i) sum += __popc(bitmap[i]);
     int scanned = sum;
@@ -58,11 +61,11 @@ struct SelectedUnion {
       const int other = __shfl_up_sync(0xffffffffu, scanned, offset);
       if (lane >= offset) scanned += other;
     }
-    if (lane == 31) warp_sums[threadIdx.x / 32] = scanned;
-    __syncthreads();
+    if (lane == 31) warp_sums[thread / 32] = scanned;
+    wait_for_all();
     int at = scanned - sum;
-    for (int warp = 0; warp < static_cast<int>(threadIdx.x) / 32; ++warp) at += warp_sums[warp];
-    if (threadIdx.x == Threads - 1) *count = at + sum;
+    for (int warp = 0; warp < thread / 32; ++warp) at += warp_sums[warp];
+    if (thread == Threads - 1) *count = at + sum;
     for (int i = begin; i < end; ++i) {
       prefix[i] = at;
       for (std::uint32_t bits = bitmap[i]; bits != 0; bits &= bits - 1) {
@@ -71,14 +74,14 @@ struct SelectedUnion {
         ++at;
       }
     }
-    __syncthreads();
+    wait_for_all();
     for (int i = first; i < total; i += Threads) {
       const int query = i / per_query, block = i == first ? first_block : chosen(i);
       if (block < 0) continue;
       const int rank = prefix[block / 32] + __popc(bitmap[block / 32] & ((1u << (block % 32)) - 1));
       atomicOr(&queries[rank], 1ull << query);
     }
-    __syncthreads();
+    wait_for_all();
   }
 };
 
