@@ -25,10 +25,10 @@ std::string_view name_of(Exchange);
 struct AttentionOptions {
   DType dtype = DType::f32;
   Exchange exchange = Exchange::automatic;
-  std::optional<DType> gradient_dtype{}; ///< of dq, dk, dv, dgate: dtype (default) or accumulate_dtype(dtype)
-  bool backward = true;                  ///< whether backward() will be called: sizes the workspace and what is saved
-  bool sum_parameter_gradients = false;  ///< whether backward() also sums the compressor's gradients over the ranks
-  bool timing = false;                   ///< whether Statistics::seconds is measured (events around each stage)
+  std::optional<DType> gradient_dtype{};  ///< of dq, dk, dv, dgate: dtype (default) or accumulate_dtype(dtype)
+  bool backward = true;                   ///< whether backward() will be called: sizes the workspace and what is saved
+  bool sum_parameter_gradients = false;   ///< whether backward() also sums the compressor's gradients over the ranks
+  bool timing = false;                    ///< whether Statistics::seconds is measured (events around each stage)
 };
 
 /// The keys or the values of the three branches. The same view may be given for all three.

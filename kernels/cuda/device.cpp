@@ -7,8 +7,8 @@
 
 #include "cpnsa/error.hpp"
 #include "kernels/cuda/check.hpp"
-#include "kernels/cuda/limits.hpp"
 #include "kernels/cuda/compress_layout.hpp"
+#include "kernels/cuda/limits.hpp"
 #include "kernels/cuda/scratch.hpp"
 #include "kernels/cuda/segment_schedule.hpp"
 #include "kernels/cuda/stage_functions.hpp"

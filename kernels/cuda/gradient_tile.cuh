@@ -16,10 +16,10 @@ namespace cpnsa::cuda {
 /// What every branch's backward is given beside its keys.
 template <class T>
 struct GradientProblem : AttentionProblem<T> {
-  const T* dout;          ///< [rows, heads, dv]
-  const float* weights;   ///< [rows, heads]
-  const float* deltas;    ///< [rows, heads]
-  float* dq;              ///< [rows, heads, dk], "+="
+  const T* dout;         ///< [rows, heads, dv]
+  const float* weights;  ///< [rows, heads]
+  const float* deltas;   ///< [rows, heads]
+  float* dq;             ///< [rows, heads, dk], "+="
   float scale;           ///< of the softmax; log_sum_exp is the forward's
 };
 

@@ -17,10 +17,10 @@ namespace cpnsa::test {
 struct DeviceBackend {
   std::string name;
   std::function<std::unique_ptr<Device>()> make;
-  std::vector<DType> dtypes;  ///< the most precise first
-  std::int64_t dim_step = 1;  ///< widths of heads and hidden layers that it runs are multiples of
+  std::vector<DType> dtypes;      ///< the most precise first
+  std::int64_t dim_step = 1;      ///< widths of heads and hidden layers that it runs are multiples of
   bool walks_long_tiles = false;  ///< its kernels take so many keys at once that only long documents need several turns
-  bool masks_by_zeros = false;  ///< its kernels multiply masked values by 0, which a NaN among them survives
+  bool masks_by_zeros = false;    ///< its kernels multiply masked values by 0, which a NaN among them survives
 };
 
 struct TransportBackend {
