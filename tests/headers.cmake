@@ -19,7 +19,7 @@ function(cpnsa_check_headers name)
   cpnsa_configure_target(${name})
 endfunction()
 
-cpnsa_check_headers(cpnsa_headers FOLDERS . cpu threads LIBRARIES cpnsa::cpnsa)
+cpnsa_check_headers(cpnsa_headers FOLDERS . cpu threads callbacks LIBRARIES cpnsa::cpnsa)
 foreach(component IN ITEMS mpi cuda nccl)
   if(TARGET cpnsa_${component})
     cpnsa_check_headers(cpnsa_${component}_headers FOLDERS ${component} LIBRARIES cpnsa::${component})

@@ -29,15 +29,6 @@ void check_parent(MPI_Comm parent) {
     throw ArgumentError("mpi::make_communicator: found an intercommunicator, expected an intracommunicator");
 }
 
-std::size_t sum_of(std::span<const std::size_t> bytes) {
-  return comm::offset_of(bytes, static_cast<int>(bytes.size()));
-}
-
-// Parts of a staging buffer start at multiples of this.
-std::size_t aligned(std::size_t bytes) {
-  return (bytes + 255) / 256 * 256;
-}
-
 }  // namespace
 
 DuplicatedComm::DuplicatedComm(MPI_Comm parent, std::chrono::milliseconds deadline) {
@@ -137,31 +128,8 @@ void MpiCommunicator::exchange(std::span<const SendMessage> sends, std::span<con
                                Device& device, Stream stream) {
   comm::check_exchange(sends, receives, rank(), size());
   run(Operation::exchange, [&] {
-    if (device.host_accessible()) {
-      device.synchronize(stream);
-      transfer(Operation::exchange, sends, receives);
-      return;
-    }
-    std::size_t total = 0;
-    for (const SendMessage& message : sends) total += aligned(message.bytes);
-    for (const ReceiveMessage& message : receives) total += aligned(message.bytes);
-    std::byte* place = total > 0 ? staging_.get(device, total) : nullptr;
-    std::vector<SendMessage> staged_sends(sends.begin(), sends.end());
-    for (SendMessage& message : staged_sends) {
-      device.copy(place, message.data, message.bytes, stream);
-      message.data = place;
-      place += aligned(message.bytes);
-    }
-    std::vector<ReceiveMessage> staged_receives(receives.begin(), receives.end());
-    for (ReceiveMessage& message : staged_receives) {
-      message.data = place;
-      place += aligned(message.bytes);
-    }
-    device.synchronize(stream);
-    transfer(Operation::exchange, staged_sends, staged_receives);
-    for (std::size_t i = 0; i < receives.size(); ++i)
-      device.copy(receives[i].data, staged_receives[i].data, receives[i].bytes, stream);
-    device.synchronize(stream);  // the next call, on whatever stream, overwrites the buffer
+    through_host_.exchange(sends, receives, device, stream,
+                           [&](auto out, auto in) { transfer(Operation::exchange, out, in); });
   });
 }
 
@@ -169,22 +137,8 @@ void MpiCommunicator::all_gather(const void* own, void* all, std::span<const std
                                  Stream stream) {
   comm::check_parts(bytes, size());
   run(Operation::all_gather, [&] {
-    auto* destination = static_cast<std::byte*>(all);
-    const std::size_t offset = comm::offset_of(bytes, rank()), own_bytes = bytes[static_cast<std::size_t>(rank())];
-    const std::size_t behind = offset + own_bytes, total = sum_of(bytes);
-    if (own_bytes > 0 && own != destination + offset) device.copy(destination + offset, own, own_bytes, stream);
-    if (device.host_accessible() || total == 0) {
-      device.synchronize(stream);
-      gather(Operation::all_gather, destination, bytes);
-      return;
-    }
-    std::byte* const staged = staging_.get(device, total);
-    if (own_bytes > 0) device.copy(staged + offset, own, own_bytes, stream);
-    device.synchronize(stream);
-    gather(Operation::all_gather, staged, bytes);
-    if (offset > 0) device.copy(destination, staged, offset, stream);
-    if (total > behind) device.copy(destination + behind, staged + behind, total - behind, stream);
-    device.synchronize(stream);
+    through_host_.all_gather(own, all, bytes, rank(), device, stream,
+                             [&](std::byte* parts) { gather(Operation::all_gather, parts, bytes); });
   });
 }
 

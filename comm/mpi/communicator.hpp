@@ -1,8 +1,8 @@
 #pragma once
 
-#include "comm/kept.hpp"
 #include "comm/mpi/failure_channel.hpp"
 #include "comm/mpi/transfer.hpp"
+#include "comm/through_host.hpp"
 #include "cpnsa/mpi/communicator.hpp"
 
 namespace cpnsa::mpi {
@@ -63,7 +63,7 @@ class MpiCommunicator final : public Communicator {
   FailureChannel failures_;
   std::uint64_t sequence_ = 0;  // of calls
   std::chrono::milliseconds deadline_ = default_deadline;
-  comm::KeptHostBuffer staging_;
+  comm::ThroughHost through_host_;
 };
 
 }  // namespace cpnsa::mpi

@@ -34,7 +34,7 @@ class Communicator {
 
   virtual ~Communicator() = default;
 
-  virtual std::string_view name() const = 0;  ///< "threads", "mpi", "nccl"
+  virtual std::string_view name() const = 0;  ///< "threads", "mpi", "nccl", "callbacks"
   virtual int rank() const = 0;
   virtual int size() const = 0;
 
