@@ -5,6 +5,9 @@
 #include "cpnsa/cpu/device.hpp"
 
 namespace language_model {
+
+using model::AttentionKind;
+
 namespace {
 
 cpnsa::Partition partition_of(const Options& options, const cpnsa::Config& config, int ranks) {
@@ -35,7 +38,7 @@ Trainer::Trainer(const Options& options, const Text& text, cpnsa::Communicator& 
       tokens_(partition_.global_rows(communicator.rank())),
       parameters_(options.seed),
       model_(parameters_, kind_, options.layers, options.width, partition_, communicator,
-             Place{*device_, {}, options.dtype}),
+             model::Place{*device_, {}, options.dtype}),
       all_reduce_(communicator),
       optimizer_(parameters_, options.learning_rate, options.steps) {}
 

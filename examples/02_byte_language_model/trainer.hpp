@@ -4,10 +4,10 @@
 #include <memory>
 #include <vector>
 
-#include "adamw.hpp"
-#include "all_reduce.hpp"
 #include "cpnsa/communicator.hpp"
-#include "model/model.hpp"
+#include "examples/model/adamw.hpp"
+#include "examples/model/all_reduce.hpp"
+#include "examples/model/transformer.hpp"
 #include "options.hpp"
 #include "text.hpp"
 
@@ -35,13 +35,13 @@ class Trainer {
   const Text& text_;
   cpnsa::Communicator& communicator_;
   std::unique_ptr<cpnsa::Device> device_;
-  AttentionKind kind_;
+  model::AttentionKind kind_;
   cpnsa::Partition partition_;
   std::vector<std::int64_t> tokens_;  // of the sequence, that this rank's rows are
-  Parameters parameters_;
-  Model model_;
-  AllReduce all_reduce_;
-  AdamW optimizer_;
+  model::Parameters parameters_;
+  model::Transformer model_;
+  model::AllReduce all_reduce_;
+  model::AdamW optimizer_;
 };
 
 }  // namespace language_model

@@ -6,12 +6,12 @@
 
 #include "cpnsa/cpu/device.hpp"
 #include "cpnsa/threads/communicator.hpp"
-#include "model/model.hpp"
+#include "examples/model/transformer.hpp"
 
 namespace cpnsa::test {
 namespace {
 
-using namespace language_model;
+using namespace model;
 
 constexpr std::int64_t tokens = 300;
 constexpr double scale = 1.0 / tokens;
@@ -37,7 +37,7 @@ void check(const AttentionKind& kind) {
     const Partition partition = Partition::contiguous(document, kind.config.select_block, 1);
     const auto device = cpu::make_device();
     Parameters parameters(5);
-    Model model(parameters, kind, 2, 16, partition, communicator, Place{*device, {}, DType::f64});
+    Transformer model(parameters, kind, 2, 16, partition, communicator, Place{*device, {}, DType::f64});
     const Inputs inputs = pseudorandom_inputs();
     const auto loss = [&] {
       std::fill(parameters.gradients.begin(), parameters.gradients.end(), 0.0);

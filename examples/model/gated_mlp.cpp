@@ -1,10 +1,10 @@
-#include "model/gated_mlp.hpp"
+#include "examples/model/gated_mlp.hpp"
 
 #include <cmath>
 
-#include "model/linear.hpp"
+#include "examples/model/linear.hpp"
 
-namespace language_model {
+namespace model {
 
 GatedMlp::GatedMlp(Parameters& parameters, std::int64_t width, std::int64_t hidden, double out_deviation)
     : parameters_(parameters),
@@ -39,4 +39,4 @@ void GatedMlp::backward(const Matrix& dy, Matrix& dx) {
   linear_backward(parameters_, up_, x_, draised, dx);
 }
 
-}  // namespace language_model
+}  // namespace model

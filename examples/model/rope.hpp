@@ -4,9 +4,9 @@
 #include <span>
 #include <vector>
 
-#include "model/matrix.hpp"
+#include "examples/model/matrix.hpp"
 
-namespace language_model {
+namespace model {
 
 /// Rotary position embedding: turns each pair of channels of a head by an angle that grows with the token's position.
 class Rope {
@@ -24,4 +24,4 @@ class Rope {
   std::vector<double> cosine_, sine_;  // [rows, dim / 2]
 };
 
-}  // namespace language_model
+}  // namespace model

@@ -1,8 +1,8 @@
-#include "model/rope.hpp"
+#include "examples/model/rope.hpp"
 
 #include <cmath>
 
-namespace language_model {
+namespace model {
 
 Rope::Rope(std::span<const std::int64_t> positions, std::int64_t dim) : half_(dim / 2) {
   for (const std::int64_t position : positions)
@@ -34,4 +34,4 @@ void Rope::turn(Matrix& x, double direction) const {
   }
 }
 
-}  // namespace language_model
+}  // namespace model

@@ -1,9 +1,9 @@
 #pragma once
 
-#include "model/matrix.hpp"
-#include "model/parameters.hpp"
+#include "examples/model/matrix.hpp"
+#include "examples/model/parameters.hpp"
 
-namespace language_model {
+namespace model {
 
 /// y = x / sqrt(mean(x^2) + epsilon) * gain, a token at a time.
 class RmsNorm {
@@ -20,4 +20,4 @@ class RmsNorm {
   std::vector<double> inverse_;  // 1 / root mean square of each token
 };
 
-}  // namespace language_model
+}  // namespace model

@@ -4,11 +4,11 @@
 #include <vector>
 
 #include "cpnsa/attention.hpp"
-#include "model/compressor.hpp"
-#include "model/device_tensor.hpp"
-#include "model/matrix.hpp"
+#include "examples/model/compressor.hpp"
+#include "examples/model/device_tensor.hpp"
+#include "examples/model/matrix.hpp"
 
-namespace language_model {
+namespace model {
 
 /// What attention reads of this rank's rows, or the gradients of it. `k` and `v` have one matrix for each branch
 /// (compressed, selected, window), or one that all three share.
@@ -63,4 +63,4 @@ class ShardedAttention {
   cpnsa::AttentionInputs arguments_;
 };
 
-}  // namespace language_model
+}  // namespace model

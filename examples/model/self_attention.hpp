@@ -2,10 +2,10 @@
 
 #include <vector>
 
-#include "model/rope.hpp"
-#include "model/sharded_attention.hpp"
+#include "examples/model/rope.hpp"
+#include "examples/model/sharded_attention.hpp"
 
-namespace language_model {
+namespace model {
 
 /// Projections to queries, keys, values and gates; RoPE; attention over the sharded sequence; projection back.
 class SelfAttention {
@@ -28,4 +28,4 @@ class SelfAttention {
   Matrix x_, attended_;
 };
 
-}  // namespace language_model
+}  // namespace model

@@ -1,10 +1,10 @@
-#include "adamw.hpp"
+#include "examples/model/adamw.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <numbers>
 
-namespace language_model {
+namespace model {
 
 AdamW::AdamW(const Parameters& parameters, double learning_rate, std::int64_t steps)
     : learning_rate_(learning_rate),
@@ -38,4 +38,4 @@ void AdamW::step(Parameters& parameters) {
   }
 }
 
-}  // namespace language_model
+}  // namespace model

@@ -1,8 +1,8 @@
-#include "model/rms_norm.hpp"
+#include "examples/model/rms_norm.hpp"
 
 #include <cmath>
 
-namespace language_model {
+namespace model {
 
 RmsNorm::RmsNorm(Parameters& parameters, std::int64_t width)
     : parameters_(parameters), gain_(parameters.add_constant(1, width, 1.0)) {}
@@ -41,4 +41,4 @@ void RmsNorm::backward(const Matrix& dy, Matrix& dx) {
   }
 }
 
-}  // namespace language_model
+}  // namespace model

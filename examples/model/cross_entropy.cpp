@@ -1,9 +1,9 @@
-#include "model/cross_entropy.hpp"
+#include "examples/model/cross_entropy.hpp"
 
 #include <algorithm>
 #include <cmath>
 
-namespace language_model {
+namespace model {
 
 double cross_entropy(Matrix& logits, std::span<const std::uint8_t> targets, double scale) {
   double loss = 0;
@@ -24,4 +24,4 @@ double cross_entropy(Matrix& logits, std::span<const std::uint8_t> targets, doub
   return loss;
 }
 
-}  // namespace language_model
+}  // namespace model

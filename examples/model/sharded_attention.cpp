@@ -1,6 +1,6 @@
-#include "model/sharded_attention.hpp"
+#include "examples/model/sharded_attention.hpp"
 
-namespace language_model {
+namespace model {
 namespace {
 
 cpnsa::BranchTensors branches_of(const std::vector<std::unique_ptr<DeviceTensor>>& tensors) {
@@ -134,4 +134,4 @@ AttentionMatrices ShardedAttention::backward(const Matrix& dout) {
   return result;
 }
 
-}  // namespace language_model
+}  // namespace model

@@ -5,9 +5,9 @@
 #include <random>
 #include <vector>
 
-#include "model/matrix.hpp"
+#include "examples/model/matrix.hpp"
 
-namespace language_model {
+namespace model {
 
 /// A place in Parameters: a matrix [rows, columns], or a vector of one row.
 struct Weight {
@@ -40,4 +40,4 @@ class Parameters {
   std::mt19937_64 random_;  // drawn from in the order of creation: the values do not depend on the ranks
 };
 
-}  // namespace language_model
+}  // namespace model

@@ -3,10 +3,10 @@
 #include <memory>
 
 #include "cpnsa/attention.hpp"
-#include "model/device_tensor.hpp"
-#include "model/parameters.hpp"
+#include "examples/model/device_tensor.hpp"
+#include "examples/model/parameters.hpp"
 
-namespace language_model {
+namespace model {
 
 /// The parameters of one of cpnsa's mlp compressors, of the keys or of the values: part of Parameters, copied to the
 /// device before each forward; their gradients come back after each backward.
@@ -33,4 +33,4 @@ class Compressor {
   Tensor pos_, w1_, b1_, w2_, b2_;
 };
 
-}  // namespace language_model
+}  // namespace model

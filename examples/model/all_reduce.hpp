@@ -6,7 +6,7 @@
 
 #include "cpnsa/communicator.hpp"
 
-namespace language_model {
+namespace model {
 
 /// Sums over the ranks, in the order of the ranks: all ranks get the same bits, in every run.
 class AllReduce {
@@ -21,4 +21,4 @@ class AllReduce {
   std::vector<double> all_;
 };
 
-}  // namespace language_model
+}  // namespace model

@@ -5,18 +5,18 @@
 #include <span>
 #include <vector>
 
-#include "model/embedding.hpp"
-#include "model/gated_mlp.hpp"
-#include "model/rms_norm.hpp"
-#include "model/self_attention.hpp"
+#include "examples/model/embedding.hpp"
+#include "examples/model/gated_mlp.hpp"
+#include "examples/model/rms_norm.hpp"
+#include "examples/model/self_attention.hpp"
 
-namespace language_model {
+namespace model {
 
 /// A transformer over bytes: embedding, layers of attention and gated MLP, a distribution of the next byte.
-class Model {
+class Transformer {
  public:
-  Model(Parameters& parameters, const AttentionKind& kind, int layers, std::int64_t width,
-        const cpnsa::Partition& partition, cpnsa::Communicator& communicator, const Place& place);
+  Transformer(Parameters& parameters, const AttentionKind& kind, int layers, std::int64_t width,
+              const cpnsa::Partition& partition, cpnsa::Communicator& communicator, const Place& place);
 
   /// Sum of the losses of this rank's rows in nats. Gradients of `scale` times the loss are added to the Parameters.
   double forward_backward(std::span<const std::uint8_t> bytes, std::span<const std::uint8_t> targets, double scale);
@@ -41,4 +41,4 @@ class Model {
   Weight head_;
 };
 
-}  // namespace language_model
+}  // namespace model

@@ -1,9 +1,9 @@
 #pragma once
 
-#include "model/matrix.hpp"
-#include "model/parameters.hpp"
+#include "examples/model/matrix.hpp"
+#include "examples/model/parameters.hpp"
 
-namespace language_model {
+namespace model {
 
 /// The model's matrix products, all of them.
 
@@ -13,4 +13,4 @@ Matrix linear(const Parameters& parameters, const Weight& weight, const Matrix& 
 /// dW += x^T dy; dx += dy W^T.
 void linear_backward(Parameters& parameters, const Weight& weight, const Matrix& x, const Matrix& dy, Matrix& dx);
 
-}  // namespace language_model
+}  // namespace model

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-namespace language_model {
+namespace model {
 
 /// Row-major matrix; a row is a token. The model computes in float64: rounding decides near-ties between blocks, and
 /// training amplifies what follows. In float32 the curves of different rank counts part after a hundred steps.
@@ -26,4 +26,4 @@ inline void add(Matrix& destination, const Matrix& source) {
   for (std::size_t i = 0; i < destination.values.size(); ++i) destination.values[i] += source.values[i];
 }
 
-}  // namespace language_model
+}  // namespace model

@@ -3,10 +3,10 @@
 #include <cstdint>
 #include <span>
 
-#include "model/matrix.hpp"
-#include "model/parameters.hpp"
+#include "examples/model/matrix.hpp"
+#include "examples/model/parameters.hpp"
 
-namespace language_model {
+namespace model {
 
 inline constexpr std::int64_t byte_values = 256;
 
@@ -23,4 +23,4 @@ class Embedding {
   Weight table_;
 };
 
-}  // namespace language_model
+}  // namespace model

@@ -1,10 +1,10 @@
-#include "model/self_attention.hpp"
+#include "examples/model/self_attention.hpp"
 
 #include <cmath>
 
-#include "model/linear.hpp"
+#include "examples/model/linear.hpp"
 
-namespace language_model {
+namespace model {
 
 SelfAttention::SelfAttention(Parameters& parameters, const AttentionKind& kind, std::int64_t width,
                              double out_deviation, const Rope& rope, const cpnsa::Partition& partition,
@@ -55,4 +55,4 @@ void SelfAttention::backward(const Matrix& dy, Matrix& dx) {
   if (kind_.gated) linear_backward(parameters_, gate_, x_, gradients.gate, dx);
 }
 
-}  // namespace language_model
+}  // namespace model

@@ -1,8 +1,8 @@
-#include "model/compressor.hpp"
+#include "examples/model/compressor.hpp"
 
 #include <cmath>
 
-namespace language_model {
+namespace model {
 namespace {
 
 double deviation_for(std::int64_t inputs) {
@@ -58,4 +58,4 @@ cpnsa::CompressorTensors Compressor::gradients() const {
   return tensors;
 }
 
-}  // namespace language_model
+}  // namespace model

@@ -1,8 +1,8 @@
-#include "all_reduce.hpp"
+#include "examples/model/all_reduce.hpp"
 
 #include <algorithm>
 
-namespace language_model {
+namespace model {
 
 std::int64_t AllReduce::sum(std::span<double> values) {
   const auto ranks = static_cast<std::size_t>(communicator_.size());
@@ -14,4 +14,4 @@ std::int64_t AllReduce::sum(std::span<double> values) {
   return static_cast<std::int64_t>((ranks - 1) * values.size_bytes());
 }
 
-}  // namespace language_model
+}  // namespace model

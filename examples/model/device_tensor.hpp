@@ -7,7 +7,7 @@
 #include "cpnsa/device.hpp"
 #include "cpnsa/tensor_view.hpp"
 
-namespace language_model {
+namespace model {
 
 /// Where a rank computes attention, and in which type.
 struct Place {
@@ -70,4 +70,4 @@ class DeviceTensor {
   cpnsa::TensorView view_;
 };
 
-}  // namespace language_model
+}  // namespace model

@@ -1,8 +1,8 @@
-#include "model/embedding.hpp"
+#include "examples/model/embedding.hpp"
 
 #include <algorithm>
 
-namespace language_model {
+namespace model {
 
 Embedding::Embedding(Parameters& parameters, std::int64_t width)
     : parameters_(parameters), table_(parameters.add_normal(byte_values, width, 1.0)) {}
@@ -21,4 +21,4 @@ void Embedding::backward(std::span<const std::uint8_t> bytes, const Matrix& dx) 
   }
 }
 
-}  // namespace language_model
+}  // namespace model

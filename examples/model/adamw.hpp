@@ -3,9 +3,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "model/parameters.hpp"
+#include "examples/model/parameters.hpp"
 
-namespace language_model {
+namespace model {
 
 /// AdamW with a warm-up, a cosine decay to a tenth of the rate, and gradients clipped to norm 1. It runs on every rank
 /// alike, on gradients that are already summed over the ranks.
@@ -24,4 +24,4 @@ class AdamW {
   std::vector<double> mean_, square_;
 };
 
-}  // namespace language_model
+}  // namespace model

@@ -1,15 +1,15 @@
-#include "model/model.hpp"
+#include "examples/model/transformer.hpp"
 
 #include <cmath>
 #include <numeric>
 
-#include "model/cross_entropy.hpp"
-#include "model/linear.hpp"
+#include "examples/model/cross_entropy.hpp"
+#include "examples/model/linear.hpp"
 
-namespace language_model {
+namespace model {
 
-Model::Model(Parameters& parameters, const AttentionKind& kind, int layers, std::int64_t width,
-             const cpnsa::Partition& partition, cpnsa::Communicator& communicator, const Place& place)
+Transformer::Transformer(Parameters& parameters, const AttentionKind& kind, int layers, std::int64_t width,
+                         const cpnsa::Partition& partition, cpnsa::Communicator& communicator, const Place& place)
     : parameters_(parameters),
       rope_(partition.global_rows(communicator.rank()), kind.config.head_dim_qk),
       embedding_(parameters, width),
@@ -27,8 +27,8 @@ Model::Model(Parameters& parameters, const AttentionKind& kind, int layers, std:
   }
 }
 
-double Model::forward_backward(std::span<const std::uint8_t> bytes, std::span<const std::uint8_t> targets,
-                               double scale) {
+double Transformer::forward_backward(std::span<const std::uint8_t> bytes, std::span<const std::uint8_t> targets,
+                                     double scale) {
   Matrix x = embedding_.forward(bytes);
   for (auto& layer : layers_) {
     add(x, layer->attention.forward(layer->attention_norm.forward(x)));
@@ -54,7 +54,7 @@ double Model::forward_backward(std::span<const std::uint8_t> bytes, std::span<co
   return loss;
 }
 
-std::int64_t Model::bytes_received() {
+std::int64_t Transformer::bytes_received() {
   std::int64_t sum = 0;
   for (auto& layer : layers_) {
     const cpnsa::Statistics statistics = layer->attention.statistics();
@@ -63,10 +63,10 @@ std::int64_t Model::bytes_received() {
   return sum;
 }
 
-std::int64_t Model::blocks_fetched() {
+std::int64_t Transformer::blocks_fetched() {
   std::int64_t sum = 0;
   for (auto& layer : layers_) sum += layer->attention.statistics().blocks_fetched;
   return sum;
 }
 
-}  // namespace language_model
+}  // namespace model

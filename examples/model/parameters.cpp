@@ -1,9 +1,9 @@
-#include "model/parameters.hpp"
+#include "examples/model/parameters.hpp"
 
 #include <cmath>
 #include <numbers>
 
-namespace language_model {
+namespace model {
 
 Weight Parameters::add(std::int64_t rows, std::int64_t columns, bool decay) {
   const Weight weight{static_cast<std::int64_t>(values.size()), rows, columns};
@@ -30,4 +30,4 @@ Weight Parameters::add_constant(std::int64_t rows, std::int64_t columns, double 
   return weight;
 }
 
-}  // namespace language_model
+}  // namespace model

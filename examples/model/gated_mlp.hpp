@@ -1,9 +1,9 @@
 #pragma once
 
-#include "model/matrix.hpp"
-#include "model/parameters.hpp"
+#include "examples/model/matrix.hpp"
+#include "examples/model/parameters.hpp"
 
-namespace language_model {
+namespace model {
 
 /// (silu(x W_gate) * (x W_up)) W_down.
 class GatedMlp {
@@ -19,4 +19,4 @@ class GatedMlp {
   Matrix x_, gated_, sigmoid_, raised_, hidden_;
 };
 
-}  // namespace language_model
+}  // namespace model

@@ -1,8 +1,8 @@
-#include "model/linear.hpp"
+#include "examples/model/linear.hpp"
 
 #include <Eigen/Core>
 
-namespace language_model {
+namespace model {
 namespace {
 
 using RowMajor = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
@@ -32,4 +32,4 @@ void linear_backward(Parameters& parameters, const Weight& weight, const Matrix&
   map(dx).noalias() += map(dy) * w.transpose();
 }
 
-}  // namespace language_model
+}  // namespace model
