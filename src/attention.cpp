@@ -26,10 +26,11 @@ std::string fingerprint(const Config& config, const Partition& partition, const 
     }
   return fmt::format(
       "{} tokens={} documents={} cu_seqlens_hash={:x} partition_hash={:x} dtype={} exchange={} backward={} "
-      "gradient_dtype={} sum_parameter_gradients={}",
+      "refetch_blocks={} recompute_branches={} gradient_dtype={} sum_parameter_gradients={}",
       config.describe(), partition.tokens(), partition.cu_seqlens().size() - 1, documents, ownership,
-      name_of(options.dtype), name_of(options.exchange), options.backward,
-      name_of(options.gradient_dtype.value_or(options.dtype)), options.sum_parameter_gradients);
+      name_of(options.dtype), name_of(options.exchange), options.backward, options.refetch_blocks,
+      options.recompute_branches, name_of(options.gradient_dtype.value_or(options.dtype)),
+      options.sum_parameter_gradients);
 }
 
 void validate_plan(const Config& config, const Partition& partition, const Device& device,
@@ -136,7 +137,7 @@ Attention::Impl::Impl(const Config& config_, const Partition& partition, Device&
       accumulate(accumulate_dtype(options.dtype)),
       gradient_type(options.gradient_dtype.value_or(options.dtype)),
       plan(agreed_plan(config, partition, device, communicator, options)),
-      sizes(config, plan, options.dtype),
+      sizes(config, plan, options),
       queries(device.schedule(plan.segments, config)),
       scratch_bytes(device.scratch_bytes(problem_size(config, plan, options))),
       summary_halo(device, plan.summary_halo),

@@ -6,18 +6,14 @@
 
 #include <algorithm>
 #include <array>
-#include <string>
 
 #include "src/attention_impl.hpp"
+#include "src/branch_attention.hpp"
 
 namespace cpnsa {
 namespace {
 
 enum Branch { cmp, slc, win };
-
-std::array<const TensorView*, 6> members_of(const CompressorTensors& tensors) {
-  return {&tensors.pos, &tensors.weight, &tensors.w1, &tensors.b1, &tensors.w2, &tensors.b2};
-}
 
 class BackwardStep {
  public:
@@ -30,13 +26,14 @@ class BackwardStep {
  private:
   void choose_accumulators();
   void zero_accumulators();
+  void bring(std::size_t round);
+  void recompute_branches();
   void combine();
   void window();
   void selected();
   void compressed();
   void reduce_summary_gradients();
   void compress();
-  void sum_parameters();
   void convert();
 
   void add_returned_blocks(std::size_t round);
@@ -62,6 +59,7 @@ class BackwardStep {
   Arena work_arena;
   SavedBuffers kept;
   BackwardBuffers work;
+  const BranchBuffers& branches;
   Stream compute;
   Stream wire;
 
@@ -71,6 +69,7 @@ class BackwardStep {
   std::array<void*, 3> dk{};
   std::array<void*, 3> dv{};
   std::int64_t parameters_received = 0;
+  std::size_t present_from;  // rounds whose blocks need not be brought: they are kept, or still in their pools
 };
 
 BackwardStep::BackwardStep(Attention::Impl& attention, const AttentionInputs& inputs, const void* dout,
@@ -85,8 +84,10 @@ BackwardStep::BackwardStep(Attention::Impl& attention, const AttentionInputs& in
       work_arena(workspace),
       kept(a.saved_buffers(saved_arena)),
       work(a.backward_buffers(work_arena)),
+      branches(a.sizes.keeps_branches ? kept.branches : work.branches),
       compute(compute),
-      wire(a.communication.get()) {
+      wire(a.communication.get()),
+      present_from(a.sizes.keeps_blocks ? 0 : schedule.rounds.size()) {
   choose_accumulators();
 }
 
@@ -110,15 +111,15 @@ void BackwardStep::choose_accumulators() {
 void BackwardStep::run() {
   zero_accumulators();
   a.upload(schedule, work.exchange, a.backward_lists, compute);
-  a.hand_over(compute, wire);
-  a.fetch(schedule, 0, work.exchange, in.k.slc.data, in.v.slc.data, Traffic::refetched_blocks, Stage::refetch_blocks);
+  if (!a.sizes.keeps_branches) recompute_branches();
+  bring(schedule.rounds.size() - 1);
   combine();  // while the first blocks travel
   window();
   selected();
   compressed();
   reduce_summary_gradients();
   compress();
-  sum_parameters();
+  parameters_received = a.sum_parameters(out, work.parameters, compute);
   convert();
   a.hand_over(wire, compute);
 }
@@ -142,15 +143,45 @@ void BackwardStep::zero_accumulators() {
   for_each_parameter(out, [&](const TensorView& view) { zero(view.data, view.elements(), 1); });
 }
 
+void BackwardStep::bring(std::size_t round) {
+  if (round >= present_from) return;
+  a.hand_over(compute, wire);  // the lists are there, and the round that had the pool before has left it
+  a.fetch(schedule, round, work.exchange, a.pool_of(schedule, round, work.exchange, kept), in.k.slc.data, in.v.slc.data,
+          Traffic::refetched_blocks, Stage::refetch_blocks);
+}
+
+// The gate's gradients need the outputs of all branches, so all rounds come in here, and the last two stay where they
+// are: the backward begins with those.
+void BackwardStep::recompute_branches() {
+  const BranchAttention attend(a, in, kept, branches, work.scratch, compute);
+  const std::size_t rounds = schedule.rounds.size();
+  bring(0);
+  {
+    const StageTimer::Scope timed(a.timer, Stage::window_backward, compute);
+    attend.window();
+  }
+  {
+    const StageTimer::Scope timed(a.timer, Stage::compressed_backward, compute);
+    attend.compressed();
+  }
+  for (std::size_t round = 0; round < rounds; ++round) {
+    if (round + 1 < rounds) bring(round + 1);
+    a.device.wait(compute, a.fetched[round % 2].get());
+    const StageTimer::Scope timed(a.timer, Stage::selected_backward, compute);
+    attend.selected(schedule.rounds[round], a.pool_of(schedule, round, work.exchange, kept), work.exchange.table);
+  }
+  if (!a.sizes.keeps_blocks) present_from = rounds - std::min<std::size_t>(rounds, 2);
+}
+
 void BackwardStep::combine() {
   if (a.plan.rows == 0) return;
   const StageTimer::Scope timed(a.timer, Stage::combine_backward, compute);
   auto combine = stage<CombineBranchesBackward>();
   combine.rows = a.plan.rows;
   combine.gate = in.gate.data;
-  combine.o_cmp = kept.o_cmp;
-  combine.o_slc = kept.o_slc;
-  combine.o_win = kept.o_win;
+  combine.o_cmp = branches.o_cmp;
+  combine.o_slc = branches.o_slc;
+  combine.o_win = branches.o_win;
   combine.dout = dout;
   combine.dgate = dgate;
   combine.weights = work.weights;
@@ -195,7 +226,7 @@ void BackwardStep::window() {
     window.v = in.v.win.data;
     window.halo_k = kept.window_halo_k;
     window.halo_v = kept.window_halo_v;
-    window.gradient = gradient_of(win, kept.lse_win);
+    window.gradient = gradient_of(win, branches.lse_win);
     window.dq = dq;
     window.dk = dk[win];
     window.dv = dv[win];
@@ -222,13 +253,9 @@ void BackwardStep::add_returned_blocks(std::size_t round) {
 
 void BackwardStep::selected() {
   const std::size_t rounds = schedule.rounds.size();
-  for (std::size_t round = 0; round < rounds; ++round) {
+  for (std::size_t round = rounds; round-- > 0;) {
     const planning::ExchangeRound& now = schedule.rounds[round];
-    if (round + 1 < rounds) {
-      a.hand_over(compute, wire);  // the round before has left its pool
-      a.fetch(schedule, round + 1, work.exchange, in.k.slc.data, in.v.slc.data, Traffic::refetched_blocks,
-              Stage::refetch_blocks);
-    }
+    if (round > 0) bring(round - 1);
     a.device.wait(compute, a.fetched[round % 2].get());
     void* dpool = work.dpools[round % 2];
     if (now.received > 0) a.device.fill_zero(dpool, accumulated_bytes(now.received, a.sizes.slot_elements), compute);
@@ -239,13 +266,13 @@ void BackwardStep::selected() {
       selected.q = in.q.data;
       selected.k = in.k.slc.data;
       selected.v = in.v.slc.data;
-      selected.pool = work.exchange.pools[round % 2];
+      selected.pool = a.pool_of(schedule, round, work.exchange, kept);
       selected.pool_slots = now.received;
       selected.table = work.exchange.table;
       selected.selected = kept.selected;
       selected.head_begin = now.head_begin;
       selected.head_end = now.head_end;
-      selected.gradient = gradient_of(slc, kept.lse_slc);
+      selected.gradient = gradient_of(slc, branches.lse_slc);
       selected.dq = dq;
       selected.dk = dk[slc];
       selected.dv = dv[slc];
@@ -259,9 +286,9 @@ void BackwardStep::selected() {
                  accumulated_bytes(1, a.sizes.slot_elements));
       a.device.record(a.returned[round % 2].get(), wire);
     }
-    if (round > 0) add_returned_blocks(round - 1);
+    if (round + 1 < rounds) add_returned_blocks(round + 1);
   }
-  add_returned_blocks(rounds - 1);
+  add_returned_blocks(0);
 }
 
 void BackwardStep::compressed() {
@@ -272,7 +299,7 @@ void BackwardStep::compressed() {
   compressed.q = in.q.data;
   compressed.keys = kept.summary_keys;
   compressed.values = kept.summary_values;
-  compressed.gradient = gradient_of(cmp, kept.lse_cmp);
+  compressed.gradient = gradient_of(cmp, branches.lse_cmp);
   compressed.dq = dq;
   compressed.dkeys = work.dsummary_keys;
   compressed.dvalues = work.dsummary_values;
@@ -339,63 +366,6 @@ void BackwardStep::compress() {
                  work.summary_halo_send, work.summary_halo_receive, cmp);
 }
 
-// Reduce-scatter, then all-gather: each rank sums one chunk of all parameters, ranks ascending.
-void BackwardStep::sum_parameters() {
-  const int ranks = a.communicator.size();
-  if (!a.options.sum_parameter_gradients || ranks == 1) return;
-  const StageTimer::Scope timed(a.timer, Stage::finish_gradients, compute);
-  const std::size_t size = a.sizes.accumulated;
-
-  std::int64_t total = 0;
-  for_each_parameter(out, [&](const TensorView& view) {
-    a.device.copy(static_cast<std::byte*>(work.parameters) + static_cast<std::size_t>(total) * size, view.data,
-                  view.bytes(), compute);
-    total += view.elements();
-  });
-  const auto bound = [&](int rank) { return total * rank / ranks; };
-  const std::int64_t first = bound(a.plan.rank), own = bound(a.plan.rank + 1) - first;
-  auto* received = static_cast<std::byte*>(work.parameters) + static_cast<std::size_t>(total) * size;
-
-  std::vector<planning::PeerRange> sends, receives;
-  std::vector<std::size_t> chunk_bytes;
-  for (int peer = 0; peer < ranks; ++peer) {
-    const std::int64_t theirs = bound(peer + 1) - bound(peer);
-    chunk_bytes.push_back(static_cast<std::size_t>(theirs) * size);
-    if (peer == a.plan.rank) continue;
-    if (theirs > 0) sends.push_back({peer, bound(peer), theirs});
-    if (own > 0) receives.push_back({peer, static_cast<std::int64_t>(receives.size()) * own, own});
-  }
-  a.hand_over(compute, wire);
-  a.exchange(Traffic::parameter_gradients, sends, work.parameters, receives, received, size);
-  a.hand_over(wire, compute);
-
-  // The sum starts from rank 0's, so the own chunk moves aside until its turn.
-  auto* chunk = static_cast<std::byte*>(work.parameters) + static_cast<std::size_t>(first) * size;
-  auto* aside = received + static_cast<std::size_t>((ranks - 1) * own) * size;
-  if (own > 0) {
-    a.device.copy(aside, chunk, static_cast<std::size_t>(own) * size, compute);
-    a.device.fill_zero(chunk, static_cast<std::size_t>(own) * size, compute);
-    std::size_t next = 0;
-    for (int peer = 0; peer < ranks; ++peer) {
-      const std::byte* part =
-          peer == a.plan.rank ? aside : received + static_cast<std::size_t>(receives[next++].first) * size;
-      a.add_rows(a.one_row.view(), part, chunk, own, compute);
-    }
-  }
-  a.hand_over(compute, wire);
-  a.communicator.all_gather(chunk, work.parameters, chunk_bytes, a.device, wire);
-  a.count_received(Traffic::parameter_gradients, (total - own) * static_cast<std::int64_t>(size));
-  a.hand_over(wire, compute);
-  parameters_received = ((ranks - 1) * own + total - own) * static_cast<std::int64_t>(size);
-
-  total = 0;
-  for_each_parameter(out, [&](const TensorView& view) {
-    a.device.copy(view.data, static_cast<std::byte*>(work.parameters) + static_cast<std::size_t>(total) * size,
-                  view.bytes(), compute);
-    total += view.elements();
-  });
-}
-
 void BackwardStep::convert() {
   if (a.gradient_type == a.accumulate || a.plan.rows == 0) return;
   const StageTimer::Scope timed(a.timer, Stage::finish_gradients, compute);
@@ -413,21 +383,7 @@ void BackwardStep::convert() {
   branches(out.v, dv);
 }
 
-// Which parameter gradients are wanted, a bit each: ranks that sum them must want the same.
-std::string given_parameters(const AttentionGradients& gradients) {
-  std::string bits;
-  for (const CompressorTensors* tensors : {&gradients.compress_k, &gradients.compress_v})
-    for (const TensorView* view : members_of(*tensors)) bits += *view ? '1' : '0';
-  return bits;
-}
-
 }  // namespace
-
-void for_each_parameter(const AttentionGradients& gradients, const std::function<void(const TensorView&)>& visit) {
-  for (const CompressorTensors* tensors : {&gradients.compress_k, &gradients.compress_v})
-    for (const TensorView* view : members_of(*tensors))
-      if (*view) visit(*view);
-}
 
 void Attention::backward(const AttentionInputs& inputs, const TensorView& dout, const SavedForward& saved,
                          const AttentionGradients& gradients, void* workspace, Stream stream) {

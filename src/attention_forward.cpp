@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "src/attention_impl.hpp"
+#include "src/branch_attention.hpp"
 
 namespace cpnsa {
 namespace {
@@ -45,6 +46,8 @@ class ForwardStep {
   Arena work_arena;
   SavedBuffers kept;
   ForwardBuffers work;
+  const BranchBuffers& branches;
+  BranchAttention attend;
   planning::BlockSchedule local_schedule;     // without a backward
   planning::BlockSchedule& fetched_schedule;  // where a schedule from the demand is kept
   std::int64_t demand_received = 0;
@@ -61,6 +64,8 @@ ForwardStep::ForwardStep(Attention::Impl& attention, const AttentionInputs& inpu
       work_arena(workspace),
       kept(a.saved_buffers(saved ? saved_arena : work_arena)),
       work(a.forward_buffers(work_arena)),
+      branches(a.sizes.keeps_branches ? kept.branches : work.branches),
+      attend(a, in, kept, branches, work.scratch, compute),
       fetched_schedule(saved ? saved->state().schedule : local_schedule),
       compute(compute),
       wire(a.communication.get()) {}
@@ -153,17 +158,7 @@ void ForwardStep::window_attention() {
   const StageTimer::Scope timed(a.timer, Stage::window, compute);
   place_halo(a.window_halo, work.window_halo_receive, in.k.win.data, in.v.win.data, kept.window_halo_k,
              kept.window_halo_v);
-  if (a.plan.rows == 0) return;
-  auto window = stage<WindowAttention>();
-  window.queries = a.queries.get();
-  window.q = in.q.data;
-  window.k = in.k.win.data;
-  window.v = in.v.win.data;
-  window.halo_k = kept.window_halo_k;
-  window.halo_v = kept.window_halo_v;
-  window.out = kept.o_win;
-  window.log_sum_exp = kept.lse_win;
-  a.device.window_attention(window, compute);
+  attend.window();
 }
 
 void ForwardStep::compressed_attention() {
@@ -175,21 +170,14 @@ void ForwardStep::compressed_attention() {
   if (a.plan.rows == 0) return;
   {
     const StageTimer::Scope timed(a.timer, Stage::compressed, compute);
-    auto compressed = stage<CompressedAttention>();
-    compressed.queries = a.queries.get();
-    compressed.q = in.q.data;
-    compressed.keys = kept.summary_keys;
-    compressed.values = kept.summary_values;
-    compressed.out = kept.o_cmp;
-    compressed.log_sum_exp = kept.lse_cmp;
-    a.device.compressed_attention(compressed, compute);
+    attend.compressed();
   }
   const StageTimer::Scope timed(a.timer, Stage::select, compute);
   auto select = stage<SelectBlocks>();
   select.queries = a.queries.get();
   select.q = in.q.data;
   select.keys = kept.summary_keys;
-  select.log_sum_exp = kept.lse_cmp;
+  select.log_sum_exp = branches.lse_cmp;
   select.selected = kept.selected;
   a.device.select_blocks(select, compute);
 }
@@ -247,7 +235,8 @@ void ForwardStep::selected_attention(const planning::BlockSchedule& schedule) {
   const std::size_t rounds = schedule.rounds.size();
   const auto bring = [&](std::size_t round) {
     a.hand_over(compute, wire);  // the lists are there, and the round before last has left its pool
-    a.fetch(schedule, round, work.exchange, in.k.slc.data, in.v.slc.data, Traffic::blocks, Stage::fetch_blocks);
+    a.fetch(schedule, round, work.exchange, a.pool_of(schedule, round, work.exchange, kept), in.k.slc.data,
+            in.v.slc.data, Traffic::blocks, Stage::fetch_blocks);
   };
   bring(0);
   for (std::size_t round = 0; round < rounds; ++round) {
@@ -255,19 +244,7 @@ void ForwardStep::selected_attention(const planning::BlockSchedule& schedule) {
     a.device.wait(compute, a.fetched[round % 2].get());
     if (a.plan.rows == 0) continue;
     const StageTimer::Scope timed(a.timer, Stage::selected, compute);
-    auto selected = stage<SelectedAttention>();
-    selected.queries = a.queries.get();
-    selected.q = in.q.data;
-    selected.k = in.k.slc.data;
-    selected.v = in.v.slc.data;
-    selected.pool = work.exchange.pools[round % 2];
-    selected.table = work.exchange.table;
-    selected.selected = kept.selected;
-    selected.head_begin = schedule.rounds[round].head_begin;
-    selected.head_end = schedule.rounds[round].head_end;
-    selected.out = kept.o_slc;
-    selected.log_sum_exp = kept.lse_slc;
-    a.device.selected_attention(selected, compute);
+    attend.selected(schedule.rounds[round], a.pool_of(schedule, round, work.exchange, kept), work.exchange.table);
   }
 }
 
@@ -277,9 +254,9 @@ void ForwardStep::combine() {
   auto combine = stage<CombineBranches>();
   combine.rows = a.plan.rows;
   combine.gate = in.gate.data;
-  combine.o_cmp = kept.o_cmp;
-  combine.o_slc = kept.o_slc;
-  combine.o_win = kept.o_win;
+  combine.o_cmp = branches.o_cmp;
+  combine.o_slc = branches.o_slc;
+  combine.o_win = branches.o_win;
   combine.out = out;
   a.device.combine_branches(combine, compute);
 }

@@ -62,9 +62,14 @@ struct Attention::Impl {
   /// Copies the schedule's table and lists to the device. The staging's previous copies must be over: waits if not.
   void upload(const planning::BlockSchedule& schedule, const ExchangeBuffers& buffers, ListStaging& staging,
               Stream stream);
-  /// Packs one round's blocks and exchanges them into its pool, on the communication stream.
-  void fetch(const planning::BlockSchedule& schedule, std::size_t round, const ExchangeBuffers& buffers, const void* k,
-             const void* v, Traffic traffic, Stage stage);
+  /// Packs one round's blocks and exchanges them into `pool`, on the communication stream.
+  void fetch(const planning::BlockSchedule& schedule, std::size_t round, const ExchangeBuffers& buffers, void* pool,
+             const void* k, const void* v, Traffic traffic, Stage stage);
+  /// Where a round's blocks are: one of two pools that take turns, or their place among those kept.
+  void* pool_of(const planning::BlockSchedule& schedule, std::size_t round, const ExchangeBuffers& buffers,
+                const SavedBuffers& kept) const;
+  /// If options ask for it: each parameter gradient becomes the ranks' sum, by way of `work`. Returns bytes received.
+  std::int64_t sum_parameters(const AttentionGradients& gradients, void* work, Stream compute);
   std::size_t list_bytes() const;    ///< of one schedule at most: table and packed lists
   std::size_t demand_bytes() const;  ///< of one rank
   /// The round's part of ExchangeBuffers::packed.
@@ -155,5 +160,7 @@ CompressorPointers pointers_of(const CompressorTensors& tensors);
 
 /// Calls `visit` with every parameter gradient that is given, in a fixed order.
 void for_each_parameter(const AttentionGradients& gradients, const std::function<void(const TensorView&)>& visit);
+/// Which parameter gradients are wanted, a bit each: ranks that sum them must want the same.
+std::string given_parameters(const AttentionGradients& gradients);
 
 }  // namespace cpnsa

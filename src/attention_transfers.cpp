@@ -117,8 +117,16 @@ void Attention::Impl::upload(const planning::BlockSchedule& schedule, const Exch
   staging.in_use = true;
 }
 
+void* Attention::Impl::pool_of(const planning::BlockSchedule& schedule, std::size_t round,
+                               const ExchangeBuffers& buffers, const SavedBuffers& kept) const {
+  if (!sizes.keeps_blocks) return buffers.pools[round % 2];
+  std::int64_t first = 0;
+  for (std::size_t earlier = 0; earlier < round; ++earlier) first += schedule.rounds[earlier].received;
+  return static_cast<std::byte*>(kept.blocks) + LayerSizes::bytes(first, sizes.slot_elements, sizes.element);
+}
+
 void Attention::Impl::fetch(const planning::BlockSchedule& schedule, std::size_t round, const ExchangeBuffers& buffers,
-                            const void* k, const void* v, Traffic traffic, Stage stage_name) {
+                            void* pool, const void* k, const void* v, Traffic traffic, Stage stage_name) {
   const planning::ExchangeRound& now = schedule.rounds[round];
   const Stream stream = communication.get();
   const StageTimer::Scope timed(timer, stage_name, stream);
@@ -128,7 +136,7 @@ void Attention::Impl::fetch(const planning::BlockSchedule& schedule, std::size_t
   pack.pool = buffers.send;
   pack.blocks = packed_of(schedule, round, buffers);
   if (pack.blocks.count > 0) device.pack_blocks(pack, stream);
-  exchange(traffic, now.sends, buffers.send, now.receives, buffers.pools[round % 2],
+  exchange(traffic, now.sends, buffers.send, now.receives, pool,
            static_cast<std::size_t>(sizes.slot_elements) * sizes.element);
   device.record(fetched[round % 2].get(), stream);
 }

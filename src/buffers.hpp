@@ -11,16 +11,18 @@ namespace cpnsa {
 
 /// Sizes that every buffer below is laid out from.
 struct LayerSizes {
-  LayerSizes(const Config& config, const planning::Plan& plan, DType dtype)
-      : element(size_of(dtype)),
-        accumulated(size_of(accumulate_dtype(dtype))),
+  LayerSizes(const Config& config, const planning::Plan& plan, const AttentionOptions& options)
+      : element(size_of(options.dtype)),
+        accumulated(size_of(accumulate_dtype(options.dtype))),
         rows(plan.rows),
         q_heads(config.num_q_heads),
         kv_heads(config.num_kv_heads),
         k_width(config.num_kv_heads * config.head_dim_qk),
         v_width(config.num_kv_heads * config.head_dim_v),
         out_width(config.num_q_heads * config.head_dim_v),
-        slot_elements(config.select_block * (config.head_dim_qk + config.head_dim_v)) {}
+        slot_elements(config.select_block * (config.head_dim_qk + config.head_dim_v)),
+        keeps_blocks(options.backward && !options.refetch_blocks),
+        keeps_branches(!options.backward || !options.recompute_branches) {}
 
   std::size_t element;      ///< bytes of one element of the layer's type
   std::size_t accumulated;  ///< bytes of one element of the accumulating type
@@ -31,11 +33,27 @@ struct LayerSizes {
   std::int64_t v_width;        ///< G dv
   std::int64_t out_width;      ///< H dv
   std::int64_t slot_elements;  ///< of one pool slot
+  bool keeps_blocks;           ///< whether what the forward fetched is kept for the backward
+  bool keeps_branches;         ///< whether the branches' outputs are
 
   std::int64_t token_width() const { return k_width + v_width; }  ///< a token on the wire: keys, then values
   static std::size_t bytes(std::int64_t rows, std::int64_t width, std::size_t size) {
     return static_cast<std::size_t>(rows) * static_cast<std::size_t>(width) * size;
   }
+};
+
+/// What the three branches computed.
+struct BranchBuffers {
+  BranchBuffers() = default;
+  BranchBuffers(Arena& arena, const LayerSizes& sizes) {
+    for (auto* out : {&o_cmp, &o_slc, &o_win})
+      *out = arena.take(LayerSizes::bytes(sizes.rows, sizes.out_width, sizes.element));
+    for (auto* lse : {&lse_cmp, &lse_slc, &lse_win})
+      *lse = arena.take(LayerSizes::bytes(sizes.rows, sizes.q_heads, sizes.accumulated));
+  }
+
+  void *o_cmp = nullptr, *o_slc = nullptr, *o_win = nullptr;        ///< [rows, H, dv]
+  void *lse_cmp = nullptr, *lse_slc = nullptr, *lse_win = nullptr;  ///< acc [rows, H]
 };
 
 /// What the backward needs of the forward. Lies in SavedForward::memory, or in the workspace when no backward follows.
@@ -50,41 +68,45 @@ struct SavedBuffers {
     summary_halo_v = take(plan.summary_halo.rows, sizes.v_width, sizes.element);
     window_halo_k = take(plan.window_halo.rows, sizes.k_width, sizes.element);
     window_halo_v = take(plan.window_halo.rows, sizes.v_width, sizes.element);
-    for (auto* out : {&o_cmp, &o_slc, &o_win}) *out = take(sizes.rows, sizes.out_width, sizes.element);
-    for (auto* lse : {&lse_cmp, &lse_slc, &lse_win}) *lse = take(sizes.rows, sizes.q_heads, sizes.accumulated);
+    if (sizes.keeps_branches) branches = {arena, sizes};
+    if (sizes.keeps_blocks)
+      blocks = take(plan.blocks.pool_slots() * sizes.kv_heads, sizes.slot_elements, sizes.element);
     selected = arena.take<std::int32_t>(sizes.rows * sizes.kv_heads * config.select_count);
   }
 
-  void* summary_keys;                 ///< [C, G, dk]
-  void* summary_values;               ///< [C, G, dv]
-  void* summary_halo_k;               ///< [summary halo rows, G, dk]
-  void* summary_halo_v;               ///< [summary halo rows, G, dv]
-  void* window_halo_k;                ///< [window halo rows, G, dk]
-  void* window_halo_v;                ///< [window halo rows, G, dv]
-  void *o_cmp, *o_slc, *o_win;        ///< [rows, H, dv]
-  void *lse_cmp, *lse_slc, *lse_win;  ///< acc [rows, H]
-  std::int32_t* selected;             ///< [rows, G, n]
+  void* summary_keys;      ///< [C, G, dk]
+  void* summary_values;    ///< [C, G, dv]
+  void* summary_halo_k;    ///< [summary halo rows, G, dk]
+  void* summary_halo_v;    ///< [summary halo rows, G, dv]
+  void* window_halo_k;     ///< [window halo rows, G, dk]
+  void* window_halo_v;     ///< [window halo rows, G, dv]
+  BranchBuffers branches;  ///< if kept
+  void* blocks = nullptr;  ///< if kept: the pools of all rounds, one after another
+  std::int32_t* selected;  ///< [rows, G, n]
 };
 
-/// The selected branch's exchange, of the forward or of the backward.
+/// The selected branch's exchange, of the forward or of a backward that `fetches`.
 struct ExchangeBuffers {
-  ExchangeBuffers(Arena& arena, const planning::Plan& plan, const LayerSizes& sizes) {
-    const std::size_t slot = LayerSizes::bytes(1, sizes.slot_elements, sizes.element);
-    send = arena.take(static_cast<std::size_t>(plan.blocks.send_slots()) * slot);
-    for (void*& pool : pools) pool = arena.take(static_cast<std::size_t>(plan.blocks.pool_slots()) * slot);
+  ExchangeBuffers(Arena& arena, const planning::Plan& plan, const LayerSizes& sizes, bool fetches) {
+    const auto slots = [&](std::int64_t count) {
+      return arena.take(LayerSizes::bytes(count, sizes.slot_elements, sizes.element));
+    };
+    send = slots(fetches ? plan.blocks.send_slots() : 0);
+    for (void*& pool : pools) pool = slots(sizes.keeps_blocks ? 0 : plan.blocks.pool_slots());
     table = arena.take<BlockLocation>(plan.layout.blocks * sizes.kv_heads);
     packed = arena.take<BlockSlot>(plan.blocks.send_slots() * sizes.kv_heads);
   }
 
   void* send;
-  std::array<void*, 2> pools;  ///< rounds alternate, so that one fills while the other is read
+  std::array<void*, 2> pools;  ///< rounds alternate, so that one fills while the other is read; none if kept
   BlockLocation* table;        ///< [B, G]
   BlockSlot* packed;           ///< the rounds' lists, one after another
 };
 
 struct ForwardBuffers {
   ForwardBuffers(Arena& arena, const planning::Plan& plan, const LayerSizes& sizes, std::size_t scratch_bytes)
-      : exchange(arena, plan, sizes) {
+      : exchange(arena, plan, sizes, true) {
+    if (!sizes.keeps_branches) branches = {arena, sizes};
     const auto tokens = [&](std::int64_t rows) {
       return arena.take(LayerSizes::bytes(rows, sizes.token_width(), sizes.element));
     };
@@ -99,6 +121,7 @@ struct ForwardBuffers {
   }
 
   ExchangeBuffers exchange;
+  BranchBuffers branches;                                                                   ///< if not kept
   void *summary_halo_send, *summary_halo_receive, *window_halo_send, *window_halo_receive;  ///< tokens on the wire
   void* gathered;                                                                           ///< summaries, rank order
   std::int64_t demand_words;                                                                ///< of one rank
@@ -109,7 +132,8 @@ struct ForwardBuffers {
 struct BackwardBuffers {
   BackwardBuffers(Arena& arena, const planning::Plan& plan, const LayerSizes& sizes, const Config& config,
                   bool convert_gradients, std::int64_t parameter_elements, std::size_t scratch_bytes)
-      : exchange(arena, plan, sizes) {
+      : exchange(arena, plan, sizes, !sizes.keeps_blocks) {
+    if (!sizes.keeps_branches) branches = {arena, sizes};
     const auto take = [&](std::int64_t rows, std::int64_t width) {
       return arena.take(LayerSizes::bytes(rows, width, sizes.accumulated));
     };
@@ -145,6 +169,7 @@ struct BackwardBuffers {
   }
 
   ExchangeBuffers exchange;
+  BranchBuffers branches;   ///< if not kept
   void* weights;            ///< acc [3, rows, H]
   void* deltas;             ///< acc [3, rows, H]
   void *dq, *dgate;         ///< acc, where the caller wants another type

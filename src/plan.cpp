@@ -66,9 +66,14 @@ std::array<std::int64_t, traffic_kinds> Plan::bytes_backward(const BlockSchedule
   const auto accumulated = static_cast<std::int64_t>(size_of(accumulate_dtype(options_.dtype)));
   std::int64_t sent = 0;
   for (const ExchangeRound& round : schedule.rounds) sent += static_cast<std::int64_t>(round.packed.size());
+  std::int64_t refetched = options_.refetch_blocks ? schedule.received : 0;
+  // Recomputing the branches takes every round first; the last two of them are then still there.
+  if (options_.refetch_blocks && options_.recompute_branches)
+    for (std::size_t round = 0; round + 2 < schedule.rounds.size(); ++round)
+      refetched += schedule.rounds[round].received;
 
   std::array<std::int64_t, traffic_kinds> bytes{};
-  bytes[static_cast<std::size_t>(Traffic::refetched_blocks)] = schedule.received * block_elements * element;
+  bytes[static_cast<std::size_t>(Traffic::refetched_blocks)] = refetched * block_elements * element;
   bytes[static_cast<std::size_t>(Traffic::block_gradients)] = sent * block_elements * accumulated;
   bytes[static_cast<std::size_t>(Traffic::summary_gradients)] =
       (layout.ranks() - 1) * layout.own_summaries[static_cast<std::size_t>(rank)] * token_elements * accumulated;

@@ -101,6 +101,7 @@ struct Samples {
 struct RankFacts {
   Statistics statistics;
   std::int64_t tensor_bytes = 0;
+  std::int64_t saved_bytes = 0;
   std::int64_t groups_of_16 = 0;
   std::int64_t distinct_blocks = 0;
   std::int64_t picks = 0;
@@ -187,10 +188,7 @@ class LengthBench {
   /// Runs warm-ups and iterations. Without `stages` a sample is {forward, backward}; with them it is the forward's
   /// columns, then the backward's.
   Samples time_steps(bool stages) {
-    AttentionOptions options;
-    options.dtype = execution_.dtype();
-    options.exchange = options_.execution.exchange;
-    options.backward = options_.execution.backward;
+    AttentionOptions options = options_.execution.attention_options(execution_.dtype());
     options.timing = stages;
     Attention attention(config_, partition_, device_, execution_.communicator(), options);
     std::optional<DeviceBuffer> workspace, saved_memory;
@@ -230,6 +228,7 @@ class LengthBench {
       }
     }
     facts_.statistics = attention.statistics();
+    facts_.saved_bytes = static_cast<std::int64_t>(attention.saved_bytes());
     return samples;
   }
 
@@ -283,6 +282,7 @@ class LengthBench {
             rank.statistics.bytes_received[t];
       row.tensor_bytes = std::max(row.tensor_bytes, rank.tensor_bytes);
       row.workspace_bytes = std::max(row.workspace_bytes, rank.statistics.workspace_bytes);
+      row.saved_bytes = std::max(row.saved_bytes, rank.saved_bytes);
       row.blocks_needed += rank.statistics.blocks_needed;
       row.blocks_fetched += rank.statistics.blocks_fetched;
       groups += rank.groups_of_16;

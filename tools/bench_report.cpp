@@ -176,6 +176,8 @@ std::string json_of(const BenchSetting& setting, const std::vector<BenchRow>& ro
   report["warmups"] = *options.warmups;
   report["seed"] = options.seed;
   report["separate_kv"] = options.separate_kv;
+  report["keep_blocks"] = options.execution.keep_blocks;
+  report["recompute_branches"] = options.execution.recompute_branches;
   report["config"] = json_of(options.config);
   report["rows"] = ordered_json::array();
   for (const BenchRow& row : rows) {
@@ -186,6 +188,7 @@ std::string json_of(const BenchSetting& setting, const std::vector<BenchRow>& ro
     if (options.execution.backward) entry["backward"] = json_of(row.backward);
     entry["tensor_bytes"] = row.tensor_bytes;
     entry["workspace_bytes"] = row.workspace_bytes;
+    entry["saved_bytes"] = row.saved_bytes;
     entry["blocks_needed"] = row.blocks_needed;
     entry["blocks_fetched"] = row.blocks_fetched;
     entry["input_sets"] = row.input_sets;

@@ -34,6 +34,7 @@ struct BenchRow {
   BenchPass backward;
   std::int64_t tensor_bytes = 0;     ///< most of a rank: the caller's tensors
   std::int64_t workspace_bytes = 0;  ///< most of a rank: beyond the caller's tensors
+  std::int64_t saved_bytes = 0;      ///< most of a rank: of those, what a forward keeps for its backward
   std::int64_t blocks_needed = 0;    ///< of all ranks
   std::int64_t blocks_fetched = 0;   ///< of all ranks
   Exchange exchange = Exchange::fetch;

@@ -105,9 +105,20 @@ std::string problem_of(const CLI::App& app, const CLI::App& run, const RunOption
 
 }  // namespace
 
+AttentionOptions ExecutionOptions::attention_options(DType layer_dtype) const {
+  AttentionOptions options;
+  options.dtype = layer_dtype;
+  options.exchange = exchange;
+  options.backward = backward;
+  options.refetch_blocks = !keep_blocks;
+  options.recompute_branches = recompute_branches;
+  return options;
+}
+
 std::string ExecutionOptions::describe() const {
-  return fmt::format("--ranks={} --partition={} --exchange={} --backward={}", ranks ? std::to_string(*ranks) : "auto",
-                     name_of(partition), name_of(exchange), backward);
+  return fmt::format("--ranks={} --partition={} --exchange={} --backward={} --keep-blocks={} --recompute-branches={}",
+                     ranks ? std::to_string(*ranks) : "auto", name_of(partition), name_of(exchange), backward,
+                     keep_blocks, recompute_branches);
 }
 
 std::string BenchOptions::describe() const {

@@ -72,6 +72,11 @@ void Flags::add_execution(ExecutionOptions& options) {
              "precision of the layer's tensors; f64 and f32 on the CPU, bf16 and f16 on both "
              "(default f32, on a GPU bf16)");
   add_switch("--no-backward", options.backward, false, "forward only");
+  add_switch("--keep-blocks", options.keep_blocks, true,
+             "keep fetched blocks for the backward, in place of fetching them once more: more memory, less traffic");
+  add_switch(
+      "--recompute-branches", options.recompute_branches, true,
+      "compute the branches' outputs again in the backward, in place of keeping them: less memory kept, more time");
 }
 
 std::string Flags::joined(const std::vector<std::string>& names) {

@@ -48,7 +48,10 @@ struct ExecutionOptions {
   Exchange exchange = Exchange::automatic;
   std::optional<DType> dtype;  ///< the device's default unless given
   bool backward = true;
+  bool keep_blocks = false;         ///< AttentionOptions::refetch_blocks is its opposite
+  bool recompute_branches = false;  ///< as in AttentionOptions
 
+  AttentionOptions attention_options(DType dtype) const;
   std::string describe() const;  ///< on one line: what every rank must have been given alike
 };
 

@@ -126,9 +126,7 @@ class RankRun {
   void compute() {
     Device& device = execution_->device();
     const bool backward = files_->dout().has_value();
-    AttentionOptions options;
-    options.dtype = execution_->dtype();
-    options.exchange = options_.execution.exchange;
+    AttentionOptions options = options_.execution.attention_options(execution_->dtype());
     options.gradient_dtype = accumulate_dtype(options.dtype);
     options.backward = backward;
     options.sum_parameter_gradients = true;

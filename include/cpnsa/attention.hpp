@@ -27,6 +27,12 @@ struct AttentionOptions {
   Exchange exchange = Exchange::automatic;
   std::optional<DType> gradient_dtype{};  ///< of dq, dk, dv, dgate: dtype (default) or accumulate_dtype(dtype)
   bool backward = true;                   ///< whether backward() will be called: sizes the workspace and what is saved
+  /// Whether backward() has other ranks' blocks sent once more; if not, the forward keeps them, and saved_bytes() grows
+  /// by all blocks that the rank's queries can reach, of every KV head.
+  bool refetch_blocks = true;
+  /// Whether backward() computes the branches' outputs again instead of finding them saved: 3 rows H dv elements less in
+  /// saved_bytes(), as many more in workspace_bytes(), for three of the forward's stages once more.
+  bool recompute_branches = false;
   bool sum_parameter_gradients = false;   ///< whether backward() also sums the compressor's gradients over the ranks
   bool timing = false;                    ///< whether Statistics::seconds is measured (events around each stage)
 };
@@ -75,7 +81,7 @@ enum class Traffic {
   summaries,
   halo,
   blocks,
-  refetched_blocks,  ///< the same blocks once more, for the backward
+  refetched_blocks,  ///< the same blocks once more, for the backward; some twice where it recomputes the branches
   block_gradients,
   summary_gradients,
   halo_gradients,

@@ -153,6 +153,8 @@ AttentionOptions options_of(const LayerSetting& setting) {
           .exchange = setting.exchange,
           .gradient_dtype = setting.gradient_dtype.value_or(accumulate_dtype(setting.dtype)),
           .backward = setting.backward,
+          .refetch_blocks = setting.refetch_blocks,
+          .recompute_branches = setting.recompute_branches,
           .sum_parameter_gradients = setting.sum_parameter_gradients,
           .timing = setting.timing};
 }

@@ -15,6 +15,8 @@ struct LayerSetting {
   DType dtype = DType::f64;
   Exchange exchange = Exchange::automatic;
   bool backward = true;
+  bool refetch_blocks = true;
+  bool recompute_branches = false;
   bool sum_parameter_gradients = true;
   bool timing = false;
   std::optional<DType> gradient_dtype{};  ///< of dq, dk, dv and dgate; the accumulating type unless given

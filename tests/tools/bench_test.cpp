@@ -62,6 +62,22 @@ TEST(Bench, JsonHoldsEveryRow) {
   EXPECT_EQ(json::parse(read_file(path)), report);
 }
 
+TEST(Bench, WhatIsKeptIsAChoice) {
+  const TemporaryFolder folder;
+  const auto row = [&](const std::vector<std::string>& choice) {
+    const std::string path = folder.path() / (choice.empty() ? "usual" : choice[0]);
+    std::vector<std::string> flags{"-J", path, "--exchange", "gather"};
+    flags.insert(flags.end(), choice.begin(), choice.end());
+    const Outcome outcome = bench(threads(2), flags);
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    return json::parse(read_file(path))["rows"][1];
+  };
+  const json usual = row({}), recomputed = row({"--recompute-branches"}), kept = row({"--keep-blocks"});
+  EXPECT_LT(recomputed["saved_bytes"], usual["saved_bytes"]);
+  EXPECT_GT(kept["saved_bytes"], usual["saved_bytes"]);
+  EXPECT_LT(kept["backward"]["bytes_received"], usual["backward"]["bytes_received"]);
+}
+
 TEST(Bench, LocalSelectionSharesBlocks) {
   const TemporaryFolder folder;
   std::vector<double> distinct;
