@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <exception>
+#include <mutex>
+#include <thread>
 
 #include "cpnsa/error.hpp"
 #include "src/attention_impl.hpp"
@@ -73,15 +76,6 @@ void agree_on(Communicator& communicator, const std::string& call, const std::fu
   if (problem) std::rethrow_exception(problem);
 }
 
-/// Plans only what is valid: the members of Impl are built from it.
-planning::Plan agreed_plan(const Config& config, const Partition& partition, Device& device, Communicator& communicator,
-                           const AttentionOptions& options) {
-  device.activate();
-  agree_on(communicator, fingerprint(config, partition, options),
-           [&] { validate_plan(config, partition, device, communicator, options); });
-  return {config, partition, communicator.rank(), options};
-}
-
 std::vector<RowRange> reversed(std::vector<RowRange> ranges) {
   for (RowRange& range : ranges) std::swap(range.source, range.destination);
   return ranges;
@@ -136,7 +130,7 @@ Attention::Impl::Impl(const Config& config_, const Partition& partition, Device&
       options(options_),
       accumulate(accumulate_dtype(options.dtype)),
       gradient_type(options.gradient_dtype.value_or(options.dtype)),
-      plan(agreed_plan(config, partition, device, communicator, options)),
+      plan(config, partition, communicator.rank(), options),
       sizes(config, plan, options),
       queries(device.schedule(plan.segments, config)),
       scratch_bytes(device.scratch_bytes(problem_size(config, plan, options))),
@@ -198,28 +192,70 @@ void Attention::Impl::enter(const std::string& call, const std::function<void()>
   agree_on(communicator, fmt::format("call={} {}", calls, call), validate);
 }
 
-void Attention::Impl::guarded(const std::function<void()>& step) {
+void Attention::Impl::guarded(Stream compute, const std::function<void()>& step) {
   try {
     step();
+    hand_over(compute, communication.get());  // whose end is now that of the step
   } catch (const std::exception& error) {
     communicator.abort(fmt::format("rank {}: {}", communicator.rank(), error.what()));
+    try {
+      hand_over(compute, communication.get());
+    } catch (const std::exception&) {  // the device has failed: nothing runs on it
+    }
     throw;
   }
 }
 
+void Attention::Impl::wait_for_steps() {
+  device.activate();
+  communicator.wait(device, communication.get());
+}
+
+bool Attention::Impl::drained() noexcept {
+  try {
+    wait_for_steps();
+    return true;
+  } catch (const std::exception&) {  // a communicator or a device that failed
+  }
+  try {
+    constexpr std::chrono::seconds parting{2};  // an aborted communicator's streams drain at once
+    const auto end = std::chrono::steady_clock::now() + parting;
+    device.record(handed_over.get(), communication.get());
+    while (!device.done(handed_over.get())) {
+      if (std::chrono::steady_clock::now() > end) return false;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  } catch (const std::exception&) {  // a failed device has nothing left that runs
+  }
+  return true;
+}
+
+namespace {
+
+// Never freed, yet within reach: no leak to those who look for leaks.
+void leave_behind(std::unique_ptr<Attention::Impl> layer) noexcept {
+  static std::mutex mutex;
+  static auto& layers = *new std::vector<Attention::Impl*>;
+  const std::lock_guard lock(mutex);
+  layers.push_back(layer.release());
+}
+
+}  // namespace
+
 Attention::Attention(const Config& config, const Partition& partition, Device& device, Communicator& communicator,
-                     const AttentionOptions& options)
-    : impl_(std::make_unique<Impl>(config, partition, device, communicator, options)) {}
+                     const AttentionOptions& options) {
+  device.activate();
+  agree_on(communicator, fingerprint(config, partition, options),
+           [&] { validate_plan(config, partition, device, communicator, options); });
+  // A rank without memory for its lists tells the others, who would wait for it in their first step.
+  agree_on(communicator, "plan",
+           [&] { impl_ = std::make_unique<Impl>(config, partition, device, communicator, options); });
+}
 
 Attention::~Attention() {
-  if (!impl_) return;
-  // Lists and events must not be freed under work that still reads them.
-  try {
-    impl_->device.activate();
-    impl_->device.synchronize(impl_->last_stream);
-    impl_->device.synchronize(impl_->communication.get());
-  } catch (const std::exception&) {  // a failed device has nothing left that reads them
-  }
+  // Lists and events must not be freed under work that still reads them. Work that waits for ranks that never come is
+  // left to itself with what it reads, for freeing that would wait as well.
+  if (impl_ && !impl_->drained()) leave_behind(std::move(impl_));
 }
 
 Attention::Attention(Attention&&) noexcept = default;
@@ -238,9 +274,7 @@ std::size_t Attention::saved_bytes() const {
 
 Statistics Attention::statistics() {
   Impl& self = *impl_;
-  self.device.activate();
-  self.communicator.wait(self.device, self.last_stream);
-  self.communicator.wait(self.device, self.communication.get());
+  self.wait_for_steps();
   if (self.own_demand_pending) {
     planning::DemandMatrix demand(self.communicator.size(), self.plan.layout.blocks, self.config.num_kv_heads);
     const auto* words = static_cast<const std::uint32_t*>(self.demand_host.data());

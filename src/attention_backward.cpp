@@ -392,8 +392,7 @@ void Attention::backward(const AttentionInputs& inputs, const TensorView& dout, 
     self.device.check_stream(stream);
     self.validate_backward(inputs, dout, saved, gradients, workspace);
   });
-  self.guarded([&] {
-    self.last_stream = stream;
+  self.guarded(stream, [&] {
     BackwardStep step(self, inputs, dout.data, saved, gradients, workspace, stream);
     step.run();
     auto predicted = self.plan.bytes_backward(saved.state().schedule);

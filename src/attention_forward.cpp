@@ -274,10 +274,9 @@ void Attention::forward(const AttentionInputs& inputs, const TensorView& out, st
     self.device.check_stream(stream);
     self.validate_forward(inputs, out, selected, saved, workspace);
   });
-  self.guarded([&] {
+  self.guarded(stream, [&] {
     self.statistics = {};
     self.timer.reset();
-    self.last_stream = stream;
     ForwardStep step(self, inputs, out.data, saved, workspace, stream);
     step.run(selected);
     if (saved) saved->state().valid = true;

@@ -48,7 +48,11 @@ struct Attention::Impl {
   /// Runs `validate` here and agrees with the other ranks on the call: all go on, or all throw.
   void enter(const std::string& call, const std::function<void()>& validate);
   /// Runs a step; if it fails on this rank alone, releases the others.
-  void guarded(const std::function<void()>& step);
+  void guarded(Stream compute, const std::function<void()>& step);
+  /// Waits on the host for all that was enqueued, as long as the communicator's deadline lets it.
+  void wait_for_steps();
+  /// Whether nothing enqueued runs any more; waits for it, if not for ever.
+  bool drained() noexcept;
   /// Later work of `to` runs after the present end of `from`.
   void hand_over(Stream from, Stream to);
 
@@ -150,7 +154,6 @@ struct Attention::Impl {
   StageTimer timer;
   Statistics statistics;
   bool own_demand_pending = false;  ///< Exchange::gather: blocks_needed is counted when statistics are asked for
-  Stream last_stream;
   std::int64_t calls = 0;
 };
 

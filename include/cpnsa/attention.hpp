@@ -163,6 +163,8 @@ class Attention {
   /// MismatchError, CommunicationError, DeviceError.
   Attention(const Config& config, const Partition& partition, Device& device, Communicator& communicator,
             const AttentionOptions& options);
+  /// Waits for the last step. One that waits for ranks that never come, on a communicator that only its owner can
+  /// abort, is left behind with what it uses once the communicator's deadline is over.
   ~Attention();
   Attention(Attention&&) noexcept;
 

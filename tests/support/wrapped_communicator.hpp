@@ -25,6 +25,8 @@ class WrappedCommunicator : public Communicator {
     inner_.all_gather_host(own, all, bytes);
   }
   void barrier() override { inner_.barrier(); }
+  void wait(Device& device, Stream stream) override { inner_.wait(device, stream); }
+  void check() override { inner_.check(); }
   void abort(std::string_view reason) noexcept override { inner_.abort(reason); }
 
  private:

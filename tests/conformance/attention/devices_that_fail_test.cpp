@@ -1,0 +1,98 @@
+// Layers on devices without memory, or whose work never ends.
+
+#include <gmock/gmock.h>
+
+#include "cpnsa/error.hpp"
+#include "cpnsa/threads/communicator.hpp"
+#include "kernels/cpu/device.hpp"
+#include "tests/conformance/attention/attention_test.hpp"
+#include "tests/support/wrapped_communicator.hpp"
+
+namespace cpnsa::test {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+
+class DeviceWithoutHostMemory final : public cpu::CpuDevice {
+ public:
+  void* allocate_host(std::size_t) override { throw DeviceError("no pinned memory left"); }
+};
+
+TEST(DevicesThatFail, APlanWithoutMemoryOnOneRankEndsAll) {
+  const Problem problem = make_problem(small_config(), {0, 96}, 1);
+  for (const int ranks : {1, 2, 4}) {
+    const Partition partition = make_partition(PartitionKind::contiguous, problem, ranks);
+    const int odd = ranks - 1;
+    std::atomic<int> told = 0;
+    threads::run_ranks(ranks, [&](Communicator& communicator) {
+      communicator.set_deadline(std::chrono::minutes(2));
+      cpu::CpuDevice usual;
+      DeviceWithoutHostMemory full;
+      const bool fails = communicator.rank() == odd;
+      Device& device = fails ? static_cast<Device&>(full) : usual;
+      const AttentionOptions options = options_of({});
+      try {
+        Attention(problem.config, partition, device, communicator, options);
+      } catch (const DeviceError& error) {
+        told += fails && std::string_view(error.what()) == "no pinned memory left";
+      } catch (const ArgumentError& error) {
+        EXPECT_THAT(error.what(), AllOf(HasSubstr("rank " + std::to_string(odd)), HasSubstr("no pinned memory left")));
+        told += !fails;
+      }
+      // The communicator is as good as before.
+      const Attention layer(problem.config, partition, usual, communicator, options);
+      EXPECT_EQ(layer.rows(), partition.local_tokens(communicator.rank()));
+    });
+    EXPECT_EQ(told, ranks);
+  }
+}
+
+/// Once stuck, nothing that was enqueued ends.
+class StuckDevice final : public cpu::CpuDevice {
+ public:
+  bool done(Event event) override { return !stuck && cpu::CpuDevice::done(event); }
+  void synchronize(Stream stream) override {
+    if (stuck) ADD_FAILURE() << "would wait for ever";
+    cpu::CpuDevice::synchronize(stream);
+  }
+  void deallocate_host(void* pointer) noexcept override {
+    if (stuck) ++freed;
+    cpu::CpuDevice::deallocate_host(pointer);
+  }
+  bool stuck = false;
+  int freed = 0;
+};
+
+class LostCommunicator final : public WrappedCommunicator {
+ public:
+  using WrappedCommunicator::WrappedCommunicator;
+  void wait(Device& device, Stream stream) override {
+    if (lost) throw CommunicationError("the other ranks are gone");
+    WrappedCommunicator::wait(device, stream);
+  }
+  bool lost = false;
+};
+
+TEST(DevicesThatFail, ALayerWhoseStepNeverEndsIsLeftBehind) {
+  const Problem problem = make_problem(small_config(), {0, 96}, 1);
+  const Partition partition = make_partition(PartitionKind::contiguous, problem, 1);
+  threads::run_ranks(1, [&](Communicator& communicator) {
+    LostCommunicator lost(communicator);
+    StuckDevice device;
+    {
+      const LayerSetting setting;
+      Attention layer(problem.config, partition, device, lost, options_of(setting));
+      RankTensors tensors(problem, partition, 0, setting, device);
+      LayerMemory memory(layer, device);
+      layer.forward(tensors.inputs, tensors.out, nullptr, &memory.saved, memory.workspace(), Stream{});
+      EXPECT_NO_THROW(layer.statistics());
+      device.stuck = lost.lost = true;
+      EXPECT_THROW(layer.statistics(), CommunicationError);
+    }
+    EXPECT_EQ(device.freed, 0) << "what the step reads was freed under it";
+  });
+}
+
+}  // namespace
+}  // namespace cpnsa::test
