@@ -1,12 +1,10 @@
 #pragma once
 
-#include <cuda_runtime_api.h>
-
 #include "cpnsa/config.hpp"
 
 namespace cpnsa::cuda {
 
-/// Which summaries a token sees.
+/// Which summaries a token sees; for kernels and, in plain C++, for what plans them.
 struct SummaryRule {
   int length;  ///< l
   int stride;  ///< s
@@ -15,9 +13,7 @@ struct SummaryRule {
       : length(static_cast<int>(config.compress_block)), stride(static_cast<int>(config.compress_stride)) {}
 
   /// Summaries 0, 1, ..., result - 1 end at or before the token at `position`.
-  __host__ __device__ int visible(int position) const {
-    return position + 1 < length ? 0 : (position + 1 - length) / stride + 1;
-  }
+  constexpr int visible(int position) const { return position + 1 < length ? 0 : (position + 1 - length) / stride + 1; }
 };
 
 }  // namespace cpnsa::cuda
