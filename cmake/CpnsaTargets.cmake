@@ -2,10 +2,12 @@
 
 function(cpnsa_configure_target target)
   target_compile_options(${target} PRIVATE
-    $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow=local $<$<BOOL:${CPNSA_WARNINGS_AS_ERRORS}>:-Werror>>)
+    $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow=local>
+    $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra -Wpedantic>
+    $<$<COMPILE_LANGUAGE:C,CXX>:$<$<BOOL:${CPNSA_WARNINGS_AS_ERRORS}>:-Werror>>)
   if(CPNSA_SANITIZE)
     target_compile_options(${target} PRIVATE
-      $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${CPNSA_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
+      $<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=${CPNSA_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
     target_link_options(${target} PUBLIC -fsanitize=${CPNSA_SANITIZE})
   endif()
 endfunction()

@@ -272,6 +272,13 @@ std::size_t Attention::saved_bytes() const {
   return impl_->saved_bytes;
 }
 
+void Attention::refuse(std::string_view problem) {
+  try {
+    impl_->enter("refused", [&] { throw ArgumentError(std::string(problem)); });
+  } catch (const ArgumentError&) {  // what this rank's caller knows
+  }
+}
+
 Statistics Attention::statistics() {
   Impl& self = *impl_;
   self.wait_for_steps();

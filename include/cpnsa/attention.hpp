@@ -181,6 +181,10 @@ class Attention {
   void backward(const AttentionInputs& inputs, const TensorView& dout, const SavedForward& saved,
                 const AttentionGradients& gradients, void* workspace, Stream stream);
 
+  /// For callers that check their own arguments first, as bindings do: takes the place of this rank's next forward() or
+  /// backward(), which it cannot make because of `problem`; the other ranks' throws ArgumentError with it.
+  void refuse(std::string_view problem);
+
   /// Waits for the last step.
   Statistics statistics();
 

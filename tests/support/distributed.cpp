@@ -159,23 +159,8 @@ AttentionOptions options_of(const LayerSetting& setting) {
           .timing = setting.timing};
 }
 
-LayerResult run_rank(const Problem& problem, const Partition& partition, const LayerSetting& setting,
-                     const DeviceBackend& backend, Communicator& communicator) {
-  const std::unique_ptr<Device> device = backend.make();
-  device->activate();
-  Attention layer(problem.config, partition, *device, communicator, options_of(setting));
-  RankTensors tensors(problem, partition, communicator.rank(), setting, *device);
-  LayerMemory memory(layer, *device);
-
-  layer.forward(tensors.inputs, tensors.out, tensors.selected, setting.backward ? &memory.saved : nullptr,
-                memory.workspace(), Stream{});
-  device->synchronize(Stream{});
-  if (setting.backward) {
-    memory.poison_workspace();
-    layer.backward(tensors.inputs, tensors.dout, memory.saved, tensors.gradients, memory.workspace(), Stream{});
-    device->synchronize(Stream{});
-  }
-  const Statistics statistics = layer.statistics();
+LayerResult collect(const Problem& problem, const Partition& partition, const LayerSetting& setting,
+                    const RankTensors& tensors, const Statistics& statistics, Communicator& communicator) {
   if (!tensors.inputs_unchanged()) throw std::logic_error("a step changed its inputs");
 
   LayerResult result;
@@ -205,6 +190,25 @@ LayerResult run_rank(const Problem& problem, const Partition& partition, const L
       },
       result.gradients, own);
   return result;
+}
+
+LayerResult run_rank(const Problem& problem, const Partition& partition, const LayerSetting& setting,
+                     const DeviceBackend& backend, Communicator& communicator) {
+  const std::unique_ptr<Device> device = backend.make();
+  device->activate();
+  Attention layer(problem.config, partition, *device, communicator, options_of(setting));
+  RankTensors tensors(problem, partition, communicator.rank(), setting, *device);
+  LayerMemory memory(layer, *device);
+
+  layer.forward(tensors.inputs, tensors.out, tensors.selected, setting.backward ? &memory.saved : nullptr,
+                memory.workspace(), Stream{});
+  device->synchronize(Stream{});
+  if (setting.backward) {
+    memory.poison_workspace();
+    layer.backward(tensors.inputs, tensors.dout, memory.saved, tensors.gradients, memory.workspace(), Stream{});
+    device->synchronize(Stream{});
+  }
+  return collect(problem, partition, setting, tensors, layer.statistics(), communicator);
 }
 
 LayerResult run_distributed(const Problem& problem, const Partition& partition, const LayerSetting& setting,

@@ -84,4 +84,8 @@ LayerResult run_distributed(const Problem& problem, const Partition& partition, 
 LayerResult run_rank(const Problem& problem, const Partition& partition, const LayerSetting& setting,
                      const DeviceBackend& device, Communicator& communicator);
 
+/// What the ranks' tensors hold after their steps, whoever ran those.
+LayerResult collect(const Problem& problem, const Partition& partition, const LayerSetting& setting,
+                    const RankTensors& tensors, const Statistics& statistics, Communicator& communicator);
+
 }  // namespace cpnsa::test

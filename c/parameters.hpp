@@ -1,0 +1,39 @@
+#pragma once
+
+// Structs and numbers of the interface -> the library's types. Everything throws ArgumentError that names the member.
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <string>
+
+#include "c/boundary.hpp"
+#include "cpnsa/attention.hpp"
+
+namespace cpnsa::c {
+
+/// Throws unless struct_size may be that of the struct, in a version from the first to one of many years to come.
+void check_struct_size(const char* name, std::size_t found, std::size_t first, std::size_t known);
+/// Throws unless the members that this version does not know of are zero.
+void check_unknown_members(const char* name, const void* given, std::size_t size, std::size_t known);
+
+/// The struct in this version of the library: what the caller's version lacks has its default, what it has more must be
+/// zero. `first` is the size that the struct had in its first version.
+template <class Struct>
+Struct read(const Struct* given, const Struct& defaults, std::size_t first, const char* name) {
+  const std::size_t size = not_null(given, name).struct_size;
+  check_struct_size(name, size, first, sizeof(Struct));
+  check_unknown_members(name, given, size, sizeof(Struct));
+  Struct result = defaults;
+  std::memcpy(&result, given, std::min(size, sizeof(Struct)));
+  return result;
+}
+
+Config to_config(const cpnsa_config* config);
+AttentionOptions to_options(const cpnsa_options* options);
+TensorView to_view(const cpnsa_tensor& tensor, const std::string& name);
+AttentionInputs to_inputs(const cpnsa_tensors* tensors);
+AttentionGradients to_gradients(const cpnsa_tensors* tensors);
+void write(const Statistics& statistics, cpnsa_statistics* out);
+
+}  // namespace cpnsa::c

@@ -1,0 +1,124 @@
+#include "tests/c/convert.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace cpnsa::test {
+namespace {
+
+std::int32_t to_c(DType dtype) {
+  switch (dtype) {
+    case DType::f64: return CPNSA_F64;
+    case DType::f32: return CPNSA_F32;
+    case DType::bf16: return CPNSA_BF16;
+    case DType::f16: return CPNSA_F16;
+  }
+  return 0;
+}
+
+std::int32_t to_c(Compressor compressor) {
+  switch (compressor) {
+    case Compressor::mean: return CPNSA_COMPRESSOR_MEAN;
+    case Compressor::linear: return CPNSA_COMPRESSOR_LINEAR;
+    case Compressor::mlp: return CPNSA_COMPRESSOR_MLP;
+  }
+  return 0;
+}
+
+std::int32_t to_c(Activation activation) {
+  switch (activation) {
+    case Activation::silu: return CPNSA_ACTIVATION_SILU;
+    case Activation::relu: return CPNSA_ACTIVATION_RELU;
+    case Activation::gelu: return CPNSA_ACTIVATION_GELU;
+  }
+  return 0;
+}
+
+std::int32_t to_c(Exchange exchange) {
+  switch (exchange) {
+    case Exchange::automatic: return CPNSA_EXCHANGE_AUTOMATIC;
+    case Exchange::fetch: return CPNSA_EXCHANGE_FETCH;
+    case Exchange::gather: return CPNSA_EXCHANGE_GATHER;
+  }
+  return 0;
+}
+
+cpnsa_branches to_c(const BranchTensors& branches) {
+  return {test::to_c(branches.cmp), test::to_c(branches.slc), test::to_c(branches.win)};
+}
+
+cpnsa_compressor_tensors to_c(const CompressorTensors& tensors) {
+  return {test::to_c(tensors.pos), test::to_c(tensors.weight), test::to_c(tensors.w1),
+          test::to_c(tensors.b1),  test::to_c(tensors.w2),     test::to_c(tensors.b2)};
+}
+
+template <class Tensors>
+cpnsa_tensors all_of(const Tensors& tensors) {
+  return {sizeof(cpnsa_tensors),    test::to_c(tensors.q),    to_c(tensors.k),         to_c(tensors.v),
+          test::to_c(tensors.gate), to_c(tensors.compress_k), to_c(tensors.compress_v)};
+}
+
+}  // namespace
+
+cpnsa_config to_c(const Config& config) {
+  cpnsa_config c = CPNSA_CONFIG_INIT;
+  c.num_q_heads = config.num_q_heads, c.num_kv_heads = config.num_kv_heads;
+  c.head_dim_qk = config.head_dim_qk, c.head_dim_v = config.head_dim_v;
+  c.compress_block = config.compress_block, c.compress_stride = config.compress_stride;
+  c.select_block = config.select_block, c.select_count = config.select_count;
+  c.init_blocks = config.init_blocks, c.local_blocks = config.local_blocks;
+  c.window = config.window;
+  c.softmax_scale = config.softmax_scale.value_or(0);
+  c.compressor = to_c(config.compressor), c.activation = to_c(config.activation);
+  c.gate = config.gate == GateKind::logits ? CPNSA_GATE_LOGITS : CPNSA_GATE_VALUES;
+  c.compress_hidden_k = config.compress_hidden_k, c.compress_hidden_v = config.compress_hidden_v;
+  return c;
+}
+
+cpnsa_options to_c(const AttentionOptions& options) {
+  cpnsa_options c = CPNSA_OPTIONS_INIT;
+  c.dtype = to_c(options.dtype), c.exchange = to_c(options.exchange);
+  c.gradient_dtype = options.gradient_dtype ? to_c(*options.gradient_dtype) : 0;
+  c.backward = options.backward, c.timing = options.timing;
+  c.sum_parameter_gradients = options.sum_parameter_gradients;
+  return c;
+}
+
+cpnsa_tensor to_c(const TensorView& view) {
+  cpnsa_tensor tensor = CPNSA_TENSOR_NONE;
+  if (!view) return tensor;
+  tensor.data = view.data, tensor.dtype = to_c(view.dtype), tensor.rank = view.rank;
+  std::copy(view.shape.begin(), view.shape.end(), tensor.shape);
+  return tensor;
+}
+
+cpnsa_tensors to_c(const AttentionInputs& inputs) {
+  return all_of(inputs);
+}
+
+cpnsa_tensors to_c(const AttentionGradients& gradients) {
+  return all_of(gradients);
+}
+
+cpnsa_partition to_c(const Partition& partition) {
+  std::vector<cpnsa_range> ranges;
+  std::vector<std::size_t> counts;
+  for (int rank = 0; rank < partition.ranks(); ++rank) {
+    for (const TokenRange& range : partition.ranges(rank)) ranges.push_back({range.begin, range.end});
+    counts.push_back(partition.ranges(rank).size());
+  }
+  cpnsa_partition made = nullptr;
+  check_c(cpnsa_partition_create_custom(partition.cu_seqlens().data(), partition.cu_seqlens().size(),
+                                        partition.select_block(), partition.ranks(), ranges.data(), counts.data(),
+                                        &made));
+  return made;
+}
+
+void check_c(cpnsa_status status) {
+  if (status != CPNSA_SUCCESS)
+    throw std::runtime_error(std::string(cpnsa_status_name(status)) + ": " + cpnsa_last_error());
+}
+
+}  // namespace cpnsa::test
