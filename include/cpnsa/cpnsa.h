@@ -250,11 +250,13 @@ typedef struct cpnsa_options {
   int32_t exchange;                /* cpnsa_exchange */
   int32_t gradient_dtype;          /* of dq, dk, dv, dgate; 0: dtype. Else f64 for f64 layers, f32 for all others */
   int32_t backward;                /* whether cpnsa_backward() will be called */
+  int32_t refetch_blocks;          /* whether it has other ranks' blocks sent once more; if not, `saved` keeps them */
+  int32_t recompute_branches;      /* whether it computes the branches' outputs again; if not, `saved` keeps them */
   int32_t sum_parameter_gradients; /* whether it sums the compressors' gradients over the ranks */
   int32_t timing;                  /* whether cpnsa_statistics.seconds is measured */
 } cpnsa_options;
 #define CPNSA_OPTIONS_INIT \
-  { sizeof(cpnsa_options), CPNSA_F32, CPNSA_EXCHANGE_AUTOMATIC, 0, 1, 0, 0 }
+  { sizeof(cpnsa_options), CPNSA_F32, CPNSA_EXCHANGE_AUTOMATIC, 0, 1, 1, 0, 0, 0 }
 
 /* A dense C-order tensor in the device's memory; one of rank 0, as {0} is, stands for "not given". */
 typedef struct cpnsa_tensor {

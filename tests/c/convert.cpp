@@ -82,6 +82,7 @@ cpnsa_options to_c(const AttentionOptions& options) {
   c.dtype = to_c(options.dtype), c.exchange = to_c(options.exchange);
   c.gradient_dtype = options.gradient_dtype ? to_c(*options.gradient_dtype) : 0;
   c.backward = options.backward, c.timing = options.timing;
+  c.refetch_blocks = options.refetch_blocks, c.recompute_branches = options.recompute_branches;
   c.sum_parameter_gradients = options.sum_parameter_gradients;
   return c;
 }

@@ -99,6 +99,8 @@ LayerSetting setting_of(std::uint64_t seed, DType dtype) {
   constexpr Exchange exchanges[] = {Exchange::fetch, Exchange::gather, Exchange::automatic};
   LayerSetting setting{.dtype = dtype, .exchange = exchanges[seed % 3]};
   if (seed % 2 == 0) setting.gradient_dtype = dtype;
+  setting.refetch_blocks = seed % 3 != 0;
+  setting.recompute_branches = seed % 4 == 1;
   return setting;
 }
 
