@@ -2,49 +2,50 @@
 
 #include <cstdio>
 #include <exception>
+#include <memory>
 #include <new>
 
 #include "cpnsa/error.hpp"
 #include "options.hpp"
-#include "ranks/ranks.hpp"
+#include "tools/backends/backends.hpp"
+#include "tools/ranks.hpp"
 #include "train.hpp"
 
 namespace {
 
 using namespace language_model;
 
-std::unique_ptr<Ranks> make_ranks(const CommandLine& line, const std::optional<Launch>& launch) {
-  if (launch) return make_process_ranks();
-  return make_thread_ranks(line.problem.empty() ? line.options.ranks.value_or(1) : 1);
-}
-
-std::string problem_of(const CommandLine& line, const cpnsa::Communicator& communicator) {
-  if (!line.problem.empty()) return line.problem;
-  if (line.options.ranks.value_or(communicator.size()) != communicator.size())
-    return fmt::format("--ranks: found {}, expected {} or no flag: mpirun started {} processes", *line.options.ranks,
-                       communicator.size(), communicator.size());
-  return {};
+void run_job(const CommandLine& line, const cpnsa::tool::Launch& launch,
+             std::unique_ptr<cpnsa::tool::RankGroup>& ranks) {
+  if (launch.size > 1 && !cpnsa::tool::backends::has_mpi())
+    throw cpnsa::UnsupportedError(
+        fmt::format("found a job of {} processes, expected one: this build has no MPI (CPNSA_MPI is OFF); --ranks runs "
+                    "ranks as threads",
+                    launch.size));
+  const cpnsa::tool::ExecutionOptions& execution = line.options.execution;
+  const int threads = line.problem.empty() ? execution.ranks.value_or(1) : 1;
+  ranks = cpnsa::tool::make_rank_group(launch, execution.transport, threads);
+  ranks->run([&](const cpnsa::tool::RankPlace& place) {
+    cpnsa::agree(place.control, "language_model", line.problem);
+    train(line.options, place);
+  });
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::optional<Launch> launch = launch_of_environment();
-  const bool speaks = !launch || launch->rank == 0;  // one line a job, not one a process
+  const cpnsa::tool::Launch launch = cpnsa::tool::launch_of_environment();
+  const bool speaks = launch.rank == 0;  // one line a job, not one a process
   const CommandLine line = parse_command_line(argc, argv);
   if (!line.help.empty()) {
     if (speaks) fmt::print("{}", line.help);
     return 0;
   }
 
-  std::unique_ptr<Ranks> ranks;
+  std::unique_ptr<cpnsa::tool::RankGroup> ranks;
   std::string problem;
   try {
-    ranks = make_ranks(line, launch);
-    ranks->run([&](cpnsa::Communicator& communicator) {
-      cpnsa::agree(communicator, "language_model", problem_of(line, communicator));
-      train(line.options, communicator);
-    });
+    run_job(line, launch, ranks);
   } catch (const std::bad_alloc&) {
     problem = "found no memory left, expected enough for the model; try fewer --tokens or a smaller --width";
   } catch (const std::exception& error) {

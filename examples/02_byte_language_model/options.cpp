@@ -15,13 +15,19 @@ constexpr const char* description =
     "Trains a small byte-level language model on a text. Each step is one sequence of the text, sharded over the\n"
     "ranks; attention is cpnsa's, forward and backward. The loss curve is written as CSV and as a picture (SVG).";
 
+using cpnsa::tool::DeviceKind;
+using cpnsa::tool::PartitionKind;
+using cpnsa::tool::TransportKind;
+
 constexpr const char* footer = R"(
-Ranks are the processes that mpirun starts, or threads of this process with --ranks. The curve depends on the number of
+Ranks are the processes that mpirun starts, or threads of this process with --ranks; on GPUs, processes have one each
+and meet through NCCL, threads share one. The curve depends on the number of
 ranks, the partition and the exchange by rounding only.
 
 Examples:
   mpirun -n 4 language_model
   language_model --ranks 2 --attention full --out full
+  mpirun -n 4 language_model --device cuda --tokens 65536 --text book.txt
   language_model --ranks 2 --text book.txt --compare full/loss.csv)";
 
 std::string problem_of(const Options& options) {
@@ -38,8 +44,15 @@ std::string problem_of(const Options& options) {
 
 void add_flags(CLI::App& app, Options& options) {
   const std::map<std::string, bool> attentions{{"nsa", false}, {"full", true}};
-  const std::map<std::string, cpnsa::DType> dtypes{{"f64", cpnsa::DType::f64}, {"f32", cpnsa::DType::f32}};
-  const std::map<std::string, bool> partitions{{"contiguous", false}, {"zigzag", true}};
+  const std::map<std::string, DeviceKind> devices{{"cpu", DeviceKind::cpu}, {"cuda", DeviceKind::cuda}};
+  const std::map<std::string, TransportKind> transports{{"auto", TransportKind::automatic},
+                                                        {"threads", TransportKind::threads},
+                                                        {"mpi", TransportKind::mpi},
+                                                        {"nccl", TransportKind::nccl}};
+  const std::map<std::string, cpnsa::DType> dtypes{
+      {"f64", cpnsa::DType::f64}, {"f32", cpnsa::DType::f32}, {"bf16", cpnsa::DType::bf16}};
+  const std::map<std::string, PartitionKind> partitions{{"contiguous", PartitionKind::contiguous},
+                                                        {"zigzag", PartitionKind::zigzag}};
   const std::map<std::string, cpnsa::Exchange> exchanges{
       {"auto", cpnsa::Exchange::automatic}, {"fetch", cpnsa::Exchange::fetch}, {"gather", cpnsa::Exchange::gather}};
   const auto choice = [&](const char* flag, auto& value, const auto& choices, const char* names, const char* help) {
@@ -63,14 +76,29 @@ void add_flags(CLI::App& app, Options& options) {
   app.add_option("--kv-heads", options.kv_heads, "key and value heads (default: 2)")->check(CLI::Range(1, 1024));
   choice("--attention", options.full_attention, attentions, "nsa|full",
          "native sparse attention, or all earlier tokens (default: nsa)");
+  const auto tokens = [&](const char* flag, std::int64_t& value, const char* help) {
+    app.add_option(flag, value, help)->check(CLI::Range(1, 1 << 24));
+  };
+  tokens("--compress-block", options.compress_block, "tokens that a summary covers (default: 16)");
+  tokens("--compress-stride", options.compress_stride, "tokens between summaries (default: 8)");
+  tokens("--select-block", options.select_block, "tokens of a selection block (default: 32)");
+  tokens("--select-count", options.select_count, "blocks that a query selects (default: 6)");
+  tokens("--window", options.window, "tokens of the sliding window (default: 64)");
   app.add_option("--learning-rate", options.learning_rate, "highest learning rate (default: 0.004)")
       ->check(CLI::Range(1e-9, 10.0));
   app.add_option("--seed", options.seed, "of the parameters and of the order of the text (default: 1)");
-  app.add_option("--ranks", options.ranks, "ranks as threads of this process (default: 1)")->check(CLI::Range(1, 256));
-  choice("--dtype", options.dtype, dtypes, "f64|f32",
-         "type of the attention's tensors (default: f64); with f32 the curves of different rank counts part slowly");
-  choice("--partition", options.zigzag, partitions, "contiguous|zigzag", "which tokens a rank owns (default: zigzag)");
-  choice("--exchange", options.exchange, exchanges, "auto|fetch|gather",
+  cpnsa::tool::ExecutionOptions& execution = options.execution;
+  choice("--device", execution.device, devices, "cpu|cuda", "what computes (default: cpu)");
+  choice("--transport", execution.transport, transports, "auto|threads|mpi|nccl",
+         "what moves data between ranks (default: auto: threads, or mpi under mpirun, nccl where each has a GPU)");
+  app.add_option("--ranks", execution.ranks, "ranks as threads of this process (default: 1)")
+      ->check(CLI::Range(1, 256));
+  choice("--dtype", execution.dtype, dtypes, "f64|f32|bf16",
+         "type of the model: f64 (default) or f32 on the CPU, where with f32 the curves of different rank counts part "
+         "slowly; bf16 on CUDA, its parameters and sums f32");
+  choice("--partition", execution.partition, partitions, "contiguous|zigzag",
+         "which tokens a rank owns (default: zigzag)");
+  choice("--exchange", execution.exchange, exchanges, "auto|fetch|gather",
          "how selected blocks of other ranks are brought in (default: auto)");
 }
 
@@ -85,15 +113,16 @@ std::string one_line(std::string text) {
 
 std::string Options::describe() const {
   return fmt::format(
-      "steps={} tokens={} layers={} width={} heads={} kv_heads={} attention={} learning_rate={} seed={} dtype={} "
-      "partition={} "
-      "exchange={}",
-      steps, tokens, layers, width, heads, kv_heads, full_attention ? "full" : "nsa", learning_rate, seed,
-      cpnsa::name_of(dtype), zigzag ? "zigzag" : "contiguous", cpnsa::name_of(exchange));
+      "steps={} tokens={} layers={} width={} heads={} kv_heads={} attention={} compress_block={} compress_stride={} "
+      "select_block={} select_count={} window={} learning_rate={} seed={} {}",
+      steps, tokens, layers, width, heads, kv_heads, full_attention ? "full" : "nsa", compress_block, compress_stride,
+      select_block, select_count, window, learning_rate, seed, execution.describe());
 }
 
 CommandLine parse_command_line(int argc, char** argv) {
   CommandLine line;
+  line.options.execution.device = DeviceKind::cpu;
+  line.options.execution.partition = PartitionKind::zigzag;
   CLI::App app(description, "language_model");
   app.footer(footer);
   app.get_formatter()->column_width(34);
@@ -101,6 +130,8 @@ CommandLine parse_command_line(int argc, char** argv) {
   try {
     app.parse(argc, argv);
     line.problem = problem_of(line.options);
+    cpnsa::tool::ExecutionOptions& execution = line.options.execution;
+    if (execution.device == DeviceKind::cpu && !execution.dtype) execution.dtype = cpnsa::DType::f64;
   } catch (const CLI::CallForHelp&) {
     line.help = app.help();
   } catch (const CLI::ParseError& error) {

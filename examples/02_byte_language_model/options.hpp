@@ -1,11 +1,10 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
-#include "cpnsa/attention.hpp"
+#include "tools/options.hpp"
 
 namespace language_model {
 
@@ -22,10 +21,10 @@ struct Options {
   bool full_attention = false;
   double learning_rate = 4e-3;
   std::uint64_t seed = 1;
-  std::optional<int> ranks;
-  cpnsa::DType dtype = cpnsa::DType::f64;  ///< of attention; the rest of the model is f64
-  bool zigzag = true;
-  cpnsa::Exchange exchange = cpnsa::Exchange::automatic;
+  std::int64_t compress_block = 16, compress_stride = 8;  ///< of NSA, as the window below
+  std::int64_t select_block = 32, select_count = 6;
+  std::int64_t window = 64;
+  cpnsa::tool::ExecutionOptions execution;  ///< ranks, device, transport, partition, exchange, dtype
 
   /// Every option that must be the same on all ranks, on one line.
   std::string describe() const;

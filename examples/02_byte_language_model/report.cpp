@@ -46,7 +46,8 @@ void Progress::step(std::int64_t index, const StepReport& report) {
   begin_ = Clock::now();
 }
 
-void print_summary(const Options& options, const Text& text, const Curve& curve, double seconds) {
+void print_summary(const Options& options, const Text& text, const Curve& curve, double seconds,
+                   std::size_t peak_bytes) {
   const std::filesystem::path folder(options.out);
   const auto row = [](const char* name, const std::string& value) { fmt::print("{:<34}{}\n", name, value); };
   fmt::print("\n");
@@ -54,6 +55,7 @@ void print_summary(const Options& options, const Text& text, const Curve& curve,
   row("unigram entropy of the text", in_both_units(text.unigram_entropy()));
   row("final loss (mean of the last 20)", in_both_units(final_loss(curve)));
   row("time", fmt::format("{:.1f} s", seconds));
+  row("most memory of a rank's device", fmt::format("{:.1f} MB", static_cast<double>(peak_bytes) / 1e6));
   row("loss curve", (folder / "loss.csv").string());
   row("picture", (folder / "loss.svg").string());
 }

@@ -27,6 +27,8 @@ class Progress {
   Clock::time_point begin_ = Clock::now();
 };
 
-void print_summary(const Options& options, const Text& text, const Curve& curve, double seconds);
+/// `peak_bytes` of the device are this rank's.
+void print_summary(const Options& options, const Text& text, const Curve& curve, double seconds,
+                   std::size_t peak_bytes);
 
 }  // namespace language_model

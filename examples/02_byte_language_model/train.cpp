@@ -5,7 +5,6 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
-#include <functional>
 #include <optional>
 
 #include "cpnsa/error.hpp"
@@ -13,21 +12,12 @@
 #include "plot.hpp"
 #include "report.hpp"
 #include "text.hpp"
+#include "tools/execution.hpp"
+#include "tools/together.hpp"
 #include "trainer.hpp"
 
 namespace language_model {
 namespace {
-
-// Does what may fail on one rank alone, and goes on only where it succeeded on all of them with the same result.
-void together(cpnsa::Communicator& communicator, const std::function<std::string()>& local) {
-  std::string result, problem;
-  try {
-    result = local();
-  } catch (const std::exception& error) {
-    problem = error.what();
-  }
-  cpnsa::agree(communicator, result, problem);
-}
 
 void create_folder(const std::string& path) {
   std::error_code error;
@@ -43,42 +33,60 @@ void write_results(const Options& options, const Text& text, const std::vector<C
   write_file((folder / "loss.svg").string(), plot(curves, text.unigram_entropy()));
 }
 
+// Ends the other ranks' waits too, should this rank fail alone, and does nothing to ranks that failed alike.
+Curve run(Trainer& trainer, const Options& options, const std::string& name, cpnsa::Communicator& communicator) {
+  Curve curve{name, {}};
+  Progress progress(options);
+  try {
+    for (std::int64_t step = 1; step <= options.steps; ++step) {
+      const StepReport report = trainer.step(step);
+      curve.losses.push_back(report.loss);
+      if (communicator.rank() == 0) progress.step(step, report);
+    }
+  } catch (const std::exception& error) {
+    communicator.abort(error.what());
+    throw;
+  }
+  return curve;
+}
+
 }  // namespace
 
-void train(const Options& options, cpnsa::Communicator& communicator) {
-  const bool first = communicator.rank() == 0;
+void train(const Options& options, const cpnsa::tool::RankPlace& place) {
+  cpnsa::Communicator& control = place.control;
+  const bool first = control.rank() == 0;
   const std::string name = fmt::format("{} attention, {} rank{}", options.full_attention ? "full" : "nsa",
-                                       communicator.size(), communicator.size() == 1 ? "" : "s");
+                                       control.size(), control.size() == 1 ? "" : "s");
   std::vector<Curve> curves{{name, {}}};  // this run's, and those to compare it with
   std::optional<Text> text;
-  together(communicator, [&] {
+  std::optional<cpnsa::tool::Execution> execution;
+  cpnsa::tool::together(control, [&] {
     text.emplace(options.text, options.tokens);
+    execution.emplace(options.execution, place);
     if (first) {
       for (const std::string& path : options.compare) curves.push_back(read_curve(path));
       create_folder(options.out);
     }
-    return fmt::format("{} text={:016x}", options.describe(), text->fingerprint());
+    return fmt::format("{} {} text={:016x}", options.describe(), execution->describe(), text->fingerprint());
   });
+  execution->connect();
 
-  Trainer trainer(options, *text, communicator);
+  cpnsa::Communicator& communicator = execution->communicator();
+  Trainer trainer(options, *text, execution->device(), execution->dtype(), communicator);
   if (first) {
-    fmt::print("{} ({}), sequences of {} bytes, {} layers of width {}, {} parameters\n", name, communicator.name(),
-               options.tokens, options.layers, options.width, trainer.parameters());
+    fmt::print("{} ({}, {}), sequences of {} bytes, {} layers of width {}, {} parameters\n", name,
+               execution->device().description(), communicator.name(), options.tokens, options.layers, options.width,
+               trainer.parameters());
     std::fflush(stdout);
   }
   const auto begin = std::chrono::steady_clock::now();
-  Progress progress(options);
-  for (std::int64_t step = 1; step <= options.steps; ++step) {
-    const StepReport report = trainer.step(step);
-    curves.front().losses.push_back(report.loss);
-    if (first) progress.step(step, report);
-  }
+  curves.front() = run(trainer, options, name, communicator);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-  together(communicator, [&] {
+  cpnsa::tool::together(control, [&] {
     if (first) write_results(options, *text, curves);
     return std::string("results");
   });
-  if (first) print_summary(options, *text, curves.front(), seconds.count());
+  if (first) print_summary(options, *text, curves.front(), seconds.count(), trainer.peak_bytes());
 }
 
 }  // namespace language_model

@@ -1,12 +1,12 @@
 #pragma once
 
-#include "cpnsa/communicator.hpp"
 #include "options.hpp"
+#include "tools/ranks.hpp"
 
 namespace language_model {
 
 /// Trains the model on this rank, together with the other ranks, and writes the curve on rank 0. Collective; a mistake
 /// that one rank finds ends all of them with the same cpnsa::Error.
-void train(const Options& options, cpnsa::Communicator& communicator);
+void train(const Options& options, const cpnsa::tool::RankPlace& place);
 
 }  // namespace language_model

@@ -24,22 +24,25 @@ struct StepReport {
 /// A rank's model and its part of the sequence. Both calls are collective.
 class Trainer {
  public:
-  Trainer(const Options& options, const Text& text, cpnsa::Communicator& communicator);
+  /// `dtype` is that of model::make_operations().
+  Trainer(const Options& options, const Text& text, cpnsa::Device& device, cpnsa::DType dtype,
+          cpnsa::Communicator& communicator);
 
   StepReport step(std::int64_t index);
 
-  std::size_t parameters() const { return parameters_.values.size(); }
+  std::int64_t parameters() const { return parameters_.count(); }
+  std::size_t peak_bytes() const { return operations_->peak_bytes(); }  ///< this rank's, of the device
 
  private:
   const Options& options_;
   const Text& text_;
   cpnsa::Communicator& communicator_;
-  std::unique_ptr<cpnsa::Device> device_;
+  std::unique_ptr<model::Operations> operations_;
   model::AttentionKind kind_;
   cpnsa::Partition partition_;
   std::vector<std::int64_t> tokens_;  // of the sequence, that this rank's rows are
   model::Parameters parameters_;
-  model::Transformer model_;
+  model::Transformer transformer_;
   model::AllReduce all_reduce_;
   model::AdamW optimizer_;
 };

@@ -6,11 +6,12 @@
 
 namespace model {
 
-AdamW::AdamW(const Parameters& parameters, double learning_rate, std::int64_t steps)
-    : learning_rate_(learning_rate),
+AdamW::AdamW(Parameters& parameters, double learning_rate, std::int64_t steps)
+    : parameters_(parameters),
+      learning_rate_(learning_rate),
       steps_(steps),
-      mean_(parameters.values.size()),
-      square_(parameters.values.size()) {}
+      mean_(zeros(parameters.operations(), parameters.operations().wide(), {parameters.values().elements()})),
+      square_(zeros(parameters.operations(), parameters.operations().wide(), {parameters.values().elements()})) {}
 
 double AdamW::rate() const {
   const double warm_up = std::min<double>(20, static_cast<double>(steps_) / 10 + 1);
@@ -19,23 +20,27 @@ double AdamW::rate() const {
   return learning_rate_ * decay * std::min(1.0, static_cast<double>(done_) / warm_up);
 }
 
-void AdamW::step(Parameters& parameters) {
+void AdamW::step() {
   constexpr double mean_decay = 0.9, square_decay = 0.95, epsilon = 1e-8, weight_decay = 0.01, largest_norm = 1.0;
   ++done_;
-  double squares = 0;
-  for (const double gradient : parameters.gradients) squares += gradient * gradient;
-  const double clip = std::min(1.0, largest_norm / (std::sqrt(squares) + epsilon));
-  const double mean_scale = 1.0 / (1.0 - std::pow(mean_decay, static_cast<double>(done_)));
-  const double square_scale = 1.0 / (1.0 - std::pow(square_decay, static_cast<double>(done_)));
-  const double learning_rate = rate();
-  for (std::size_t i = 0; i < parameters.values.size(); ++i) {
-    const double gradient = clip * parameters.gradients[i];
-    mean_[i] += (1.0 - mean_decay) * (gradient - mean_[i]);
-    square_[i] += (1.0 - square_decay) * (gradient * gradient - square_[i]);
-    const double decay = parameters.decayed[i] ? weight_decay * parameters.values[i] : 0.0;
-    const double change = mean_[i] * mean_scale / (std::sqrt(square_[i] * square_scale) + epsilon) + decay;
-    parameters.values[i] -= learning_rate * change;
-  }
+  Operations& operations = parameters_.operations();
+  const double norm = std::sqrt(operations.sum_of_squares(parameters_.gradients()));
+  AdamWStep step{};
+  step.values = parameters_.values();
+  step.mean = mean_;
+  step.square = square_;
+  step.gradients = parameters_.gradients();
+  step.decayed = parameters_.decayed();
+  step.clip = std::min(1.0, largest_norm / (norm + epsilon));
+  step.learning_rate = rate();
+  step.mean_decay = mean_decay;
+  step.square_decay = square_decay;
+  step.mean_scale = 1.0 / (1.0 - std::pow(mean_decay, static_cast<double>(done_)));
+  step.square_scale = 1.0 / (1.0 - std::pow(square_decay, static_cast<double>(done_)));
+  step.epsilon = epsilon;
+  step.weight_decay = weight_decay;
+  operations.adamw(step);
+  parameters_.round();
 }
 
 }  // namespace model

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "examples/model/parameters.hpp"
 
@@ -11,17 +10,19 @@ namespace model {
 /// alike, on gradients that are already summed over the ranks.
 class AdamW {
  public:
-  AdamW(const Parameters& parameters, double learning_rate, std::int64_t steps);
+  /// After Parameters::place().
+  AdamW(Parameters& parameters, double learning_rate, std::int64_t steps);
 
-  void step(Parameters& parameters);
+  void step();
 
  private:
   double rate() const;
 
+  Parameters& parameters_;
   double learning_rate_;
   std::int64_t steps_;
   std::int64_t done_ = 0;
-  std::vector<double> mean_, square_;
+  Tensor mean_, square_;
 };
 
 }  // namespace model

@@ -11,50 +11,33 @@ double deviation_for(std::int64_t inputs) {
 
 }  // namespace
 
-Compressor::Compressor(Parameters& parameters, const cpnsa::Config& config, std::int64_t dim, std::int64_t hidden,
-                       const Place& place)
+Compressor::Compressor(Parameters& parameters, const cpnsa::Config& config, std::int64_t dim, std::int64_t hidden)
     : parameters_(parameters),
-      pos_(parameters.add_normal(config.num_kv_heads * config.compress_block, dim, 0.02), place,
-           {config.num_kv_heads, config.compress_block, dim}),
-      w1_(parameters.add_normal(config.num_kv_heads * config.compress_block * dim, hidden,
-                                deviation_for(config.compress_block * dim)),
-          place, {config.num_kv_heads, config.compress_block * dim, hidden}),
-      b1_(parameters.add_constant(config.num_kv_heads, hidden, 0.0), place, {config.num_kv_heads, hidden}),
-      w2_(parameters.add_normal(config.num_kv_heads * hidden, dim, deviation_for(hidden)), place,
-          {config.num_kv_heads, hidden, dim}),
-      b2_(parameters.add_constant(config.num_kv_heads, dim, 0.0), place, {config.num_kv_heads, dim}) {}
-
-void Compressor::upload() {
-  for (Tensor* tensor : {&pos_, &w1_, &b1_, &w2_, &b2_}) tensor->value.upload(parameters_.value(tensor->weight));
-}
-
-void Compressor::add_gradients() {
-  std::vector<double> sums;
-  for (Tensor* tensor : {&pos_, &w1_, &b1_, &w2_, &b2_}) {
-    sums.resize(static_cast<std::size_t>(tensor->gradient.size()));
-    tensor->gradient.download(sums.data());
-    double* gradient = parameters_.gradient(tensor->weight);
-    for (const double sum : sums) *gradient++ += sum;
-  }
-}
+      heads_(config.num_kv_heads),
+      block_(config.compress_block),
+      dim_(dim),
+      hidden_(hidden),
+      pos_(parameters.add_normal(heads_ * block_, dim, 0.02)),
+      w1_(parameters.add_normal(heads_ * block_ * dim, hidden, deviation_for(block_ * dim))),
+      b1_(parameters.add_constant(heads_, hidden, 0.0)),
+      w2_(parameters.add_normal(heads_ * hidden, dim, deviation_for(hidden))),
+      b2_(parameters.add_constant(heads_, dim, 0.0)) {}
 
 cpnsa::CompressorTensors Compressor::values() const {
-  cpnsa::CompressorTensors tensors;
-  tensors.pos = pos_.value.view();
-  tensors.w1 = w1_.value.view();
-  tensors.b1 = b1_.value.view();
-  tensors.w2 = w2_.value.view();
-  tensors.b2 = b2_.value.view();
-  return tensors;
+  return views(&Parameters::rounded);
 }
 
 cpnsa::CompressorTensors Compressor::gradients() const {
+  return views(&Parameters::gradient);
+}
+
+cpnsa::CompressorTensors Compressor::views(TensorView (Parameters::*of)(const Weight&) const) const {
   cpnsa::CompressorTensors tensors;
-  tensors.pos = pos_.gradient.view();
-  tensors.w1 = w1_.gradient.view();
-  tensors.b1 = b1_.gradient.view();
-  tensors.w2 = w2_.gradient.view();
-  tensors.b2 = b2_.gradient.view();
+  tensors.pos = shaped((parameters_.*of)(pos_), {heads_, block_, dim_});
+  tensors.w1 = shaped((parameters_.*of)(w1_), {heads_, block_ * dim_, hidden_});
+  tensors.b1 = (parameters_.*of)(b1_);
+  tensors.w2 = shaped((parameters_.*of)(w2_), {heads_, hidden_, dim_});
+  tensors.b2 = (parameters_.*of)(b2_);
   return tensors;
 }
 

@@ -1,22 +1,18 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
-#include "examples/model/matrix.hpp"
 #include "examples/model/parameters.hpp"
 
 namespace model {
 
-inline constexpr std::int64_t byte_values = 256;
-
-/// A row of a table for each byte.
+/// A row of a table for each token.
 class Embedding {
  public:
-  Embedding(Parameters& parameters, std::int64_t width);
+  Embedding(Parameters& parameters, std::int64_t vocabulary, std::int64_t width);
 
-  Matrix forward(std::span<const std::uint8_t> bytes) const;
-  void backward(std::span<const std::uint8_t> bytes, const Matrix& dx);
+  Tensor forward(TokenView tokens) const;  ///< [tokens, width], wide
+  void backward(TokenView tokens, const TensorView& dx);
 
  private:
   Parameters& parameters_;

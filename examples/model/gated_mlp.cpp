@@ -12,31 +12,26 @@ GatedMlp::GatedMlp(Parameters& parameters, std::int64_t width, std::int64_t hidd
       up_(parameters.add_normal(width, hidden, 1.0 / std::sqrt(static_cast<double>(width)))),
       down_(parameters.add_normal(hidden, width, out_deviation)) {}
 
-Matrix GatedMlp::forward(const Matrix& x) {
-  x_ = x;
-  gated_ = linear(parameters_, gate_, x);
-  raised_ = linear(parameters_, up_, x);
-  sigmoid_ = Matrix(x.rows, gate_.columns);
-  hidden_ = Matrix(x.rows, gate_.columns);
-  for (std::size_t i = 0; i < hidden_.values.size(); ++i) {
-    sigmoid_.values[i] = 1.0 / (1.0 + std::exp(-gated_.values[i]));
-    hidden_.values[i] = gated_.values[i] * sigmoid_.values[i] * raised_.values[i];
-  }
-  return linear(parameters_, down_, hidden_);
+void GatedMlp::forward(Tensor x, const TensorView& sum) {
+  Operations& operations = parameters_.operations();
+  x_ = std::move(x);
+  gated_ = linear(parameters_, gate_, x_, operations.narrow());
+  raised_ = linear(parameters_, up_, x_, operations.narrow());
+  hidden_ = Tensor(operations, operations.narrow(), {x_.rows(), gate_.columns});
+  operations.gated(hidden_, gated_, raised_);
+  add_linear(sum, parameters_, down_, hidden_);
 }
 
-void GatedMlp::backward(const Matrix& dy, Matrix& dx) {
-  Matrix dhidden(hidden_.rows, hidden_.columns);
-  linear_backward(parameters_, down_, hidden_, dy, dhidden);
-  Matrix dgated(hidden_.rows, hidden_.columns);
-  Matrix draised(hidden_.rows, hidden_.columns);
-  for (std::size_t i = 0; i < dhidden.values.size(); ++i) {
-    const double gate = gated_.values[i], sigmoid = sigmoid_.values[i];
-    draised.values[i] = dhidden.values[i] * gate * sigmoid;
-    dgated.values[i] = dhidden.values[i] * raised_.values[i] * sigmoid * (1.0 + gate * (1.0 - sigmoid));
-  }
-  linear_backward(parameters_, gate_, x_, dgated, dx);
-  linear_backward(parameters_, up_, x_, draised, dx);
+Tensor GatedMlp::backward(const TensorView& dy) {
+  Operations& operations = parameters_.operations();
+  const auto make = [&] { return Tensor(operations, operations.narrow(), {hidden_.rows(), hidden_.columns()}); };
+  const Tensor dhidden = make(), dgated = make(), draised = make();
+  linear_backward(parameters_, down_, hidden_, dy, dhidden, Into::set);
+  operations.gated_backward(dgated, draised, dhidden, gated_, raised_);
+  Tensor dx(operations, operations.wide(), {x_.rows(), x_.columns()});
+  linear_backward(parameters_, gate_, x_, dgated, dx, Into::set);
+  linear_backward(parameters_, up_, x_, draised, dx, Into::add);
+  return dx;
 }
 
 }  // namespace model

@@ -1,6 +1,5 @@
 #pragma once
 
-#include "examples/model/matrix.hpp"
 #include "examples/model/parameters.hpp"
 
 namespace model {
@@ -10,13 +9,13 @@ class GatedMlp {
  public:
   GatedMlp(Parameters& parameters, std::int64_t width, std::int64_t hidden, double out_deviation);
 
-  Matrix forward(const Matrix& x);
-  void backward(const Matrix& dy, Matrix& dx);  ///< dx += ...
+  void forward(Tensor x, const TensorView& sum);  ///< sum += ...; x is narrow, sum wide
+  Tensor backward(const TensorView& dy);          ///< dx, wide; dy is narrow
 
  private:
   Parameters& parameters_;
   Weight gate_, up_, down_;
-  Matrix x_, gated_, sigmoid_, raised_, hidden_;
+  Tensor x_, gated_, raised_, hidden_;
 };
 
 }  // namespace model

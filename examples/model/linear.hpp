@@ -1,16 +1,18 @@
 #pragma once
 
-#include "examples/model/matrix.hpp"
 #include "examples/model/parameters.hpp"
+#include "examples/model/tensor.hpp"
 
 namespace model {
 
-/// The model's matrix products, all of them.
+/// x W, W [in, out], of the given type; x is narrow.
+Tensor linear(const Parameters& parameters, const Weight& weight, const TensorView& x, DType dtype);
 
-/// x W, W [in, out].
-Matrix linear(const Parameters& parameters, const Weight& weight, const Matrix& x);
+/// y += x W.
+void add_linear(const TensorView& y, const Parameters& parameters, const Weight& weight, const TensorView& x);
 
-/// dW += x^T dy; dx += dy W^T.
-void linear_backward(Parameters& parameters, const Weight& weight, const Matrix& x, const Matrix& dy, Matrix& dx);
+/// dW += x^T dy, dx (+)= dy W^T; x and dy are narrow, dx is of either type.
+void linear_backward(const Parameters& parameters, const Weight& weight, const TensorView& x, const TensorView& dy,
+                     const TensorView& dx, Into into);
 
 }  // namespace model

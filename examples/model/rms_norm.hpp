@@ -1,6 +1,5 @@
 #pragma once
 
-#include "examples/model/matrix.hpp"
 #include "examples/model/parameters.hpp"
 
 namespace model {
@@ -10,14 +9,13 @@ class RmsNorm {
  public:
   RmsNorm(Parameters& parameters, std::int64_t width);
 
-  Matrix forward(const Matrix& x);
-  void backward(const Matrix& dy, Matrix& dx);  ///< dx += ...
+  Tensor forward(const TensorView& x);                        ///< x is wide, the result narrow
+  void backward(const TensorView& dy, const TensorView& dx);  ///< dx += ...; both wide
 
  private:
   Parameters& parameters_;
   Weight gain_;
-  Matrix x_;
-  std::vector<double> inverse_;  // 1 / root mean square of each token
+  Tensor x_, inverse_;  // inverse: 1 / root mean square of each token
 };
 
 }  // namespace model

@@ -2,9 +2,8 @@
 
 #include <cstdint>
 #include <span>
-#include <vector>
 
-#include "examples/model/matrix.hpp"
+#include "examples/model/tensor.hpp"
 
 namespace model {
 
@@ -12,16 +11,14 @@ namespace model {
 class Rope {
  public:
   /// `positions` of this rank's rows in the sequence; `dim` is a head's, even.
-  Rope(std::span<const std::int64_t> positions, std::int64_t dim);
+  Rope(Operations& operations, std::span<const std::int64_t> positions, std::int64_t dim);
 
-  void rotate(Matrix& x) const;       ///< x [rows, heads * dim], in place
-  void rotate_back(Matrix& x) const;  ///< the inverse, which is also the backward
+  void rotate(const TensorView& x) const;       ///< x [rows, heads * dim] narrow, in place
+  void rotate_back(const TensorView& x) const;  ///< the inverse, which is also the backward
 
  private:
-  void turn(Matrix& x, double direction) const;
-
-  std::int64_t half_;
-  std::vector<double> cosine_, sine_;  // [rows, dim / 2]
+  Operations& operations_;
+  Tensor cosine_, sine_;  // [rows, dim / 2]
 };
 
 }  // namespace model

@@ -12,20 +12,22 @@ class SelfAttention {
  public:
   SelfAttention(Parameters& parameters, const AttentionKind& kind, std::int64_t width, double out_deviation,
                 const Rope& rope, const cpnsa::Partition& partition, cpnsa::Communicator& communicator,
-                const Place& place);
+                Workspace& workspace);
 
-  Matrix forward(const Matrix& x);
-  void backward(const Matrix& dy, Matrix& dx);  ///< dx += ...
+  void forward(Tensor x, const TensorView& sum);  ///< sum += ...; x is narrow, sum wide
+  Tensor backward(const TensorView& dy);          ///< dx, wide; dy is narrow
   cpnsa::Statistics statistics() { return attention_.statistics(); }
 
  private:
+  Tensor gates(const TensorView& x) const;
+
   Parameters& parameters_;
   AttentionKind kind_;
   const Rope& rope_;
+  ShardedAttention attention_;
   Weight q_, gate_, out_;
   std::vector<Weight> k_, v_;
-  ShardedAttention attention_;
-  Matrix x_, attended_;
+  Tensor x_;
 };
 
 }  // namespace model

@@ -1,19 +1,6 @@
 #include "examples/model/sharded_attention.hpp"
 
 namespace model {
-namespace {
-
-cpnsa::BranchTensors branches_of(const std::vector<std::unique_ptr<DeviceTensor>>& tensors) {
-  return {tensors.front()->view(), tensors[tensors.size() / 2]->view(), tensors.back()->view()};
-}
-
-Matrix download(const DeviceTensor& tensor, std::int64_t rows) {
-  Matrix matrix(rows, rows == 0 ? 0 : tensor.size() / rows);
-  tensor.download(matrix.values.data());
-  return matrix;
-}
-
-}  // namespace
 
 AttentionKind AttentionKind::nsa(std::int64_t heads, std::int64_t kv_heads, std::int64_t head_dim) {
   AttentionKind kind;
@@ -30,9 +17,8 @@ AttentionKind AttentionKind::nsa(std::int64_t heads, std::int64_t kv_heads, std:
   return kind;
 }
 
-AttentionKind AttentionKind::full(std::int64_t heads, std::int64_t kv_heads, std::int64_t head_dim,
-                                  std::int64_t tokens) {
-  AttentionKind kind = nsa(heads, kv_heads, head_dim);
+AttentionKind AttentionKind::full(std::int64_t tokens) const {
+  AttentionKind kind = *this;
   cpnsa::Config& config = kind.config;
   config.window = tokens;
   config.gate = cpnsa::GateKind::values;
@@ -46,91 +32,71 @@ AttentionKind AttentionKind::full(std::int64_t heads, std::int64_t kv_heads, std
   return kind;
 }
 
-ShardedAttention::Tensors::Tensors(const AttentionKind& kind, std::int64_t rows, const Place& place)
-    : q(place, {rows, kind.config.num_q_heads, kind.config.head_dim_qk}),
-      gate(place, {rows, kind.config.num_q_heads, 3}) {
-  for (int pair = 0; pair < kind.key_value_pairs; ++pair) {
-    const cpnsa::Config& config = kind.config;
-    k.push_back(std::make_unique<DeviceTensor>(
-        place, std::initializer_list<std::int64_t>{rows, config.num_kv_heads, config.head_dim_qk}));
-    v.push_back(std::make_unique<DeviceTensor>(
-        place, std::initializer_list<std::int64_t>{rows, config.num_kv_heads, config.head_dim_v}));
-  }
-}
-
-cpnsa::BranchTensors ShardedAttention::Tensors::keys() const {
-  return branches_of(k);
-}
-
-cpnsa::BranchTensors ShardedAttention::Tensors::values() const {
-  return branches_of(v);
-}
-
 ShardedAttention::ShardedAttention(Parameters& parameters, const AttentionKind& kind, const cpnsa::Partition& partition,
-                                   cpnsa::Communicator& communicator, const Place& place)
+                                   cpnsa::Communicator& communicator, Workspace& workspace)
     : kind_(kind),
-      place_(place),
-      attention_(kind.config, partition, place.device, communicator, kind.options),
-      inputs_(kind, attention_.rows(), place),
-      gradients_(kind, attention_.rows(), place),
-      out_(place, {attention_.rows(), kind.config.num_q_heads, kind.config.head_dim_v}),
-      dout_(place, {attention_.rows(), kind.config.num_q_heads, kind.config.head_dim_v}),
-      workspace_(place, attention_.workspace_bytes()),
-      saved_memory_(place, attention_.saved_bytes()) {
+      operations_(parameters.operations()),
+      attention_(kind.config, partition, operations_.device(), communicator, kind.options),
+      workspace_(workspace),
+      saved_memory_(operations_, attention_.saved_bytes()) {
+  workspace.reserve(attention_.workspace_bytes());
   saved_.memory = saved_memory_.data();
-  arguments_.q = inputs_.q.view();
-  arguments_.k = inputs_.keys();
-  arguments_.v = inputs_.values();
-  arguments_.gate = inputs_.gate.view();
   if (kind.config.compressor != cpnsa::Compressor::mlp) return;
-  compress_k_ = std::make_unique<Compressor>(parameters, kind.config, kind.config.head_dim_qk,
-                                             kind.config.compress_hidden_k, place);
-  compress_v_ = std::make_unique<Compressor>(parameters, kind.config, kind.config.head_dim_v,
-                                             kind.config.compress_hidden_v, place);
-  arguments_.compress_k = compress_k_->values();
-  arguments_.compress_v = compress_v_->values();
+  compress_k_ =
+      std::make_unique<Compressor>(parameters, kind.config, kind.config.head_dim_qk, kind.config.compress_hidden_k);
+  compress_v_ =
+      std::make_unique<Compressor>(parameters, kind.config, kind.config.head_dim_v, kind.config.compress_hidden_v);
 }
 
-Matrix ShardedAttention::forward(const AttentionMatrices& inputs) {
-  inputs_.q.upload(inputs.q.values.data());
-  inputs_.gate.upload(inputs.gate.values.data());
-  for (std::size_t pair = 0; pair < inputs_.k.size(); ++pair) {
-    inputs_.k[pair]->upload(inputs.k[pair].values.data());
-    inputs_.v[pair]->upload(inputs.v[pair].values.data());
-  }
-  if (compress_k_) {
-    compress_k_->upload();
-    compress_v_->upload();
-  }
-  attention_.forward(arguments_, out_.view(), nullptr, &saved_, workspace_.data(), place_.stream);
-  return download(out_, attention_.rows());
+cpnsa::BranchTensors ShardedAttention::branches(const std::vector<Tensor>& tensors, std::int64_t dim) const {
+  const auto view = [&](const Tensor& tensor) {
+    return shaped(tensor, {attention_.rows(), kind_.config.num_kv_heads, dim});
+  };
+  return {view(tensors.front()), view(tensors[tensors.size() / 2]), view(tensors.back())};
 }
 
-AttentionMatrices ShardedAttention::backward(const Matrix& dout) {
-  dout_.upload(dout.values.data());
-  cpnsa::AttentionGradients gradients;
-  gradients.q = gradients_.q.view();
-  gradients.k = gradients_.keys();
-  gradients.v = gradients_.values();
-  gradients.gate = gradients_.gate.view();
-  if (compress_k_) {
-    gradients.compress_k = compress_k_->gradients();
-    gradients.compress_v = compress_v_->gradients();
-  }
-  attention_.backward(arguments_, dout_.view(), saved_, gradients, workspace_.data(), place_.stream);
-  if (compress_k_) {
-    compress_k_->add_gradients();
-    compress_v_->add_gradients();
-  }
+cpnsa::AttentionInputs ShardedAttention::arguments() const {
+  const cpnsa::Config& config = kind_.config;
+  cpnsa::AttentionInputs arguments;
+  arguments.q = shaped(inputs_.q, {attention_.rows(), config.num_q_heads, config.head_dim_qk});
+  arguments.k = branches(inputs_.k, config.head_dim_qk);
+  arguments.v = branches(inputs_.v, config.head_dim_v);
+  arguments.gate = shaped(inputs_.gate, {attention_.rows(), config.num_q_heads, 3});
+  if (compress_k_) arguments.compress_k = compress_k_->values();
+  if (compress_v_) arguments.compress_v = compress_v_->values();
+  return arguments;
+}
 
+const Tensor& ShardedAttention::forward(AttentionTensors inputs) {
+  const cpnsa::Config& config = kind_.config;
+  inputs_ = std::move(inputs);
+  out_ = Tensor(operations_, operations_.narrow(), {attention_.rows(), config.num_q_heads * config.head_dim_v});
+  attention_.forward(arguments(), shaped(out_, {attention_.rows(), config.num_q_heads, config.head_dim_v}), nullptr,
+                     &saved_, workspace_.data(), operations_.stream());
+  return out_;
+}
+
+AttentionTensors ShardedAttention::backward(const TensorView& dout) {
+  const cpnsa::Config& config = kind_.config;
   const std::int64_t rows = attention_.rows();
-  AttentionMatrices result;
-  result.q = download(gradients_.q, rows);
-  result.gate = download(gradients_.gate, rows);
-  for (std::size_t pair = 0; pair < gradients_.k.size(); ++pair) {
-    result.k.push_back(download(*gradients_.k[pair], rows));
-    result.v.push_back(download(*gradients_.v[pair], rows));
-  }
+  const auto like = [&](const Tensor& tensor) {
+    return Tensor(operations_, operations_.narrow(), {tensor.rows(), tensor.columns()});
+  };
+  AttentionTensors result;
+  result.q = like(inputs_.q);
+  result.gate = like(inputs_.gate);
+  for (const Tensor& k : inputs_.k) result.k.push_back(like(k));
+  for (const Tensor& v : inputs_.v) result.v.push_back(like(v));
+
+  cpnsa::AttentionGradients gradients;
+  gradients.q = shaped(result.q, {rows, config.num_q_heads, config.head_dim_qk});
+  gradients.k = branches(result.k, config.head_dim_qk);
+  gradients.v = branches(result.v, config.head_dim_v);
+  gradients.gate = shaped(result.gate, {rows, config.num_q_heads, 3});
+  if (compress_k_) gradients.compress_k = compress_k_->gradients();
+  if (compress_v_) gradients.compress_v = compress_v_->gradients();
+  attention_.backward(arguments(), shaped(dout, {rows, config.num_q_heads, config.head_dim_v}), saved_, gradients,
+                      workspace_.data(), operations_.stream());
   return result;
 }
 

@@ -5,18 +5,17 @@
 
 #include "cpnsa/attention.hpp"
 #include "examples/model/compressor.hpp"
-#include "examples/model/device_tensor.hpp"
-#include "examples/model/matrix.hpp"
+#include "examples/model/tensor.hpp"
 
 namespace model {
 
-/// What attention reads of this rank's rows, or the gradients of it. `k` and `v` have one matrix for each branch
-/// (compressed, selected, window), or one that all three share.
-struct AttentionMatrices {
-  Matrix q;               // [rows, H dk]
-  std::vector<Matrix> k;  // [rows, G dk]
-  std::vector<Matrix> v;  // [rows, G dv]
-  Matrix gate;            // [rows, H 3]
+/// What attention reads of this rank's rows, or the gradients of it; narrow. `k` and `v` have one tensor for each
+/// branch (compressed, selected, window), or one that all three share.
+struct AttentionTensors {
+  Tensor q;               // [rows, H dk]
+  std::vector<Tensor> k;  // [rows, G dk]
+  std::vector<Tensor> v;  // [rows, G dv]
+  Tensor gate;            // [rows, H 3]
 };
 
 /// How a layer of the model attends.
@@ -26,41 +25,52 @@ struct AttentionKind {
   int key_value_pairs = 3;  ///< 3: each branch has keys and values of its own; 1: shared
   bool gated = true;        ///< false: the window branch alone, gates 0, 0, 1
 
-  /// The model's NSA: small blocks, for sequences of a few thousand bytes.
+  /// NSA with small blocks, for sequences of a few thousand tokens.
   static AttentionKind nsa(std::int64_t heads, std::int64_t kv_heads, std::int64_t head_dim);
-  /// Causal attention to every token, as a window that is the whole sequence.
-  static AttentionKind full(std::int64_t heads, std::int64_t kv_heads, std::int64_t head_dim, std::int64_t tokens);
+  /// The same model with causal attention to every token, as a window that is the whole sequence.
+  AttentionKind full(std::int64_t tokens) const;
 };
 
-/// One cpnsa::Attention with its memory: the one place of this program that calls the library's forward and backward.
+/// Memory for one forward or one backward at a time, of any of the layers.
+class Workspace {
+ public:
+  explicit Workspace(Operations& operations) : operations_(operations) {}
+
+  void reserve(std::size_t bytes) {
+    if (bytes > memory_.bytes()) memory_ = Memory(), memory_ = Memory(operations_, bytes);
+  }
+  void* data() const { return memory_.data(); }
+
+ private:
+  Operations& operations_;
+  Memory memory_;
+};
+
+/// One cpnsa::Attention with its memory: the one place of the examples' model that calls the library's forward and
+/// backward.
 class ShardedAttention {
  public:
   ShardedAttention(Parameters& parameters, const AttentionKind& kind, const cpnsa::Partition& partition,
-                   cpnsa::Communicator& communicator, const Place& place);
+                   cpnsa::Communicator& communicator, Workspace& workspace);
 
-  Matrix forward(const AttentionMatrices& inputs);  ///< [rows, H dv]
-  AttentionMatrices backward(const Matrix& dout);   ///< compressor gradients go to the Parameters
+  const Tensor& forward(AttentionTensors inputs);     ///< [rows, H dv]
+  AttentionTensors backward(const TensorView& dout);  ///< compressor gradients go to the Parameters
+  const Tensor& out() const { return out_; }          ///< of the last forward
   cpnsa::Statistics statistics() { return attention_.statistics(); }
 
  private:
-  struct Tensors {
-    Tensors(const AttentionKind& kind, std::int64_t rows, const Place& place);
-    cpnsa::BranchTensors keys() const;
-    cpnsa::BranchTensors values() const;
-
-    DeviceTensor q, gate;
-    std::vector<std::unique_ptr<DeviceTensor>> k, v;
-  };
+  cpnsa::BranchTensors branches(const std::vector<Tensor>& tensors, std::int64_t dim) const;
+  cpnsa::AttentionInputs arguments() const;
 
   AttentionKind kind_;
-  Place place_;
+  Operations& operations_;
   cpnsa::Attention attention_;
-  Tensors inputs_, gradients_;
-  DeviceTensor out_, dout_;
+  Workspace& workspace_;
   std::unique_ptr<Compressor> compress_k_, compress_v_;  // none where the compressor has no parameters
-  DeviceMemory workspace_, saved_memory_;
+  AttentionTensors inputs_;
+  Tensor out_;
+  Memory saved_memory_;
   cpnsa::SavedForward saved_;
-  cpnsa::AttentionInputs arguments_;
 };
 
 }  // namespace model

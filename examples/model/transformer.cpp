@@ -3,55 +3,75 @@
 #include <cmath>
 #include <numeric>
 
-#include "examples/model/cross_entropy.hpp"
 #include "examples/model/linear.hpp"
 
 namespace model {
 
-Transformer::Transformer(Parameters& parameters, const AttentionKind& kind, int layers, std::int64_t width,
-                         const cpnsa::Partition& partition, cpnsa::Communicator& communicator, const Place& place)
+Transformer::Transformer(Parameters& parameters, const AttentionKind& kind, const TransformerSize& size,
+                         const cpnsa::Partition& partition, cpnsa::Communicator& communicator)
     : parameters_(parameters),
-      rope_(partition.global_rows(communicator.rank()), kind.config.head_dim_qk),
-      embedding_(parameters, width),
-      norm_(parameters, width),
-      head_(parameters.add_normal(width, byte_values, 0.02)) {
-  const std::int64_t hidden = 3 * width;
+      rope_(parameters.operations(), partition.global_rows(communicator.rank()), kind.config.head_dim_qk),
+      workspace_(parameters.operations()),
+      embedding_(parameters, size.vocabulary, size.width),
+      norm_(parameters, size.width),
+      head_(parameters.add_normal(size.width, size.vocabulary, 0.02)) {
+  const std::int64_t hidden = 3 * size.width;
   const auto out_deviation = [&](std::int64_t inputs) {
-    return 1.0 / std::sqrt(2.0 * layers * static_cast<double>(inputs));  // the sum over the layers stays of order 1
+    return 1.0 / std::sqrt(2.0 * size.layers * static_cast<double>(inputs));  // the sum over the layers is of order 1
   };
-  for (int i = 0; i < layers; ++i) {
+  for (int i = 0; i < size.layers; ++i) {
     layers_.push_back(std::unique_ptr<Layer>(
-        new Layer{RmsNorm(parameters, width),
-                  SelfAttention(parameters, kind, width, out_deviation(width), rope_, partition, communicator, place),
-                  RmsNorm(parameters, width), GatedMlp(parameters, width, hidden, out_deviation(hidden))}));
+        new Layer{RmsNorm(parameters, size.width),
+                  SelfAttention(parameters, kind, size.width, out_deviation(size.width), rope_, partition, communicator,
+                                workspace_),
+                  RmsNorm(parameters, size.width), GatedMlp(parameters, size.width, hidden, out_deviation(hidden))}));
   }
+  parameters.place();
 }
 
-double Transformer::forward_backward(std::span<const std::uint8_t> bytes, std::span<const std::uint8_t> targets,
-                                     double scale) {
-  Matrix x = embedding_.forward(bytes);
+Tensor Transformer::forward(TokenView tokens) {
+  const Tensor x = embedding_.forward(tokens);
   for (auto& layer : layers_) {
-    add(x, layer->attention.forward(layer->attention_norm.forward(x)));
-    add(x, layer->mlp.forward(layer->mlp_norm.forward(x)));
+    layer->attention.forward(layer->attention_norm.forward(x), x);
+    layer->mlp.forward(layer->mlp_norm.forward(x), x);
   }
-  const Matrix normed = norm_.forward(x);
-  Matrix logits = linear(parameters_, head_, normed);
-  const double loss = cross_entropy(logits, targets, scale);
+  return norm_.forward(x);
+}
 
-  Matrix dnormed(x.rows, x.columns);
-  linear_backward(parameters_, head_, normed, logits, dnormed);
-  Matrix dx(x.rows, x.columns);
+double Transformer::forward_backward(std::span<const std::int32_t> token_values,
+                                     std::span<const std::int32_t> target_values, double scale) {
+  Operations& operations = parameters_.operations();
+  const TensorView& gradients = parameters_.gradients();
+  operations.device().fill_zero(gradients.data, gradients.bytes(), operations.stream());
+  const Tokens tokens(operations, token_values), targets(operations, target_values);
+
+  const Tensor normed = forward(tokens);
+  const std::int64_t rows = normed.rows(), width = normed.columns();
+  Tensor dnormed(operations, operations.wide(), {rows, width});
+  double loss = 0;
+  {
+    const Tensor logits = linear(parameters_, head_, normed, operations.wide());
+    const Tensor dlogits(operations, operations.narrow(), {rows, logits.columns()});
+    loss = operations.cross_entropy(dlogits, logits, targets, scale);
+    linear_backward(parameters_, head_, normed, dlogits, dnormed, Into::set);
+  }
+  const Tensor dx = zeros(operations, operations.wide(), {rows, width});
   norm_.backward(dnormed, dx);
   for (auto layer = layers_.rbegin(); layer != layers_.rend(); ++layer) {
-    Matrix dmlp(x.rows, x.columns);
-    (*layer)->mlp.backward(dx, dmlp);
-    (*layer)->mlp_norm.backward(dmlp, dx);
-    Matrix dattention(x.rows, x.columns);
-    (*layer)->attention.backward(dx, dattention);
-    (*layer)->attention_norm.backward(dattention, dx);
+    (*layer)->mlp_norm.backward((*layer)->mlp.backward(narrowed(operations, dx)), dx);
+    (*layer)->attention_norm.backward((*layer)->attention.backward(narrowed(operations, dx)), dx);
   }
-  embedding_.backward(bytes, dx);
+  embedding_.backward(tokens, dx);
   return loss;
+}
+
+std::vector<std::int32_t> Transformer::predict(std::span<const std::int32_t> token_values) {
+  Operations& operations = parameters_.operations();
+  const Tokens tokens(operations, token_values);
+  const Tensor logits = linear(parameters_, head_, forward(tokens), operations.wide());
+  const Tokens best(operations, logits.rows());
+  operations.most_likely(best, logits);
+  return best.read(operations);
 }
 
 std::int64_t Transformer::bytes_received() {

@@ -12,14 +12,26 @@
 
 namespace model {
 
-/// A transformer over bytes: embedding, layers of attention and gated MLP, a distribution of the next byte.
+struct TransformerSize {
+  int layers = 2;
+  std::int64_t width = 64;  ///< channels of the residual stream
+  std::int64_t vocabulary = 256;
+};
+
+/// Embedding, layers of attention and gated MLP, and a distribution of the next token. The sequence, one document or
+/// several, is sharded by the partition; tokens given and returned are this rank's, in the order of its rows.
 class Transformer {
  public:
-  Transformer(Parameters& parameters, const AttentionKind& kind, int layers, std::int64_t width,
-              const cpnsa::Partition& partition, cpnsa::Communicator& communicator, const Place& place);
+  /// Adds its weights to the parameters and places them. Collective, as the calls below are.
+  Transformer(Parameters& parameters, const AttentionKind& kind, const TransformerSize& size,
+              const cpnsa::Partition& partition, cpnsa::Communicator& communicator);
 
-  /// Sum of the losses of this rank's rows in nats. Gradients of `scale` times the loss are added to the Parameters.
-  double forward_backward(std::span<const std::uint8_t> bytes, std::span<const std::uint8_t> targets, double scale);
+  /// Sum of the losses of this rank's rows in nats; a row whose target is `ignored` has none. The Parameters' gradients
+  /// become those of `scale` times the loss.
+  double forward_backward(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets, double scale);
+
+  /// The most likely next token after each.
+  std::vector<std::int32_t> predict(std::span<const std::int32_t> tokens);
 
   /// Of the last step, all layers together.
   std::int64_t bytes_received();
@@ -33,8 +45,11 @@ class Transformer {
     GatedMlp mlp;
   };
 
+  Tensor forward(TokenView tokens);  // the last norm's output
+
   Parameters& parameters_;
   Rope rope_;
+  Workspace workspace_;
   Embedding embedding_;
   std::vector<std::unique_ptr<Layer>> layers_;
   RmsNorm norm_;

@@ -17,15 +17,15 @@ constexpr std::int64_t tokens = 300;
 constexpr double scale = 1.0 / tokens;
 
 struct Inputs {
-  std::vector<std::uint8_t> bytes, targets;
+  std::vector<std::int32_t> bytes, targets;
 };
 
 Inputs pseudorandom_inputs() {
   Inputs inputs;
   std::mt19937 random(3);
   for (std::int64_t i = 0; i < tokens; ++i) {
-    inputs.bytes.push_back(static_cast<std::uint8_t>(random() % 7 + 'a'));
-    inputs.targets.push_back(static_cast<std::uint8_t>(random() % 7 + 'a'));
+    inputs.bytes.push_back(static_cast<std::int32_t>(random() % 7 + 'a'));
+    inputs.targets.push_back(static_cast<std::int32_t>(random() % 7 + 'a'));
   }
   return inputs;
 }
@@ -36,15 +36,14 @@ void check(const AttentionKind& kind) {
     const std::array<std::int64_t, 2> document{0, tokens};
     const Partition partition = Partition::contiguous(document, kind.config.select_block, 1);
     const auto device = cpu::make_device();
-    Parameters parameters(5);
-    Transformer model(parameters, kind, 2, 16, partition, communicator, Place{*device, {}, DType::f64});
+    const auto operations = make_operations(*device, DType::f64);
+    Parameters parameters(*operations, 5);
+    Transformer transformer(parameters, kind, {2, 16, 256}, partition, communicator);
     const Inputs inputs = pseudorandom_inputs();
-    const auto loss = [&] {
-      std::fill(parameters.gradients.begin(), parameters.gradients.end(), 0.0);
-      return scale * model.forward_backward(inputs.bytes, inputs.targets, scale);
-    };
+    const auto loss = [&] { return scale * transformer.forward_backward(inputs.bytes, inputs.targets, scale); };
     loss();
-    const std::vector<double> gradients = parameters.gradients, values = parameters.values;
+    const std::vector<double> gradients = read(*operations, parameters.gradients());
+    const std::vector<double> values = read(*operations, parameters.values());
 
     constexpr std::size_t parts = 40;
     std::mt19937_64 random(11);
@@ -57,7 +56,10 @@ void check(const AttentionKind& kind) {
         expected += direction[i] * gradients[i];
       }
       const auto loss_at = [&](double distance) {
-        for (std::size_t i = 0; i < values.size(); ++i) parameters.values[i] = values[i] + distance * direction[i];
+        std::vector<double> moved = values;
+        for (std::size_t i = 0; i < values.size(); ++i) moved[i] += distance * direction[i];
+        write(*operations, parameters.values(), moved);
+        parameters.round();
         return loss();
       };
       constexpr double distance = 1e-5;
@@ -74,7 +76,7 @@ TEST(LanguageModelGradient, OfSparseAttention) {
 }
 
 TEST(LanguageModelGradient, OfFullAttention) {
-  AttentionKind kind = AttentionKind::full(2, 1, 8, tokens);
+  AttentionKind kind = AttentionKind::nsa(2, 1, 8).full(tokens);
   kind.options.dtype = DType::f64;
   check(kind);
 }

@@ -1,0 +1,23 @@
+#include "examples/model/operations.hpp"
+
+#include <algorithm>
+
+namespace model {
+
+void* Operations::allocate(std::size_t bytes) {
+  void* memory = allocate_on_device(bytes);
+  used_bytes_ += bytes;
+  peak_bytes_ = std::max(peak_bytes_, used_bytes_);
+  return memory;
+}
+
+void Operations::release(void* pointer, std::size_t bytes) noexcept {
+  release_on_device(pointer);
+  used_bytes_ -= bytes;
+}
+
+std::unique_ptr<Operations> make_operations(cpnsa::Device& device, DType dtype) {
+  return device.name() == "cuda" ? make_cuda_operations(device, dtype) : make_cpu_operations(device, dtype);
+}
+
+}  // namespace model
