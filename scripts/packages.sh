@@ -4,6 +4,9 @@
 packages=(g++ cmake ninja-build libopenmpi-dev openmpi-bin libgtest-dev libgmock-dev nlohmann-json3-dev libcli11-dev
           libfmt-dev libeigen3-dev)
 
+# For the tests of the Python package; Debian's PyTorch is 1.13, the oldest that it works with.
+python_packages=(python3-dev python3-venv python3-numpy python3-pytest python3-torch)
+
 fail() {
   echo "${0##*/}: error: $*" >&2
   exit 1
@@ -42,6 +45,17 @@ provide_cmake() {
   { python3 -m venv build/cmake && build/cmake/bin/pip --quiet install "cmake>=$needed,<4"; } ||
     fail "CMake $needed or newer is needed, this system has ${found:-none}, and PyPI could not provide it"
   PATH="$PWD/build/cmake/bin:$PATH"
+}
+
+# A virtual environment over the system's Python with what builds the Python package; sets `python`. Fails where PyPI
+# provides no nanobind.
+provide_python() {
+  local environment=$PWD/build/python-environment
+  install_missing "${python_packages[@]}"
+  python=$environment/bin/python
+  if "$python" -c 'import nanobind, scikit_build_core' 2> /dev/null; then return; fi
+  /usr/bin/python3 -m venv --system-site-packages "$environment" &&
+    "$python" -m pip --quiet install 'nanobind>=2.5' 'scikit-build-core>=0.10'
 }
 
 # Where nvcc is, if this machine has one; puts it on the path.

@@ -50,12 +50,18 @@ run_tests() {  # PRESET [ctest options]
 install_missing "${packages[@]}"
 provide_cmake
 mkdir -p build
+python_options=()
+if provide_python; then
+  python_options=(-DCPNSA_PYTHON=ON "-DPython_EXECUTABLE=$python")
+else
+  not_run+=("Python package: found no nanobind and scikit-build-core to build it with")
+fi
 
 # Where there is a CUDA compiler, its build is the CPU's and more.
 preset=cpu
 if ! find_nvcc > /dev/null; then
   not_run+=("CUDA build: found no nvcc")
-elif configure cuda; then
+elif configure cuda "${python_options[@]}"; then
   preset=cuda
 else
   not_run+=("CUDA build: the preset cuda does not configure here: $(grep -m1 -A1 'CMake Error' build/cuda.configure.log |
@@ -69,12 +75,12 @@ if [ $preset = cuda ]; then
   passed
 else
   begin "CPU, threads and MPI (preset cpu): build"
-  configure cpu || { cat build/cpu.configure.log; exit 1; }
+  configure cpu "${python_options[@]}" || { cat build/cpu.configure.log; exit 1; }
   build cpu
   passed
 fi
 
-begin "CPU, threads and MPI: all tests"
+begin "CPU, threads, MPI and Python: all tests"
 run_tests $preset --label-exclude gpu
 passed
 

@@ -1,0 +1,53 @@
+"""Native Sparse Attention (arXiv 2502.11089), forward and backward, over sequences sharded across ranks.
+
+cpnsa.numpy works on NumPy arrays, cpnsa.torch on PyTorch tensors and torch.distributed process groups. This module has
+what they share; none of it imports either framework.
+"""
+
+from ._core import (
+    Attention,
+    Buffer,
+    Communicator,
+    Config,
+    Device,
+    Partition,
+    Saved,
+    cpu_device,
+    cuda_device,
+    has_cuda,
+    threads_communicators,
+)
+from .errors import (
+    ArgumentError,
+    CommunicationError,
+    ConfigError,
+    DeadlineError,
+    DeviceError,
+    Error,
+    MismatchError,
+    UnsupportedError,
+)
+from .version import __version__
+
+__all__ = [
+    "ArgumentError",
+    "Attention",
+    "Buffer",
+    "CommunicationError",
+    "Communicator",
+    "Config",
+    "ConfigError",
+    "DeadlineError",
+    "Device",
+    "DeviceError",
+    "Error",
+    "MismatchError",
+    "Partition",
+    "Saved",
+    "UnsupportedError",
+    "__version__",
+    "cpu_device",
+    "cuda_device",
+    "has_cuda",
+    "threads_communicators",
+]

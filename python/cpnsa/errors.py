@@ -1,0 +1,33 @@
+"""What the library raises. The message says what was found, what was expected, and on which rank."""
+
+
+class Error(RuntimeError):
+    """Base of everything that the library raises."""
+
+
+class ConfigError(Error, ValueError):
+    """A hyperparameter that breaks the algorithm's rules."""
+
+
+class ArgumentError(Error, ValueError):
+    """A tensor, group or partition that does not fit, or a handle used after close()."""
+
+
+class UnsupportedError(Error, NotImplementedError):
+    """A valid request that this device or build cannot serve; the message lists what is supported."""
+
+
+class MismatchError(Error):
+    """Ranks that were given different configurations, sequences or orders of calls."""
+
+
+class CommunicationError(Error):
+    """A transport failed, or another rank gave up."""
+
+
+class DeadlineError(CommunicationError, TimeoutError):
+    """A wait for another rank outlasted the communicator's deadline."""
+
+
+class DeviceError(Error):
+    """The compute device reported a failure."""

@@ -1,0 +1,74 @@
+"""The tensors of a step in the order that the C++ interface takes them in; shapes in docs/algorithm.md."""
+
+from ._core import tensor_names as names
+from .errors import ArgumentError
+
+branches = ("cmp", "slc", "win")
+parameter_names = ("pos", "weight", "w1", "b1", "w2", "b2")
+
+if len(names) != 1 + 3 + 3 + 1 + 2 * len(parameter_names):
+    raise ImportError("cpnsa: the extension module and the Python files are of different versions")
+
+
+def of_branches(name, tensors):
+    """The compressed, selected and window branch's tensor, of one tensor for all or a sequence of three."""
+    if isinstance(tensors, (tuple, list)):
+        if len(tensors) != len(branches):
+            raise ArgumentError(f"{name}: found {len(tensors)} tensors, expected 1 or {len(branches)}, for {branches}")
+        return tuple(tensors)
+    return (tensors,) * len(branches)
+
+
+def of_compressor(name, parameters):
+    parameters = {} if parameters is None else dict(parameters)
+    unknown = sorted(set(parameters) - set(parameter_names))
+    if unknown:
+        raise ArgumentError(f"{name}: found {unknown[0]!r}, expected of {', '.join(parameter_names)}")
+    return tuple(parameters.get(key) for key in parameter_names)
+
+
+def flat(q, k, v, gate, compress_k=None, compress_v=None):
+    """All tensors of a step, in the order of `names`."""
+    return (
+        (q,)
+        + of_branches("k", k)
+        + of_branches("v", v)
+        + (gate,)
+        + of_compressor("compress_k", compress_k)
+        + of_compressor("compress_v", compress_v)
+    )
+
+
+def places(k, v, flat):
+    """For each of the flat tensors the number of the tensor that it is: one number where one was given for all branches,
+    -1 where none was given."""
+    numbers = []
+    next_number = 0
+    for index, tensor in enumerate(flat):
+        shared = (index in (2, 3) and not isinstance(k, (tuple, list))) or (
+            index in (5, 6) and not isinstance(v, (tuple, list)))
+        if tensor is None:
+            numbers.append(-1)
+        elif shared:
+            numbers.append(numbers[-1])
+        else:
+            numbers.append(next_number)
+            next_number += 1
+    return tuple(numbers)
+
+
+first_parameter = names.index("compress_k_pos")
+
+
+def shared_gradients(inputs, allocate):
+    """Gradients of the flat inputs: one for branches that share a tensor, which then receives their sum."""
+    made = {}
+    gradients = []
+    for index, tensor in enumerate(inputs):
+        if tensor is None:
+            gradients.append(None)
+            continue
+        if id(tensor) not in made:
+            made[id(tensor)] = allocate(tensor, index >= first_parameter)
+        gradients.append(made[id(tensor)])
+    return tuple(gradients)

@@ -1,0 +1,158 @@
+"""How attention runs over one packed sequence: made once, used by any number of layers and steps."""
+
+import itertools
+import weakref
+
+import torch
+
+from .. import _core, tensors
+from ..errors import ArgumentError
+from .groups import communicator_of
+
+_plans = weakref.WeakValueDictionary()  # by handle, for compiled graphs, which carry numbers and tensors
+_handles = itertools.count(1)
+_devices = {}
+
+partitions = {
+    "zigzag": _core.Partition.zigzag,
+    "contiguous": _core.Partition.contiguous,
+    "zigzag_per_document": _core.Partition.zigzag_per_document,
+}
+
+
+def of_handle(handle):
+    plan = _plans.get(handle)
+    if plan is None:
+        raise ArgumentError(f"plan: found handle {handle}, whose plan is gone, expected that of a living one")
+    return plan
+
+
+def _device_of(device):
+    """One library device a card and process."""
+    if device not in _devices:
+        if device.type == "cpu":
+            _devices[device] = _core.cpu_device()
+        elif device.type == "cuda":
+            _devices[device] = _core.cuda_device(device.index)
+        else:
+            raise ArgumentError(f"device: found {device}, expected cpu or cuda")
+    return _devices[device]
+
+
+def _indexed(device):
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu") if device.type == "cpu" else device
+
+
+class Plan:
+    """Attention over the packed sequence that `cu_seqlens` bounds, sharded over `group` by `partition`.
+
+    Collective: every rank of the group makes the same plans in the same order. `group` is a process group, a
+    one-dimensional DeviceMesh, or None for this process alone; `partition` is "zigzag", "contiguous",
+    "zigzag_per_document" (Megatron's layout), or a cpnsa.Partition. `dtype` is the type of q, k, v and gate.
+    `backward=False` keeps nothing for a backward; `refetch_blocks=False` keeps other ranks' blocks for it, which are sent
+    twice otherwise; `recompute_branches` keeps no branch's output, but computes them again. With 
+    `sum_parameter_gradients` the compressors' gradients are summed over the group here; without it they are this rank's
+    share, as those of all other parameters are.
+    """
+
+    def __init__(self, config, cu_seqlens, *, group=None, dtype=torch.float32, device="cpu", partition="zigzag",
+                 exchange="auto", backward=True, refetch_blocks=True, recompute_branches=False,
+                 sum_parameter_gradients=False, timing=False, deadline=None):
+        from . import dtype_names
+
+        if dtype not in dtype_names:
+            raise ArgumentError(f"dtype: found {dtype}, expected float64, float32, bfloat16 or float16")
+        self.config = config
+        self.dtype = dtype
+        self.device = _indexed(device)
+        self.backward = backward
+        library_device = _device_of(self.device)
+        self.communicator = communicator_of(group, self.device, deadline)
+        if isinstance(partition, str):
+            if partition not in partitions:
+                raise ArgumentError(f"partition: found {partition!r}, expected one of {', '.join(partitions)}, or a "
+                                    "cpnsa.Partition")
+            bounds = cu_seqlens.tolist() if hasattr(cu_seqlens, "tolist") else list(cu_seqlens)
+            partition = partitions[partition](bounds, config.select_block, self.communicator.size)
+        self.partition = partition
+        self._attention = _core.Attention(
+            config, partition, library_device, self.communicator, dtype=dtype_names[dtype], exchange=exchange,
+            backward=backward, refetch_blocks=refetch_blocks, recompute_branches=recompute_branches,
+            sum_parameter_gradients=sum_parameter_gradients, timing=timing)
+        self.row_count = self._attention.rows
+        self.saved_bytes = self._attention.saved_bytes
+        self.workspace_bytes = self._attention.workspace_bytes
+        self.head_dim_v = config.head_dim_v  # plain numbers: compilers do not look into a Config
+        self.out_shape = (self.row_count, config.num_q_heads, config.head_dim_v)
+        self._rows = self._positions = None
+        self.handle = next(_handles)
+        _plans[self.handle] = self
+
+    # --- the caller's data -------------------------------------------------------------------------------------
+
+    @property
+    def rows(self):
+        """The token of the packed sequence that each local row is: int64 [rows], on the plan's device."""
+        if self._rows is None:
+            self._rows = torch.from_dlpack(self.partition.global_rows(self.communicator.rank)).to(self.device)
+        return self._rows
+
+    @property
+    def positions(self):
+        """Each local row's position in its document, e.g. for rotary embeddings: int64 [rows]."""
+        if self._positions is None:
+            bounds = torch.tensor(self.partition.cu_seqlens, device=self.device)
+            self._positions = self.rows - bounds[torch.bucketize(self.rows, bounds, right=True) - 1]
+        return self._positions
+
+    def shard(self, packed, dim=0):
+        """This rank's rows of a tensor that every rank has whole."""
+        if packed.shape[dim] != self.partition.tokens:
+            raise ArgumentError(f"shard: found {packed.shape[dim]} tokens in dimension {dim}, expected "
+                                f"{self.partition.tokens}")
+        return packed.index_select(dim, self.rows.to(packed.device))
+
+    # --- a step ------------------------------------------------------------------------------------------------
+
+    def statistics(self):
+        """What the last forward and the backward after it did on this rank; waits for them."""
+        return self._attention.statistics()
+
+    def close(self):
+        """Frees what the plan holds; a later call raises ArgumentError."""
+        self._attention.close()
+
+    def forward(self, inputs, selected=None):
+        """out, and what a backward needs: the library's Saved and its memory."""
+        out = torch.empty(self.out_shape, dtype=self.dtype, device=self.device)
+        # Of PyTorch's caching allocator, which may hand them on as soon as this stream has passed the step.
+        workspace = torch.empty(self.workspace_bytes, dtype=torch.uint8, device=self.device)
+        memory = torch.empty(self.saved_bytes, dtype=torch.uint8, device=self.device)
+        state = _core.Saved() if self.backward else None
+        self._attention.forward(inputs, out, selected, state, memory, workspace, self._stream())
+        return out, state, memory
+
+    def backward_step(self, inputs, dout, state, memory, wanted):
+        """Gradients of the flat `inputs`, None for parameters that are not in `wanted`."""
+        made = {}
+
+        def gradient(index, tensor):
+            if tensor is None or (index >= tensors.first_parameter and not wanted[index]):
+                return None
+            if id(tensor) not in made:  # branches that share a tensor get their sum
+                dtype = self.dtype
+                if index >= tensors.first_parameter and dtype != torch.float64:
+                    dtype = torch.float32
+                made[id(tensor)] = torch.empty(tensor.shape, dtype=dtype, device=self.device)
+            return made[id(tensor)]
+
+        gradients = tuple(gradient(index, tensor) for index, tensor in enumerate(inputs))
+        workspace = torch.empty(self.workspace_bytes, dtype=torch.uint8, device=self.device)
+        self._attention.backward(inputs, dout, state, memory, gradients, workspace, self._stream())
+        return gradients
+
+    def _stream(self):
+        return torch.cuda.current_stream(self.device).cuda_stream if self.device.type == "cuda" else 0

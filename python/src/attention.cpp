@@ -1,0 +1,240 @@
+#include "src/attention.hpp"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
+
+#include <array>
+#include <string>
+
+#include "src/names.hpp"
+#include "src/tensor.hpp"
+
+namespace cpnsa::python {
+namespace {
+
+// Python hands over tensors, or gradients, as one sequence in this order; None is "not given".
+constexpr std::array tensor_names{"q",
+                                  "k_cmp",
+                                  "k_slc",
+                                  "k_win",
+                                  "v_cmp",
+                                  "v_slc",
+                                  "v_win",
+                                  "gate",
+                                  "compress_k_pos",
+                                  "compress_k_weight",
+                                  "compress_k_w1",
+                                  "compress_k_b1",
+                                  "compress_k_w2",
+                                  "compress_k_b2",
+                                  "compress_v_pos",
+                                  "compress_v_weight",
+                                  "compress_v_w1",
+                                  "compress_v_b1",
+                                  "compress_v_w2",
+                                  "compress_v_b2"};
+
+template <class Tensors>
+std::array<TensorView*, tensor_names.size()> places(Tensors& to) {
+  return {&to.q,
+          &to.k.cmp,
+          &to.k.slc,
+          &to.k.win,
+          &to.v.cmp,
+          &to.v.slc,
+          &to.v.win,
+          &to.gate,
+          &to.compress_k.pos,
+          &to.compress_k.weight,
+          &to.compress_k.w1,
+          &to.compress_k.b1,
+          &to.compress_k.w2,
+          &to.compress_k.b2,
+          &to.compress_v.pos,
+          &to.compress_v.weight,
+          &to.compress_v.w1,
+          &to.compress_v.b1,
+          &to.compress_v.w2,
+          &to.compress_v.b2};
+}
+
+template <class Tensors>
+Tensors tensors_of(nb::sequence sequence, const Device& device, bool gradients) {
+  const std::size_t count = nb::len(sequence);
+  if (count != tensor_names.size())
+    throw ArgumentError(fmt::format("tensors: found {}, expected {}", count, tensor_names.size()));
+  Tensors tensors;
+  const auto to = places(tensors);
+  for (std::size_t i = 0; i < count; ++i) {
+    const nb::object tensor = sequence[i];
+    *to[i] = view_of(tensor, std::string(gradients ? "d" : "") + tensor_names[i], device, gradients);
+  }
+  return tensors;
+}
+
+/// Runs `read`, which turns arguments into views; returns what is wrong with them. The other ranks make the call all
+/// the same, and are to learn of it.
+template <class Read>
+std::string problem_of(const Read& read) {
+  try {
+    read();
+    return {};
+  } catch (const Error& error) {
+    return error.what();
+  } catch (const nb::python_error& error) {
+    return error.what();
+  }
+}
+
+nb::dict dictionary_of(const Statistics& statistics) {
+  nb::dict received, predicted, seconds, all;
+  for (int i = 0; i < traffic_kinds; ++i) {
+    const auto name = std::string(name_of(static_cast<Traffic>(i)));
+    received[name.c_str()] = statistics.bytes_received[static_cast<std::size_t>(i)];
+    predicted[name.c_str()] = statistics.bytes_predicted[static_cast<std::size_t>(i)];
+  }
+  for (int i = 0; i < stage_count; ++i)
+    seconds[std::string(name_of(static_cast<Stage>(i))).c_str()] = statistics.seconds[static_cast<std::size_t>(i)];
+  all["exchange"] = std::string(name_of(statistics.exchange));
+  all["bytes_received"] = received;
+  all["bytes_predicted"] = predicted;
+  all["blocks_needed"] = statistics.blocks_needed;
+  all["blocks_fetched"] = statistics.blocks_fetched;
+  all["workspace_bytes"] = statistics.workspace_bytes;
+  all["seconds"] = seconds;
+  return all;
+}
+
+}  // namespace
+
+SharedAttention::SharedAttention(const Config& config, const Partition& partition, std::shared_ptr<Device> device,
+                                 const SharedCommunicator& communicator, const AttentionOptions& options)
+    : config_(config),
+      device_(std::move(device)),
+      communicator_(communicator.get()),
+      communicator_owner_(communicator.owner()) {
+  const nb::gil_scoped_release released;
+  attention_ = std::make_unique<Attention>(config, partition, *device_, *communicator_, options);
+}
+
+SharedAttention::~SharedAttention() {
+  const nb::gil_scoped_release released;
+  attention_.reset();
+  communicator_.reset();
+}
+
+Attention& SharedAttention::open() const {
+  if (!attention_) throw ArgumentError("attention: found one that was closed, expected an open one");
+  return *attention_;
+}
+
+void SharedAttention::close() {
+  const nb::gil_scoped_release released;
+  const std::lock_guard lock(mutex_);
+  attention_.reset();
+}
+
+void SharedAttention::refuse(const std::string& problem) {
+  open().refuse(problem);
+  throw ArgumentError(problem);
+}
+
+/// int32 [rows, G, n], or none.
+std::int32_t* SharedAttention::selection(nb::handle object) const {
+  if (object.is_none()) return nullptr;
+  const auto count = static_cast<std::size_t>(open().rows() * config_.num_kv_heads * config_.select_count);
+  return static_cast<std::int32_t*>(indices_of(object, "selected", *device_, count));
+}
+
+void SharedAttention::forward(nb::sequence inputs, nb::handle out, nb::handle selected, Saved* saved,
+                              nb::handle saved_memory, nb::handle workspace, std::uintptr_t stream) {
+  Attention& attention = open();
+  AttentionInputs in;
+  TensorView result;
+  std::int32_t* indices = nullptr;
+  void *kept = nullptr, *work = nullptr;
+  const std::string problem = problem_of([&] {
+    in = tensors_of<AttentionInputs>(inputs, *device_, false);
+    result = view_of(out, "out", *device_, true);
+    indices = selection(selected);
+    if (saved) kept = memory_of(saved_memory, "saved", *device_, attention.saved_bytes());
+    work = memory_of(workspace, "workspace", *device_, attention.workspace_bytes());
+  });
+  const nb::gil_scoped_release released;
+  const std::lock_guard lock(mutex_);
+  if (!problem.empty()) refuse(problem);
+  if (saved) saved->forward->memory = kept;
+  open().forward(in, result, indices, saved ? saved->forward.get() : nullptr, work, {reinterpret_cast<void*>(stream)});
+}
+
+void SharedAttention::backward(nb::sequence inputs, nb::handle dout, const Saved& saved, nb::handle saved_memory,
+                               nb::sequence gradients, nb::handle workspace, std::uintptr_t stream) {
+  Attention& attention = open();
+  AttentionInputs in;
+  AttentionGradients to;
+  TensorView from;
+  void* work = nullptr;
+  const std::string problem = problem_of([&] {
+    in = tensors_of<AttentionInputs>(inputs, *device_, false);
+    from = view_of(dout, "dout", *device_, false);
+    to = tensors_of<AttentionGradients>(gradients, *device_, true);
+    saved.forward->memory = memory_of(saved_memory, "saved", *device_, attention.saved_bytes());
+    work = memory_of(workspace, "workspace", *device_, attention.workspace_bytes());
+  });
+  const nb::gil_scoped_release released;
+  const std::lock_guard lock(mutex_);
+  if (!problem.empty()) refuse(problem);
+  open().backward(in, from, *saved.forward, to, work, {reinterpret_cast<void*>(stream)});
+}
+
+Statistics SharedAttention::statistics() {
+  const nb::gil_scoped_release released;
+  const std::lock_guard lock(mutex_);
+  return open().statistics();
+}
+
+void bind_attention(nb::module_& module) {
+  using namespace nb::literals;
+  nb::list names;
+  for (const char* name : tensor_names) names.append(name);
+  module.attr("tensor_names") = nb::tuple(names);
+
+  nb::class_<SharedAttention>(module, "Attention",
+                              "One attention layer over a sequence sharded over the ranks of a communicator. Making "
+                              "it, forward() and backward() are collective.")
+      .def(
+          "__init__",
+          [](SharedAttention* self, const Config& config, const Partition& partition, std::shared_ptr<Device> device,
+             const SharedCommunicator& communicator, std::string_view dtype, std::string_view exchange,
+             std::optional<std::string> gradient_dtype, bool backward, bool refetch_blocks, bool recompute_branches,
+             bool sum_parameter_gradients, bool timing) {
+            AttentionOptions options;
+            options.dtype = dtype_named("dtype", dtype);
+            options.exchange = named("exchange", exchange, {Exchange::automatic, Exchange::fetch, Exchange::gather});
+            if (gradient_dtype) options.gradient_dtype = dtype_named("gradient_dtype", *gradient_dtype);
+            options.backward = backward;
+            options.refetch_blocks = refetch_blocks;
+            options.recompute_branches = recompute_branches;
+            options.sum_parameter_gradients = sum_parameter_gradients;
+            options.timing = timing;
+            new (self) SharedAttention(config, partition, std::move(device), communicator, options);
+          },
+          "config"_a, "partition"_a, "device"_a, "communicator"_a, nb::kw_only(), "dtype"_a, "exchange"_a = "auto",
+          "gradient_dtype"_a = nb::none(), "backward"_a = true, "refetch_blocks"_a = true,
+          "recompute_branches"_a = false, "sum_parameter_gradients"_a = false, "timing"_a = false)
+      .def("forward", &SharedAttention::forward, "inputs"_a, "out"_a, "selected"_a.none(), "saved"_a.none(),
+           "saved_memory"_a.none(), "workspace"_a.none(), "stream"_a)
+      .def("backward", &SharedAttention::backward, "inputs"_a, "dout"_a, "saved"_a, "saved_memory"_a.none(),
+           "gradients"_a, "workspace"_a.none(), "stream"_a)
+      .def("statistics", [](SharedAttention& self) { return dictionary_of(self.statistics()); })
+      .def("close", &SharedAttention::close)
+      .def_prop_ro("rows", &SharedAttention::rows)
+      .def_prop_ro("workspace_bytes", &SharedAttention::workspace_bytes)
+      .def_prop_ro("saved_bytes", &SharedAttention::saved_bytes);
+}
+
+}  // namespace cpnsa::python

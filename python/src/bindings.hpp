@@ -1,0 +1,19 @@
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace cpnsa::python {
+
+namespace nb = nanobind;
+
+// One a file, each adds its types to the module.
+void bind_errors(nb::module_& module);
+void bind_config(nb::module_& module);
+void bind_partition(nb::module_& module);
+void bind_device(nb::module_& module);
+void bind_communicator(nb::module_& module);
+void bind_tensor(nb::module_& module);
+void bind_saved(nb::module_& module);
+void bind_attention(nb::module_& module);
+
+}  // namespace cpnsa::python

@@ -1,0 +1,137 @@
+#include "src/communicator.hpp"
+
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
+#include <nanobind/stl/vector.h>
+
+#include <chrono>
+#include <cmath>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "cpnsa/callbacks/communicator.hpp"
+#include "cpnsa/threads/communicator.hpp"
+#include "src/names.hpp"
+
+namespace cpnsa::python {
+namespace {
+
+std::vector<SharedCommunicator> threads_communicators(int ranks) {
+  if (ranks < 1) throw ArgumentError(fmt::format("ranks: found {}, expected at least 1", ranks));
+  std::vector<SharedCommunicator> all;
+  for (auto& one : threads::make_communicators(ranks)) all.emplace_back(std::move(one), nb::object());
+  return all;
+}
+
+/// Python functions that C++ calls and lets go of on threads that do not hold the interpreter's lock.
+class Functions {
+ public:
+  Functions(nb::object exchange, nb::object all_gather, nb::object set_deadline)
+      : exchange_(std::move(exchange)), all_gather_(std::move(all_gather)), set_deadline_(std::move(set_deadline)) {}
+  Functions(const Functions&) = delete;
+  Functions& operator=(const Functions&) = delete;
+  ~Functions() {
+    if (!Py_IsInitialized()) {  // nothing of Python is left to be let go of
+      exchange_.release(), all_gather_.release(), set_deadline_.release();
+      return;
+    }
+    const nb::gil_scoped_acquire held;
+    exchange_.reset(), all_gather_.reset(), set_deadline_.reset();
+  }
+
+  void exchange(std::span<const SendMessage> sends, std::span<const ReceiveMessage> receives) const {
+    call([&] {
+      nb::list to, from;
+      for (const SendMessage& message : sends)
+        to.append(nb::make_tuple(message.peer, memory(const_cast<void*>(message.data), message.bytes)));
+      for (const ReceiveMessage& message : receives)
+        from.append(nb::make_tuple(message.peer, memory(message.data, message.bytes)));
+      exchange_(to, from);
+    });
+  }
+
+  void all_gather(std::byte* all, std::size_t bytes, int ranks) const {
+    call([&] { all_gather_(memory(all, bytes * static_cast<std::size_t>(ranks)), bytes); });
+  }
+
+  void set_deadline(std::chrono::milliseconds deadline) const {
+    call([&] { set_deadline_(static_cast<double>(deadline.count()) * 1e-3); });
+  }
+
+ private:
+  /// Writable, also where the function only reads: PyTorch warns of memory that is not.
+  static nb::object memory(void* data, std::size_t bytes) {
+    return nb::steal(PyMemoryView_FromMemory(static_cast<char*>(data), static_cast<Py_ssize_t>(bytes), PyBUF_WRITE));
+  }
+
+  /// What a function raises becomes text here: it may pass threads that cannot hold a Python exception.
+  template <class Body>
+  static void call(const Body& body) {
+    const nb::gil_scoped_acquire held;
+    try {
+      body();
+    } catch (nb::python_error& error) {
+      const nb::object deadline = nb::module_::import_("cpnsa.errors").attr("DeadlineError");
+      if (error.matches(deadline)) throw DeadlineError(nb::str(error.value()).c_str());
+      throw CommunicationError(error.what());
+    }
+  }
+
+  nb::object exchange_;
+  nb::object all_gather_;
+  nb::object set_deadline_;
+};
+
+SharedCommunicator callback_communicator(int rank, int size, nb::object exchange, nb::object all_gather,
+                                         nb::object set_deadline, nb::object owner) {
+  const auto functions =
+      std::make_shared<Functions>(std::move(exchange), std::move(all_gather), std::move(set_deadline));
+  callbacks::Callbacks callbacks;
+  callbacks.exchange = [functions](auto sends, auto receives) { functions->exchange(sends, receives); };
+  callbacks.all_gather = [functions, size](std::byte* all, std::size_t bytes) {
+    functions->all_gather(all, bytes, size);
+  };
+  callbacks.set_deadline = [functions](std::chrono::milliseconds deadline) { functions->set_deadline(deadline); };
+  return {callbacks::make_communicator(rank, size, std::move(callbacks)), std::move(owner)};
+}
+
+}  // namespace
+
+std::chrono::milliseconds deadline_of(double seconds) {
+  if (!std::isfinite(seconds) || seconds <= 0 || seconds > 1e9)
+    throw ArgumentError(fmt::format("deadline: found {} seconds, expected a positive number", seconds));
+  return std::chrono::milliseconds(std::max<std::int64_t>(1, static_cast<std::int64_t>(seconds * 1e3)));
+}
+
+void bind_communicator(nb::module_& module) {
+  using namespace nb::literals;
+  nb::class_<SharedCommunicator>(module, "Communicator", "Moves bytes between ranks.")
+      .def_prop_ro("name", [](const SharedCommunicator& self) { return self.get()->name(); })
+      .def_prop_ro("rank", [](const SharedCommunicator& self) { return self.get()->rank(); })
+      .def_prop_ro("size", [](const SharedCommunicator& self) { return self.get()->size(); })
+      .def(
+          "set_deadline",
+          [](const SharedCommunicator& self, double seconds) { self.get()->set_deadline(deadline_of(seconds)); },
+          "seconds"_a, "Longest time that one wait for other ranks may take; 300 seconds unless set.")
+      .def("barrier",
+           [](const SharedCommunicator& self) {
+             const auto communicator = self.get();
+             const nb::gil_scoped_release released;
+             communicator->barrier();
+           })
+      .def(
+          "abort", [](const SharedCommunicator& self, std::string_view reason) { self.get()->abort(reason); },
+          "reason"_a, "Ends the ranks' present and later waits with this reason, as far as the transport reaches them.")
+      .def("close", &SharedCommunicator::close, "Lets go of it; layers that were made with it keep it.");
+  module.def("callback_communicator", &callback_communicator, "rank"_a, "size"_a, "exchange"_a, "all_gather"_a,
+             "set_deadline"_a, "owner"_a = nb::none(),
+             "Over Python functions: exchange([(peer, memory)...] to send, [...] to receive), all_gather(memory of all "
+             "parts, bytes a part), set_deadline(seconds). They return when all has arrived; memory is valid until "
+             "then. DeadlineError stays one, anything else that they raise becomes a CommunicationError.");
+  module.def("threads_communicators", &threads_communicators, "ranks"_a,
+             "Communicators of ranks that are threads of this process; index = rank.");
+}
+
+}  // namespace cpnsa::python

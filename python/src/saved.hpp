@@ -1,0 +1,15 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "cpnsa/attention.hpp"
+
+namespace cpnsa::python {
+
+/// What a forward leaves for its backward, less its device memory, which is a tensor of the caller's framework.
+struct Saved {
+  std::shared_ptr<SavedForward> forward = std::make_shared<SavedForward>();
+};
+
+}  // namespace cpnsa::python

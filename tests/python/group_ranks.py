@@ -1,0 +1,161 @@
+"""What each process of test_groups.py does: group_ranks.py RANK RANKS FOLDER. Its results go to FOLDER/RANK.json."""
+
+import datetime
+import json
+import pathlib
+import sys
+import time
+
+import torch
+import torch.distributed as dist
+
+import cpnsa
+import cpnsa.torch
+
+keys = dict(num_q_heads=4, num_kv_heads=2, head_dim_qk=4, head_dim_v=3, compress_block=4, compress_stride=2,
+            select_block=4, select_count=3, init_blocks=1, local_blocks=1, window=5, compress_hidden_k=6,
+            compress_hidden_v=6)
+cu_seqlens = [0, 7, 60, 91]
+T = cu_seqlens[-1]
+
+
+def layer_of(group=None, **options):
+    torch.manual_seed(5)
+    return cpnsa.torch.NativeSparseAttention(16, cpnsa.Config(**keys), group=group, dtype=torch.float64, **options)
+
+
+def sequence():
+    return torch.randn(T, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+
+
+def step(layer, run):
+    layer.zero_grad()
+    x = sequence().requires_grad_()
+    plan = layer.plan(cu_seqlens)
+    out = run(plan.shard(x))
+    (out * plan.shard(torch.linspace(1, 2, T, dtype=torch.float64))[:, None]).sum().backward()
+    return plan, out.detach(), x.grad, {name: parameter.grad.clone() for name, parameter in layer.named_parameters()}
+
+
+def summed(tensor, group):
+    tensor = tensor.clone()
+    dist.all_reduce(tensor, group=group)
+    return tensor
+
+
+def error_of(found, expected):
+    return ((found - expected).norm() / expected.norm().clamp(min=1e-2)).item()
+
+
+def against_one_rank(group, **options):
+    """Largest relative error of output and gradients, summed over the group, against one rank's."""
+    layer = layer_of(group, **options)
+    plan, out, dx, gradients = step(layer, lambda x: layer(x, cu_seqlens))
+    whole = torch.zeros(T, 16, dtype=torch.float64)
+    whole[plan.rows] = out
+    alone = layer_of()
+    _, expected, expected_dx, expected_gradients = step(alone, lambda x: alone(x, cu_seqlens))
+    errors = [error_of(summed(whole, group), expected), error_of(summed(dx, group), expected_dx)]
+    errors += [error_of(summed(gradients[name], group), expected_gradients[name]) for name in gradients]
+    assert all(torch.isfinite(tensor).all() for tensor in gradients.values())
+    return max(errors)
+
+
+def raised(body):
+    try:
+        body()
+    except cpnsa.Error as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def checks(rank, ranks):
+    world = dist.group.WORLD
+    results = {}
+    for partition in ("zigzag", "contiguous", "zigzag_per_document"):
+        results[f"world {partition}"] = against_one_rank(world, partition=partition)
+    results["gather"] = against_one_rank(world, exchange="gather")
+
+    # Context parallelism inside other parallelisms: neighbours, and every second one; all groups at work at once.
+    halves = [dist.new_group([0, 1]), dist.new_group([2, 3])]
+    strided = [dist.new_group([0, 2]), dist.new_group([1, 3])]
+    alone = [dist.new_group([one]) for one in range(ranks)]
+    results["halves"] = against_one_rank(halves[rank // 2])
+    results["strided"] = against_one_rank(strided[rank % 2])
+    results["alone"] = against_one_rank(alone[rank])
+    results["not a member"] = raised(lambda: cpnsa.torch.communicator_of(halves[1 - rank // 2], "cpu"))
+
+    # Sums inside the library are the all-reduce of what each rank has.
+    tensors = {}
+    for sums in (False, True):
+        layer = layer_of(world)
+        plan = cpnsa.torch.Plan(layer.config, cu_seqlens, group=world, dtype=torch.float64, sum_parameter_gradients=sums)
+        layer(plan.shard(sequence()), plan=plan).sum().backward()
+        gradient = layer.compress_v.w1.grad
+        tensors[sums] = gradient if sums else summed(gradient, world)
+    results["sums"] = error_of(tensors[True], tensors[False])
+
+    layer = layer_of(world)
+    from torch.utils.checkpoint import checkpoint
+
+    expected = step(layer, lambda x: layer(x, cu_seqlens))[3]
+    found = step(layer, lambda x: checkpoint(layer, x, cu_seqlens, use_reentrant=False))[3]
+    results["checkpoint"] = all(torch.equal(found[name], expected[name]) for name in expected)
+
+    # Mistakes: every rank learns of them, and the group and the layer go on.
+    other = cpnsa.Config(**{**keys, "window": 5 + rank // 3})
+    results["configurations differ"] = raised(lambda: cpnsa.torch.Plan(other, cu_seqlens, group=world))
+    results["documents differ"] = raised(
+        lambda: cpnsa.torch.Plan(cpnsa.Config(**keys), [0, 90 + rank], group=world))
+    plan = layer.plan(cu_seqlens)
+    x = plan.shard(sequence())
+    results["wrong type on rank 2"] = raised(lambda: cpnsa.torch.attention(
+        plan, *(tensor.float() if rank == 2 and i == 0 else tensor for i, tensor in enumerate(layer_tensors(plan)))))
+    results["goes on"] = bool(torch.isfinite(layer(x, plan=plan)).all())
+    results["own messages"] = own_messages(rank, ranks)
+
+    plan.close()
+    results["closed"] = raised(lambda: layer(x, plan=plan))
+
+    # A rank that does not come; the last, since it ends the communicator.
+    communicator = cpnsa.torch.communicator_of(world, "cpu", deadline=2.0)
+    begin = time.monotonic()
+    if rank == 0:
+        time.sleep(4)
+    else:
+        results["late"] = raised(lambda: cpnsa.torch.Plan(cpnsa.Config(**keys), cu_seqlens, group=world))
+        results["late again"] = raised(communicator.barrier)
+        results["seconds"] = time.monotonic() - begin
+    return results
+
+
+def layer_tensors(plan):
+    rows = plan.row_count
+    shapes = ((rows, 4, 4), (rows, 2, 4), (rows, 2, 3), (rows, 4, 3))
+    tensors = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+    sides = [dict(cpnsa.torch.Compressor(plan.config, dim, 6, dtype=torch.float64).tensors()) for dim in (4, 3)]
+    return tensors + sides
+
+
+def own_messages(rank, ranks):
+    """The caller's own sends on the group are not mixed up with the library's."""
+    mine, theirs = torch.full((3,), float(rank)), torch.empty(3)
+    works = [dist.isend(mine, (rank + 1) % ranks), dist.irecv(theirs, (rank - 1) % ranks)]
+    layer = layer_of(dist.group.WORLD)
+    layer(layer.plan(cu_seqlens).shard(sequence()), cu_seqlens)
+    for work in works:
+        work.wait()
+    return theirs.tolist() == [float((rank - 1) % ranks)] * 3
+
+
+def main():
+    rank, ranks, folder = int(sys.argv[1]), int(sys.argv[2]), pathlib.Path(sys.argv[3])
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks,
+                            timeout=datetime.timedelta(seconds=60))
+    results = checks(rank, ranks)
+    (folder / f"{rank}.json").write_text(json.dumps(results))
+    cpnsa.torch.release()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""torch.distributed process groups on the CPU: four processes over gloo, against one rank alone."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+if not torch.distributed.is_available():
+    pytest.skip("this PyTorch has no torch.distributed", allow_module_level=True)
+
+ranks = 4
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("groups")
+    script = pathlib.Path(__file__).parent / "group_ranks.py"
+    processes = [subprocess.Popen([sys.executable, str(script), str(rank), str(ranks), str(folder)],
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for rank in range(ranks)]
+    try:
+        texts = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for rank, process in enumerate(processes):
+        assert process.returncode == 0, f"rank {rank}:\n{texts[rank]}"
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
+
+
+@pytest.mark.parametrize("name", ["world zigzag", "world contiguous", "world zigzag_per_document", "gather", "halves",
+                                  "strided", "alone", "sums"])
+def test_same_as_one_rank(results, name):
+    assert all(result[name] < 1e-12 for result in results)
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "goes on", "own messages"])
+def test_holds(results, name):
+    assert all(result[name] is True for result in results)
+
+
+@pytest.mark.parametrize("name, message", [
+    ("configurations differ", "MismatchError: rank 3: found \"window=6\", expected \"window=5\""),
+    ("documents differ", "MismatchError: rank 1: found \"tokens=91\""),
+    ("wrong type on rank 2", "ArgumentError: "),
+    ("closed", "ArgumentError: attention: found one that was closed"),
+    ("not a member", "ArgumentError: group: found"),
+])
+def test_mistakes_reach_every_rank(results, name, message):
+    assert all(message in result[name] for result in results), [result[name] for result in results]
+
+
+def test_the_rank_at_fault_is_named(results):
+    assert all("q: found f32" in result["wrong type on rank 2"] for result in results)
+    assert all("rank 2" in result["wrong type on rank 2"] for rank, result in enumerate(results) if rank != 2)
+
+
+def test_deadline(results):
+    for result in results[1:]:
+        assert "DeadlineError" in result["late"] and "waited 2 s" in result["late"], result["late"]
+        assert "waited 2 s" in result["late again"]  # it stays ended, with its reason
+        assert result["seconds"] < 20
