@@ -6,6 +6,7 @@
 #include <cmath>
 #include <map>
 
+#include "cpnsa/error.hpp"
 #include "text.hpp"
 
 namespace language_model {
@@ -39,6 +40,11 @@ std::string problem_of(const Options& options) {
     return wrong("--kv-heads", options.kv_heads, fmt::format("a divisor of --heads {}", options.heads));
   if (options.width % (2 * options.heads) != 0)
     return wrong("--width", options.width, fmt::format("a multiple of twice --heads {}", options.heads));
+  try {
+    options.attention().config.validate();
+  } catch (const cpnsa::ConfigError& error) {
+    return error.what();
+  }
   return {};
 }
 
@@ -117,6 +123,17 @@ std::string Options::describe() const {
       "select_block={} select_count={} window={} learning_rate={} seed={} {}",
       steps, tokens, layers, width, heads, kv_heads, full_attention ? "full" : "nsa", compress_block, compress_stride,
       select_block, select_count, window, learning_rate, seed, execution.describe());
+}
+
+model::AttentionKind Options::attention() const {
+  model::AttentionKind kind = model::AttentionKind::nsa(heads, kv_heads, width / heads);
+  kind.config.compress_block = compress_block;
+  kind.config.compress_stride = compress_stride;
+  kind.config.select_block = select_block;
+  kind.config.select_count = select_count;
+  kind.config.window = window;
+  kind.options.exchange = execution.exchange;
+  return full_attention ? kind.full(tokens) : kind;
 }
 
 CommandLine parse_command_line(int argc, char** argv) {

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "examples/model/sharded_attention.hpp"
 #include "tools/options.hpp"
 
 namespace language_model {
@@ -28,6 +29,9 @@ struct Options {
 
   /// Every option that must be the same on all ranks, on one line.
   std::string describe() const;
+
+  /// How a layer attends, but for the type.
+  model::AttentionKind attention() const;
 };
 
 /// What the command line says: options, a help text to print, or what is wrong with it.

@@ -60,9 +60,12 @@ void train(const Options& options, const cpnsa::tool::RankPlace& place) {
   std::vector<Curve> curves{{name, {}}};  // this run's, and those to compare it with
   std::optional<Text> text;
   std::optional<cpnsa::tool::Execution> execution;
+  std::unique_ptr<model::Operations> operations;
   cpnsa::tool::together(control, [&] {
     text.emplace(options.text, options.tokens);
     execution.emplace(options.execution, place);
+    operations = model::make_operations(execution->device(), execution->dtype());
+    execution->device().check_supported(options.attention().config, execution->dtype());
     if (first) {
       for (const std::string& path : options.compare) curves.push_back(read_curve(path));
       create_folder(options.out);
@@ -72,7 +75,7 @@ void train(const Options& options, const cpnsa::tool::RankPlace& place) {
   execution->connect();
 
   cpnsa::Communicator& communicator = execution->communicator();
-  Trainer trainer(options, *text, execution->device(), execution->dtype(), communicator);
+  Trainer trainer(options, *text, *operations, communicator);
   if (first) {
     fmt::print("{} ({}, {}), sequences of {} bytes, {} layers of width {}, {} parameters\n", name,
                execution->device().description(), communicator.name(), options.tokens, options.layers, options.width,
@@ -86,7 +89,7 @@ void train(const Options& options, const cpnsa::tool::RankPlace& place) {
     if (first) write_results(options, *text, curves);
     return std::string("results");
   });
-  if (first) print_summary(options, *text, curves.front(), seconds.count(), trainer.peak_bytes());
+  if (first) print_summary(options, *text, curves.front(), seconds.count(), operations->peak_bytes());
 }
 
 }  // namespace language_model

@@ -11,32 +11,25 @@ cpnsa::Partition partition_of(const Options& options, const cpnsa::Config& confi
 }
 
 model::AttentionKind attention_of(const Options& options, cpnsa::DType dtype) {
-  const std::int64_t head_dim = options.width / options.heads;
-  model::AttentionKind kind = model::AttentionKind::nsa(options.heads, options.kv_heads, head_dim);
-  kind.config.compress_block = options.compress_block;
-  kind.config.compress_stride = options.compress_stride;
-  kind.config.select_block = options.select_block;
-  kind.config.select_count = options.select_count;
-  kind.config.window = options.window;
-  kind.options.exchange = options.execution.exchange;
+  model::AttentionKind kind = options.attention();
   kind.options.dtype = dtype;
-  return options.full_attention ? kind.full(options.tokens) : kind;
+  return kind;
 }
 
 }  // namespace
 
-Trainer::Trainer(const Options& options, const Text& text, cpnsa::Device& device, cpnsa::DType dtype,
+Trainer::Trainer(const Options& options, const Text& text, model::Operations& operations,
                  cpnsa::Communicator& communicator)
     : options_(options),
       text_(text),
       communicator_(communicator),
-      operations_(model::make_operations(device, dtype)),
-      kind_(attention_of(options, dtype)),
+      operations_(operations),
+      kind_(attention_of(options, operations.narrow())),
       partition_(partition_of(options, kind_.config, communicator.size())),
       tokens_(partition_.global_rows(communicator.rank())),
-      parameters_(*operations_, options.seed),
+      parameters_(operations, options.seed),
       transformer_(parameters_, kind_, {options.layers, options.width, 256}, partition_, communicator),
-      all_reduce_(*operations_, communicator),
+      all_reduce_(operations, communicator),
       optimizer_(parameters_, options.learning_rate, options.steps) {}
 
 StepReport Trainer::step(std::int64_t index) {
@@ -50,7 +43,7 @@ StepReport Trainer::step(std::int64_t index) {
   const double share = 1.0 / static_cast<double>(options_.tokens);  // a byte's share of the mean
   const double loss = share * transformer_.forward_backward(bytes, targets, share);
   const std::int64_t gradient_bytes = all_reduce_.sum(parameters_.gradients());
-  communicator_.wait(operations_->device(), operations_->stream());
+  communicator_.wait(operations_.device(), operations_.stream());
   optimizer_.step();
 
   double sums[] = {loss, static_cast<double>(transformer_.bytes_received()), static_cast<double>(gradient_bytes),

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <vector>
 
 #include "cpnsa/communicator.hpp"
@@ -24,20 +23,17 @@ struct StepReport {
 /// A rank's model and its part of the sequence. Both calls are collective.
 class Trainer {
  public:
-  /// `dtype` is that of model::make_operations().
-  Trainer(const Options& options, const Text& text, cpnsa::Device& device, cpnsa::DType dtype,
-          cpnsa::Communicator& communicator);
+  Trainer(const Options& options, const Text& text, model::Operations& operations, cpnsa::Communicator& communicator);
 
   StepReport step(std::int64_t index);
 
   std::int64_t parameters() const { return parameters_.count(); }
-  std::size_t peak_bytes() const { return operations_->peak_bytes(); }  ///< this rank's, of the device
 
  private:
   const Options& options_;
   const Text& text_;
   cpnsa::Communicator& communicator_;
-  std::unique_ptr<model::Operations> operations_;
+  model::Operations& operations_;
   model::AttentionKind kind_;
   cpnsa::Partition partition_;
   std::vector<std::int64_t> tokens_;  // of the sequence, that this rank's rows are

@@ -44,6 +44,13 @@ TEST(LanguageModelBadInput, IsOneLineAndAFailure) {
       {{"--text", text, "--out", out, "--learning-rate", "nan"}, "--learning-rate"},
       {{"--text", text, "--out", out, "--heads", "3", "--kv-heads", "2"}, "--kv-heads"},
       {{"--text", text, "--out", out, "--width", "60", "--heads", "8"}, "--width"},
+      {{"--text", text, "--out", out, "--select-block", "33"}, "select_block"},
+      {{"--text", text, "--out", out, "--select-count", "2"}, "select_count"},
+      {{"--text", text, "--out", out, "--window", "0"}, "--window"},
+      {{"--text", text, "--out", out, "--device", "tpu"}, "--device"},
+      {{"--text", text, "--out", out, "--device", "cuda", "--dtype", "f64"}, "--d"},  // no GPU, or not this type
+      {{"--text", text, "--out", out, "--dtype", "bf16"}, "--dtype"},
+      {{"--text", text, "--out", out, "--transport", "nccl"}, "--transport"},
       {{"--text", text, "--out", out, "--compare", path + "/other.csv"}, "other.csv"},
       {{"--text", text, "--out", out, "--compare", path + "/missing.csv"}, "missing.csv"},
   };
