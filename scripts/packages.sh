@@ -2,7 +2,7 @@
 # Sourced by the other scripts: what they need of the system, and how to get what is missing of it.
 
 packages=(g++ cmake ninja-build libopenmpi-dev openmpi-bin libgtest-dev libgmock-dev nlohmann-json3-dev libcli11-dev
-          libfmt-dev libeigen3-dev)
+          libfmt-dev libeigen3-dev pkg-config)
 
 # For the tests of the Python package; Debian's PyTorch is 1.13, the oldest that it works with.
 python_packages=(python3-dev python3-venv python3-numpy python3-pytest python3-torch)
