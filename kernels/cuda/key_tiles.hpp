@@ -1,7 +1,7 @@
 #pragma once
 
-// Which tiles of 64 keys the key-outer kernels of the backward take, each with what of the rank's queries sees it. A
-// key's gradient is the work of one thread block at a time, so that its sum has one order.
+// Which tiles of keys the key-outer kernels of the backward take, each with what of the rank's queries sees it. A key's
+// gradient is the work of one thread block at a time, so that its sum has one order.
 
 #include <cstdint>
 #include <span>
@@ -11,6 +11,7 @@
 
 namespace cpnsa::cuda {
 
+/// Keys of a tile of the portable kernels; Hopper's take another number.
 inline constexpr std::int64_t keys_per_tile = 64;
 
 /// Consecutive rows of the rank's own tokens or of its window halo. Segments can share rows of the halo, though never
@@ -28,7 +29,7 @@ struct WindowKeyTiles {
   std::vector<std::int32_t> segments;  ///< indices of segments, ascending for every tile
 };
 
-WindowKeyTiles window_key_tiles(std::span<const Segment> segments);
+WindowKeyTiles window_key_tiles(std::span<const Segment> segments, std::int64_t keys = keys_per_tile);
 
 /// A segment as a stretch of its document's queries on this rank, which are counted in ascending order of position.
 struct QueryRun {
@@ -58,7 +59,8 @@ struct SummaryKeyTiles {
   std::int64_t places = 0;  ///< at most C
 };
 
-SummaryKeyTiles summary_key_tiles(std::span<const Segment> segments, const Config& config);
+SummaryKeyTiles summary_key_tiles(std::span<const Segment> segments, const Config& config,
+                                  std::int64_t keys = keys_per_tile);
 
 /// (query, head) rows that one thread block takes in at most, where a tile of keys is seen by many.
 inline constexpr std::int64_t rows_per_part = 8192;

@@ -61,6 +61,11 @@ __device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];\n" ::"l"(map) : "memory");
 }
 
+/// Adds two neighbouring floats in global memory, without waiting for it.
+__device__ __forceinline__ void add_to_memory(float* destination, float x, float y) {
+  asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1, %2};\n" ::"l"(destination), "f"(x), "f"(y) : "memory");
+}
+
 // --- registers ----------------------------------------------------------------------------------------------------
 
 template <int Registers>
@@ -108,8 +113,11 @@ __device__ __forceinline__ std::uint64_t operand(std::uint32_t address, int lead
 
 #define CPNSA_R4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define CPNSA_R16(d, i) CPNSA_R4(d, i), CPNSA_R4(d, i + 4), CPNSA_R4(d, i + 8), CPNSA_R4(d, i + 12)
+#define CPNSA_R16_ALL(d) CPNSA_R16(d, 0)
 #define CPNSA_R32(d) CPNSA_R16(d, 0), CPNSA_R16(d, 16)
 #define CPNSA_R64(d) CPNSA_R32(d), CPNSA_R16(d, 32), CPNSA_R16(d, 48)
+#define CPNSA_R96(d) CPNSA_R64(d), CPNSA_R16(d, 64), CPNSA_R16(d, 80)
+#define CPNSA_D16 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}"
 #define CPNSA_D32                                                                                       \
   "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26," \
   "%27,%28,%29,%30,%31}"
@@ -117,6 +125,12 @@ __device__ __forceinline__ std::uint64_t operand(std::uint32_t address, int lead
   "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,"          \
   "%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53," \
   "%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}"
+
+#define CPNSA_D96                                                                                                \
+  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,"          \
+  "%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53," \
+  "%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80," \
+  "%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95}"
 
 // The same instruction for each type and width; assembly takes both from its text alone.
 #define CPNSA_WGMMA(Type, type, N, Values, D, R, a0, a1, a2, a3, b, c)                                          \
@@ -141,16 +155,24 @@ __device__ __forceinline__ std::uint64_t operand(std::uint32_t address, int lead
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(second));                                             \
   }
 
+CPNSA_WGMMA(__nv_bfloat16, "bf16", 32, 16, CPNSA_D16, CPNSA_R16_ALL, "16", "17", "18", "19", "20", "18")
+CPNSA_WGMMA(__half, "f16", 32, 16, CPNSA_D16, CPNSA_R16_ALL, "16", "17", "18", "19", "20", "18")
 CPNSA_WGMMA(__nv_bfloat16, "bf16", 64, 32, CPNSA_D32, CPNSA_R32, "32", "33", "34", "35", "36", "34")
 CPNSA_WGMMA(__half, "f16", 64, 32, CPNSA_D32, CPNSA_R32, "32", "33", "34", "35", "36", "34")
 CPNSA_WGMMA(__nv_bfloat16, "bf16", 128, 64, CPNSA_D64, CPNSA_R64, "64", "65", "66", "67", "68", "66")
 CPNSA_WGMMA(__half, "f16", 128, 64, CPNSA_D64, CPNSA_R64, "64", "65", "66", "67", "68", "66")
+CPNSA_WGMMA(__nv_bfloat16, "bf16", 192, 96, CPNSA_D96, CPNSA_R96, "96", "97", "98", "99", "100", "98")
+CPNSA_WGMMA(__half, "f16", 192, 96, CPNSA_D96, CPNSA_R96, "96", "97", "98", "99", "100", "98")
 
 #undef CPNSA_WGMMA
+#undef CPNSA_D96
 #undef CPNSA_D64
 #undef CPNSA_D32
+#undef CPNSA_D16
+#undef CPNSA_R96
 #undef CPNSA_R64
 #undef CPNSA_R32
+#undef CPNSA_R16_ALL
 #undef CPNSA_R16
 #undef CPNSA_R4
 

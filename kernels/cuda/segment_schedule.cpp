@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "cpnsa/error.hpp"
+#include "kernels/cuda/sm90.hpp"
 
 namespace cpnsa::cuda {
 namespace {
@@ -37,10 +38,11 @@ CudaSegmentSchedule::CudaSegmentSchedule(std::span<const Segment> list, const Co
     DeviceArray<QueryTile> device(host);
     tiles_.push_back({queries, std::move(host), std::move(device)});
   }
-  WindowKeyTiles window = cuda::window_key_tiles(segments);
+  const std::int64_t keys = sm90::serves_attention(config) ? sm90::keys_per_tile : keys_per_tile;
+  WindowKeyTiles window = cuda::window_key_tiles(segments, keys);
   window_key_segments_ = DeviceArray<std::int32_t>(window.segments);
   window_key_tiles_ = KeyTiles<WindowKeyTile>(std::move(window.tiles));
-  SummaryKeyTiles summaries = cuda::summary_key_tiles(segments, config);
+  SummaryKeyTiles summaries = cuda::summary_key_tiles(segments, config, keys);
   query_runs_ = DeviceArray<QueryRun>(summaries.runs);
   summary_places_ = summaries.places;
   summary_key_tiles_ = KeyTiles<SummaryKeyTile>(std::move(summaries.tiles));

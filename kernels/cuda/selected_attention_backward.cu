@@ -1,12 +1,9 @@
 #include "kernels/cuda/gradient_launch.cuh"
-#include "kernels/cuda/key_tiles.hpp"
 #include "kernels/cuda/row_cursor.cuh"
 #include "kernels/cuda/scratch.hpp"
-#include "kernels/cuda/segment_search.cuh"
-#include "kernels/cuda/selected_queries.hpp"
-#include "kernels/cuda/selected_source.cuh"
+#include "kernels/cuda/selected_parts.cuh"
+#include "kernels/cuda/sm90.hpp"
 #include "kernels/cuda/stage_functions.hpp"
-#include "kernels/cuda/turns.cuh"
 
 namespace cpnsa::cuda {
 namespace {
@@ -21,19 +18,6 @@ __global__ void __launch_bounds__(Shape::threads, 2)
   source.build(tile, group, tensors);
   add_query_gradients<Shape>(a, tile, group, source, ptx::shared_address(shared));
 }
-
-/// A tile of a block's keys. Rows of the block itself see its keys up to their own; others, which come later, all.
-struct BlockTile {
-  std::int32_t block_row;  ///< local row of the block's first key, if the rank owns it
-  int own;                 ///< keys of the block that are the rank's own rows, 0 for a block of the pool
-  int first;               ///< key of the block that the tile begins with
-  int keys;                ///< of the tile
-
-  __device__ int seen_by(std::int32_t row) const {
-    const int token = row - block_row;
-    return token >= 0 && token < own ? min(keys, token + 1 - first) : keys;
-  }
-};
 
 /// Some of the rows that selected a block.
 template <class Shape>
@@ -73,66 +57,6 @@ class SelectingRows {
   RowCursor rows_;
 };
 
-struct SelectedGradients {
-  SelectedQueries lists;
-  BlockTensors<float> tensors;  ///< dk, dv and dpool
-  Turns turns;                  ///< a place for each tile of each pair
-  int segment_count;
-  int tiles_per_block;  ///< ceil(m / 64)
-};
-
-/// The pair that a part belongs to.
-__device__ __forceinline__ std::int32_t pair_of_part(const SelectedQueries& lists, std::int32_t part) {
-  auto count = static_cast<std::int32_t>(lists.pairs);
-  std::int32_t first = 0;  // first_part[first] <= part < first_part[first + count]
-  while (count > 1) {
-    const std::int32_t half = count / 2;
-    if (lists.first_part[first + half] <= part) {
-      first += half;
-      count -= half;
-    } else {
-      count = half;
-    }
-  }
-  return first;
-}
-
-/// The work of one thread block: some of the rows that selected a pair, and a tile of its keys.
-struct SelectedPart {
-  BlockTile tile{};  ///< without keys if there is no such work
-  BlockLocation at = 0;
-  int group = 0;
-  int count = 0;  ///< rows
-  const std::int32_t* rows = nullptr;
-  std::int64_t place = 0;
-  unsigned turn = 0;
-
-  template <class T>
-  __device__ SelectedPart(const AttentionProblem<T>& a, const SelectedTensors<T>& tensors,
-                          const SelectedGradients& gradients, unsigned ticket) {
-    const SelectedQueries& lists = gradients.lists;
-    const auto part = static_cast<std::int32_t>(ticket / gradients.tiles_per_block);
-    const int tile_of_block = static_cast<int>(ticket % gradients.tiles_per_block);
-    if (part >= lists.first_part[lists.pairs]) return;
-    const std::int32_t pair = pair_of_part(lists, part);
-    group = tensors.head_begin + pair % lists.heads;
-    at = tensors.table[static_cast<std::int64_t>(pair / lists.heads) * a.groups + group];
-    turn = part - lists.first_part[pair];
-    place = static_cast<std::int64_t>(pair) * gradients.tiles_per_block + tile_of_block;
-    const std::int64_t begin = lists.first_row[pair] + static_cast<std::int64_t>(turn) * lists.part_queries;
-    rows = lists.rows + begin;
-    count = static_cast<int>(min(static_cast<std::int64_t>(lists.part_queries), lists.first_row[pair + 1] - begin));
-
-    int keys = tensors.blocks.block_tokens;
-    if (at >= 0) {  // the last block of a document may be shorter
-      const Segment& segment = segment_of_row(a.segments, gradients.segment_count, at);
-      keys = static_cast<int>(min(static_cast<std::int64_t>(keys), segment.row + segment.rows - at));
-    }
-    const int first = tile_of_block * static_cast<int>(keys_per_tile);
-    tile = {at, at >= 0 ? keys : 0, first, max(0, min(static_cast<int>(keys_per_tile), keys - first))};
-  }
-};
-
 template <class Shape>
 __global__ void __launch_bounds__(Shape::threads)
     selected_key_gradients_kernel(GradientProblem<typename Shape::T> a, SelectedTensors<typename Shape::T> tensors,
@@ -161,10 +85,6 @@ __global__ void __launch_bounds__(Shape::threads)
   gradients.turns.end(part.place, part.turn);
 }
 
-std::int64_t tiles_per_block(const Config& config) {
-  return (config.select_block + keys_per_tile - 1) / keys_per_tile;
-}
-
 }  // namespace
 
 std::size_t selected_attention_backward_scratch_bytes(const ProblemSize& size) {
@@ -186,21 +106,13 @@ void selected_attention_backward(const SelectedAttentionBackward& a, cudaStream_
   const SelectedQueries lists = list_selected_queries(a, stream);
   const std::int64_t tiles = tiles_per_block(*a.config);
   check(cudaMemsetAsync(lists.rest, 0, Turns::bytes(lists.pairs * tiles), stream), "cudaMemsetAsync");
+  if (sm90::serves(a)) return sm90::selected_key_gradients(a, lists, stream);
   visit_shape<KeyGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     static_assert(Shape::keys == keys_per_tile);
-    BlockTensors<float> sums{};
-    sums.k = static_cast<const float*>(a.dk);
-    sums.v = static_cast<const float*>(a.dv);
-    sums.pool = static_cast<const float*>(a.dpool);
     const auto tensors = selected_tensors<Shape>(a);
-    sums.groups = tensors.blocks.groups;
-    sums.dk = tensors.blocks.dk;
-    sums.dv = tensors.blocks.dv;
-    sums.block_tokens = tensors.blocks.block_tokens;
-    const SelectedGradients gradients{lists, sums, Turns(lists.rest), static_cast<int>(schedule.segments.size()),
-                                      static_cast<int>(tiles)};
     launch_key_gradients<Shape>(selected_key_gradients_kernel<Shape>, a,
-                                dim3(static_cast<unsigned>(lists.most_parts * tiles)), stream, tensors, gradients);
+                                dim3(static_cast<unsigned>(lists.most_parts * tiles)), stream, tensors,
+                                selected_gradients(a, lists, tensors));
   });
 }
 

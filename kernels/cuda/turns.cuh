@@ -12,7 +12,7 @@ namespace cpnsa::cuda {
 /// In scratch memory, zeroed before the launch.
 struct Turns {
   unsigned* tickets;  ///< handed out
-  unsigned* done;     ///< [places], thread blocks that have added to a place
+  unsigned* done;     ///< [places], thread blocks, or their parts, that have added to a place
 
   static std::size_t bytes(std::int64_t places) { return static_cast<std::size_t>(places + 1) * sizeof(unsigned); }
   explicit Turns(void* scratch) : tickets(static_cast<unsigned*>(scratch)), done(tickets + 1) {}
@@ -25,19 +25,30 @@ struct Turns {
     return ticket;
   }
 
-  /// Returns when `turn` thread blocks have called end() for the place. All threads call it.
-  __device__ void wait(std::int64_t place, unsigned turn) const {
-    if (threadIdx.x == 0) {
+  /// Returns when `turn` others have called end() for the place. All threads of a group call it, of which one `speaks`;
+  /// `wait_for_all` is a barrier of theirs.
+  template <class WaitForAll>
+  __device__ void wait(std::int64_t place, unsigned turn, bool speaks, WaitForAll&& wait_for_all) const {
+    if (speaks) {
       const ::cuda::atomic_ref<unsigned, ::cuda::thread_scope_device> count(done[place]);
       while (count.load(::cuda::memory_order_acquire) != turn) __nanosleep(100);
     }
-    __syncthreads();
+    wait_for_all();
   }
-  __device__ void end(std::int64_t place, unsigned turn) const {
-    __syncthreads();
-    if (threadIdx.x == 0)
+  template <class WaitForAll>
+  __device__ void end(std::int64_t place, unsigned turn, bool speaks, WaitForAll&& wait_for_all) const {
+    wait_for_all();
+    if (speaks)
       ::cuda::atomic_ref<unsigned, ::cuda::thread_scope_device>(done[place])
           .store(turn + 1, ::cuda::memory_order_release);
+  }
+
+  /// The same for whole thread blocks.
+  __device__ void wait(std::int64_t place, unsigned turn) const {
+    wait(place, turn, threadIdx.x == 0, [] { __syncthreads(); });
+  }
+  __device__ void end(std::int64_t place, unsigned turn) const {
+    end(place, turn, threadIdx.x == 0, [] { __syncthreads(); });
   }
 };
 

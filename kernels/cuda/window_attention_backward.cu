@@ -1,6 +1,7 @@
 #include "kernels/cuda/gradient_launch.cuh"
 #include "kernels/cuda/key_tiles.hpp"
 #include "kernels/cuda/row_cursor.cuh"
+#include "kernels/cuda/sm90.hpp"
 #include "kernels/cuda/stage_functions.hpp"
 #include "kernels/cuda/window_source.cuh"
 
@@ -115,6 +116,7 @@ __global__ void __launch_bounds__(Shape::threads)
 }  // namespace
 
 void window_attention_backward(const WindowAttentionBackward& a, cudaStream_t stream) {
+  if (sm90::serves_attention(*a.config)) return sm90::window_attention_backward(a, stream);
   visit_shape<QueryGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     launch_query_gradients<Shape>(window_query_gradients_kernel<Shape>, a, Shape::shared_bytes, a.config->num_kv_heads,
                                   stream, window_tensors<Shape>(a));

@@ -1,0 +1,236 @@
+#pragma once
+
+// Hopper's dQ, for branches whose keys are consecutive rows of a tensor: compressed and window. A consumer warpgroup
+// has 4 queries of one KV head with their 16 heads, a warp a query, and their dQ in registers; a producer thread keeps
+// a ring of tiles of 64 keys and values full. S = Q K^T, dP = dO V^T and dQ += dS K run on wgmma; dS goes from
+// registers to the product. Blocks are persistent. The walks are those of the forward, with tiles of 64 keys.
+
+#include <cstdint>
+
+#include "kernels/cuda/attention_tile_sm90.cuh"
+#include "kernels/cuda/gradient_tile.cuh"
+
+namespace cpnsa::cuda::sm90 {
+
+template <class Element, int Dk, int Dv>
+struct QueryGradientShape {
+  using T = Element;
+  static constexpr int dk = Dk;
+  static constexpr int dv = Dv;
+  static constexpr int heads = 16;                     ///< R
+  static constexpr int consumers = Dk == 192 ? 2 : 3;  ///< warpgroups: as many as leave room for dQ in registers
+  static constexpr int queries = 4 * consumers;
+  static constexpr int rows = queries * heads;
+  static constexpr int keys = 64;
+  static constexpr int stages = Dk == 64 ? 6 : 3;
+  static constexpr int threads = 128 * (consumers + 1);
+  static constexpr int producer_registers = 24;
+  static constexpr int consumer_registers = consumers == 3 ? 160 : 240;
+  static constexpr int query_bytes = rows * Dk * 2;
+  static constexpr int dout_bytes = rows * Dv * 2;
+  static constexpr int row_column_bytes = rows * 128;  ///< of 64 channels
+  static constexpr int key_bytes = keys * Dk * 2;
+  static constexpr int value_bytes = keys * Dv * 2;
+  static constexpr int column_bytes = keys * 128;
+  static constexpr int barriers = 2 + 2 * stages;
+  static constexpr int barriers_at = query_bytes + dout_bytes + stages * (key_bytes + value_bytes);
+  static constexpr int shared_bytes = barriers_at + barriers * 8;
+  static_assert(shared_bytes + 1024 <= 227 * 1024);
+};
+
+/// A block's shared memory; the names are the protocol.
+template <class Shape>
+struct QueryGradientShared {
+  std::uint32_t base;
+
+  __device__ std::uint32_t query() const { return base; }
+  __device__ std::uint32_t dout() const { return base + Shape::query_bytes; }
+  __device__ std::uint32_t key(int stage) const { return dout() + Shape::dout_bytes + stage * Shape::key_bytes; }
+  __device__ std::uint32_t value(int stage) const { return key(Shape::stages) + stage * Shape::value_bytes; }
+  __device__ std::uint32_t rows_ready() const { return base + Shape::barriers_at; }
+  __device__ std::uint32_t rows_free() const { return rows_ready() + 8; }
+  __device__ std::uint32_t ready(int stage) const { return rows_ready() + 16 + stage * 8; }
+  __device__ std::uint32_t free(int stage) const { return ready(Shape::stages) + stage * 8; }
+
+  __device__ void initialise() const {
+    ptx::barrier_init(rows_ready(), 1);
+    ptx::barrier_init(rows_free(), Shape::consumers);
+    for (int stage = 0; stage < Shape::stages; ++stage) {
+      ptx::barrier_init(ready(stage), 1);
+      ptx::barrier_init(free(stage), Shape::consumers);
+    }
+    ptx::fence_barrier_init();
+  }
+};
+
+struct QueryGradientMaps {
+  CUtensorMap queries;
+  CUtensorMap douts;
+};
+
+template <class Shape, class Walk>
+__device__ __forceinline__ void load_tiles(const GradientProblem<typename Shape::T>& a, const WorkList& work,
+                                           const QueryGradientMaps& maps, const typename Walk::Parameters& parameters,
+                                           const QueryGradientShared<Shape>& shared) {
+  RingPosition<Shape::stages> ring;
+  int item_phase = 1;
+#pragma unroll 1
+  for (int item = blockIdx.x; item < work.count(); item += gridDim.x, item_phase ^= 1) {
+    const QueryTile tile = a.tiles[work.tile(item)];
+    const int group = work.group(item), row = static_cast<int>(tile.row);
+    const Walk walk(parameters, a.segments[tile.segment], tile);
+    ptx::barrier_wait(shared.rows_free(), item_phase);
+    ptx::barrier_arrive_expect(shared.rows_ready(), Shape::query_bytes + Shape::dout_bytes);
+    for (int column = 0; column < Shape::dk / 64; ++column)
+      ptx::tensor_load(shared.query() + column * Shape::row_column_bytes, &maps.queries, shared.rows_ready(),
+                       column * 64, group * Shape::heads, row);
+    for (int column = 0; column < Shape::dv / 64; ++column)
+      ptx::tensor_load(shared.dout() + column * Shape::row_column_bytes, &maps.douts, shared.rows_ready(), column * 64,
+                       group * Shape::heads, row);
+#pragma unroll 1
+    for (int index = 0; index < walk.tiles; ++index, ring.advance()) {
+      const Place place = walk.place(index);
+      const std::uint32_t ready = shared.ready(ring.stage);
+      ptx::barrier_wait(shared.free(ring.stage), ring.phase ^ 1);
+      ptx::barrier_arrive_expect(ready, Shape::key_bytes + Shape::value_bytes);
+      for (int column = 0; column < Shape::dk / 64; ++column)
+        ptx::tensor_load(shared.key(ring.stage) + column * Shape::column_bytes, &parameters.keys[place.map], ready,
+                         column * 64, group, place.row);
+      for (int column = 0; column < Shape::dv / 64; ++column)
+        ptx::tensor_load(shared.value(ring.stage) + column * Shape::column_bytes, &parameters.values[place.map], ready,
+                         column * 64, group, place.row);
+    }
+  }
+}
+
+/// d = rows keys^T of a warpgroup's 64 rows and a tile, enqueued.
+template <class Shape, int Dim>
+__device__ __forceinline__ void enqueue_products(float (&d)[Shape::keys / 2], std::uint32_t rows, std::uint32_t keys) {
+  ptx::hold(d);
+  ptx::wgmma_fence();
+#pragma unroll
+  for (int step = 0; step < Dim / 16; ++step)
+    ptx::wgmma_nt(typename Shape::T{}, d, ptx::operand(rows + step / 4 * Shape::row_column_bytes + step % 4 * 32),
+                  ptx::operand(keys + step / 4 * Shape::column_bytes + step % 4 * 32), step > 0);
+  ptx::wgmma_commit();
+}
+
+/// What a lane knows of its two rows.
+struct RowStatistics {
+  float sum_log2[2];
+  float weight[2];
+  float delta[2];
+
+  /// `head_row`: the warp's first; nothing is read unless it `exists`.
+  template <class T>
+  __device__ RowStatistics(const GradientProblem<T>& a, std::int64_t head_row, bool exists) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const std::int64_t row = head_row + threadIdx.x % 32 / 4 + 8 * half;
+      const float sum = exists ? a.log_sum_exp[row] : -INFINITY;
+      sum_log2[half] = sum == -INFINITY ? INFINITY : sum * log2_e;  // 2^(s - infinity) is 0
+      weight[half] = exists ? a.weights[row] : 0.f;
+      delta[half] = exists ? a.deltas[row] : 0.f;
+    }
+  }
+};
+
+template <class Shape, class Walk>
+__device__ __forceinline__ void sum_queries(const GradientProblem<typename Shape::T>& a, const WorkList& work,
+                                            const typename Walk::Parameters& parameters,
+                                            const QueryGradientShared<Shape>& shared) {
+  using T = typename Shape::T;
+  const int warpgroup = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+  const bool speaks = threadIdx.x % 128 == 0;
+  const int query = warpgroup * 4 + warp;  // in the tile
+  const std::uint32_t own_query = shared.query() + warpgroup * 64 * 128,
+                      own_dout = shared.dout() + warpgroup * 64 * 128;
+  RingPosition<Shape::stages> ring;
+  int item_phase = 0;
+#pragma unroll 1
+  for (int item = blockIdx.x; item < work.count(); item += gridDim.x, item_phase ^= 1) {
+    const QueryTile tile = a.tiles[work.tile(item)];
+    const Walk walk(parameters, a.segments[tile.segment], tile);
+    const std::int64_t head_row = (tile.row + query) * a.heads + work.group(item) * Shape::heads;
+    const RowStatistics row(a, head_row, query < tile.rows);
+    const KeyRange visible = walk.visible(query);
+    // Of the warpgroup: what its first and its last query see.
+    const int lowest = walk.visible(warpgroup * 4).begin, past = walk.visible(warpgroup * 4 + 3).end;
+
+    float dq[Shape::dk / 2] = {};
+    ptx::barrier_wait(shared.rows_ready(), item_phase);
+#pragma unroll 1
+    for (int index = 0; index < walk.tiles; ++index, ring.advance()) {
+      const int first = index * Shape::keys, stage = ring.stage;
+      ptx::barrier_wait(shared.ready(stage), ring.phase);
+      if (first >= past || first + Shape::keys <= lowest) {
+        if (speaks) ptx::barrier_arrive(shared.free(stage));
+        continue;
+      }
+      float s[Shape::keys / 2], dp[Shape::keys / 2];
+      std::uint32_t ds[Shape::keys / 16][4];
+      enqueue_products<Shape, Shape::dk>(s, own_query, shared.key(stage));    // S = Q K^T
+      enqueue_products<Shape, Shape::dv>(dp, own_dout, shared.value(stage));  // dP = dO V^T
+      ptx::wgmma_wait<1>();
+      ptx::hold(s);
+#pragma unroll
+      for (int i = 0; i < Shape::keys / 2; ++i)
+        s[i] = ptx::exp2_approximate(fmaf(s[i], a.scale_log2, -row.sum_log2[i / 2 % 2]));
+      if (first < visible.begin || first + Shape::keys > visible.end) {
+#pragma unroll
+        for (int i = 0; i < Shape::keys / 2; ++i) {
+          const int key = first + i / 4 * 8 + lane % 4 * 2 + i % 2;
+          if (key < visible.begin || key >= visible.end) s[i] = 0.f;
+        }
+      }
+      ptx::wgmma_wait<0>();
+      ptx::hold(dp);
+#pragma unroll
+      for (int i = 0; i < Shape::keys / 2; i += 2) {
+        const int half = i / 2 % 2;
+        ds[i / 8][i / 2 % 4] = narrow2<T>(s[i] * fmaf(row.weight[half], dp[i], -row.delta[half]),
+                                          s[i + 1] * fmaf(row.weight[half], dp[i + 1], -row.delta[half]));
+      }
+      ptx::hold(dq);
+      ptx::wgmma_fence();
+#pragma unroll
+      for (int step = 0; step < Shape::keys / 16; ++step)  // dQ += dS K
+        ptx::wgmma_rn(T{}, dq, ds[step], ptx::operand(shared.key(stage) + step * 2048, Shape::column_bytes));
+      ptx::wgmma_commit();
+      ptx::wgmma_wait<0>();
+      ptx::hold(dq);
+      if (speaks) ptx::barrier_arrive(shared.free(stage));
+    }
+    if (speaks) ptx::barrier_arrive(shared.rows_free());
+    if (query < tile.rows) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float* const to = a.dq + (head_row + lane / 4 + 8 * half) * Shape::dk + lane % 4 * 2;
+#pragma unroll
+        for (int n = 0; n < Shape::dk / 8; ++n)
+          ptx::add_to_memory(to + n * 8, dq[4 * n + 2 * half] * a.scale, dq[4 * n + 2 * half + 1] * a.scale);
+      }
+    }
+  }
+}
+
+template <class Shape, class Walk>
+__global__ void __launch_bounds__(Shape::threads, 1)
+    query_gradients_kernel(const __grid_constant__ GradientProblem<typename Shape::T> a, WorkList work,
+                           const __grid_constant__ QueryGradientMaps maps,
+                           const __grid_constant__ typename Walk::Parameters parameters) {
+  extern __shared__ unsigned char memory[];
+  // The swizzle is a function of the address: tiles begin at multiples of 1024.
+  const QueryGradientShared<Shape> shared{(ptx::shared_address(memory) + 1023) / 1024 * 1024};
+  if (threadIdx.x == 0) shared.initialise();
+  __syncthreads();
+  if (threadIdx.x < 128) {
+    ptx::give_registers<Shape::producer_registers>();
+    if (threadIdx.x == 0) load_tiles<Shape, Walk>(a, work, maps, parameters, shared);
+  } else {
+    ptx::take_registers<Shape::consumer_registers>();
+    sum_queries<Shape, Walk>(a, work, parameters, shared);
+  }
+}
+
+}  // namespace cpnsa::cuda::sm90

@@ -1,0 +1,73 @@
+#pragma once
+
+#include "kernels/cuda/attention_tile_sm90.cuh"
+#include "kernels/cuda/tensor_map.hpp"
+
+namespace cpnsa::cuda::sm90 {
+
+/// Maps of the rank's own keys and values and of the halo's, in boxes of one KV head.
+struct WindowMaps {
+  CUtensorMap keys[2];  ///< own, halo
+  CUtensorMap values[2];
+};
+
+template <class Stage>
+WindowMaps window_maps(const Stage& a, int keys) {
+  const Config& config = *a.config;
+  std::int64_t halo_rows = 0;
+  for (const Segment& segment : a.queries->segments)
+    halo_rows = std::max(halo_rows, segment.halo_row + segment.halo_rows);
+  const auto map = [&](const void* own, const void* halo, std::int64_t dim, bool of_halo) {
+    // Where there is no halo the kernel never reads it, but a map needs a tensor.
+    const bool halo_exists = of_halo && halo_rows > 0;
+    return make_tensor_map(halo_exists ? halo : own, a.dtype,
+                           rows_layout(halo_exists ? halo_rows : a.queries->rows, config.num_kv_heads, dim, keys, 1));
+  };
+  const std::int64_t dk = config.head_dim_qk, dv = config.head_dim_v;
+  return {{map(a.k, a.halo_k, dk, false), map(a.k, a.halo_k, dk, true)},
+          {map(a.v, a.halo_v, dv, false), map(a.v, a.halo_v, dv, true)}};
+}
+
+inline int window_of(const Config& config) {
+  return static_cast<int>(std::min<std::int64_t>(config.window, 1 << 30));
+}
+
+/// The tokens that the tile's windows cover, in tiles that begin at multiples of `Keys` from the segment's first token:
+/// a tile lies in the rank's own rows or in the halo, whole.
+template <int Keys>
+struct WindowWalk {
+  struct Parameters : WindowMaps {
+    int window;
+  };
+
+  int window;
+  int offset;     ///< position of the tile's first query less that of key 0
+  int own_tiles;  ///< tiles before the segment's own first token, negative if the walk begins after it
+  int own_row;    ///< local row of the segment's first token
+  int halo_end;   ///< halo row that the segment's first token would have
+  int lowest;     ///< first key that is in the halo or the segment
+  int tiles;
+
+  __device__ WindowWalk(const Parameters& parameters, const Segment& segment, const QueryTile& tile)
+      : window(parameters.window),
+        own_row(static_cast<int>(segment.row)),
+        halo_end(static_cast<int>(segment.halo_row + segment.halo_rows)) {
+    const int query = static_cast<int>(tile.row - segment.row);  // relative to the segment's first token
+    const int first = max(query - window + 1, -static_cast<int>(segment.halo_rows));
+    const int begin = first >= 0 ? first / Keys : -((Keys - 1 - first) / Keys);
+    own_tiles = -begin;
+    offset = query - begin * Keys;
+    lowest = -static_cast<int>(segment.halo_rows) - begin * Keys;
+    tiles = (offset + tile.rows + Keys - 1) / Keys;
+  }
+
+  __device__ Place place(int tile) const {
+    const int row = (tile - own_tiles) * Keys;
+    return tile >= own_tiles ? Place{0, own_row + row} : Place{1, halo_end + row};
+  }
+  __device__ KeyRange visible(int query) const {
+    return {max(offset + query + 1 - window, lowest), offset + query + 1};
+  }
+};
+
+}  // namespace cpnsa::cuda::sm90
