@@ -51,7 +51,9 @@ struct KeyGradientShape {
   /// Of a stage's rows: log-sum-exps in base 2, weights, deltas; and what its queries see.
   static constexpr int statistics_bytes = rows * 12 + queries * static_cast<int>(sizeof(KeyRange));
   static constexpr int room = 225 * 1024 - key_bytes - value_bytes;
-  static constexpr int stages = std::min(8, room / (query_bytes + dout_bytes + statistics_bytes + 16));
+  static constexpr int most_stages = std::min(8, room / (query_bytes + dout_bytes + statistics_bytes + 16));
+  /// Even, so that a stage is always the same warpgroup's where they take them in turn.
+  static constexpr int stages = splits_queries ? most_stages / 2 * 2 : most_stages;
   static constexpr int statistics_at = key_bytes + value_bytes + stages * (query_bytes + dout_bytes);
   static constexpr int barriers_at = statistics_at + stages * statistics_bytes;
   static constexpr int shared_bytes = barriers_at + (1 + 2 * stages) * 8;
