@@ -135,6 +135,19 @@ struct RowStatistics {
   }
 };
 
+/// Adds a warp's 16 rows, which begin at `first`, to what is there.
+template <int Values>
+__device__ __forceinline__ void add_query_rows(const float (&dq)[Values], float factor, float* first, int dk) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float* const row = first + (lane / 4 + 8 * half) * dk + lane % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < Values / 4; ++n)
+      ptx::add_to_memory(row + n * 8, dq[4 * n + 2 * half] * factor, dq[4 * n + 2 * half + 1] * factor);
+  }
+}
+
 template <class Shape, class Walk>
 __device__ __forceinline__ void sum_queries(const GradientProblem<typename Shape::T>& a, const WorkList& work,
                                             const typename Walk::Parameters& parameters,
@@ -202,15 +215,7 @@ __device__ __forceinline__ void sum_queries(const GradientProblem<typename Shape
       if (speaks) ptx::barrier_arrive(shared.free(stage));
     }
     if (speaks) ptx::barrier_arrive(shared.rows_free());
-    if (query < tile.rows) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float* const to = a.dq + (head_row + lane / 4 + 8 * half) * Shape::dk + lane % 4 * 2;
-#pragma unroll
-        for (int n = 0; n < Shape::dk / 8; ++n)
-          ptx::add_to_memory(to + n * 8, dq[4 * n + 2 * half] * a.scale, dq[4 * n + 2 * half + 1] * a.scale);
-      }
-    }
+    if (query < tile.rows) add_query_rows(dq, a.scale, a.dq + head_row * Shape::dk, Shape::dk);
   }
 }
 

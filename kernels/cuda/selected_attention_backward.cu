@@ -96,17 +96,21 @@ std::size_t selected_attention_backward_scratch_bytes(const ProblemSize& size) {
 void selected_attention_backward(const SelectedAttentionBackward& a, cudaStream_t stream) {
   const CudaSegmentSchedule& schedule = cuda_schedule(a.queries);
   if (schedule.rows == 0 || a.head_begin == a.head_end) return;
-  visit_shape<QueryGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
-    const auto tensors = selected_tensors<Shape>(a);
-    launch_query_gradients<Shape>(selected_query_gradients_kernel<Shape>, a,
-                                  Shape::shared_bytes + tensors.union_bytes(), a.head_end - a.head_begin, stream,
-                                  tensors);
-  });
+  const bool on_hopper = sm90::serves(a);
+  if (on_hopper)
+    sm90::selected_query_gradients(a, stream);
+  else
+    visit_shape<QueryGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
+      const auto tensors = selected_tensors<Shape>(a);
+      launch_query_gradients<Shape>(selected_query_gradients_kernel<Shape>, a,
+                                    Shape::shared_bytes + tensors.union_bytes(), a.head_end - a.head_begin, stream,
+                                    tensors);
+    });
 
   const SelectedQueries lists = list_selected_queries(a, stream);
   const std::int64_t tiles = tiles_per_block(*a.config);
   check(cudaMemsetAsync(lists.rest, 0, Turns::bytes(lists.pairs * tiles), stream), "cudaMemsetAsync");
-  if (sm90::serves(a)) return sm90::selected_key_gradients(a, lists, stream);
+  if (on_hopper) return sm90::selected_key_gradients(a, lists, stream);
   visit_shape<KeyGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     static_assert(Shape::keys == keys_per_tile);
     const auto tensors = selected_tensors<Shape>(a);

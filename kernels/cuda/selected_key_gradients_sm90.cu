@@ -67,10 +67,6 @@ class SelectingQueries {
 
 }  // namespace
 
-bool serves(const SelectedAttentionBackward& a) {
-  return serves_attention(*a.config) && a.config->select_block == 64;
-}
-
 void selected_key_gradients(const SelectedAttentionBackward& a, const SelectedQueries& lists, cudaStream_t stream) {
   visit_shape<BlockShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using Walk = SelectingQueries<Shape>;

@@ -24,7 +24,6 @@ int multiprocessors();
 bool serves_selection(const Config& config);
 /// Also: m 64, and documents short enough for the union of a tile's blocks to fit in shared memory.
 bool serves(const SelectedAttention&);
-/// serves_attention, and m 64.
 bool serves(const SelectedAttentionBackward&);
 
 void compressed_attention(const CompressedAttention&, cudaStream_t);
@@ -33,7 +32,7 @@ void selected_attention(const SelectedAttention&, cudaStream_t);
 void window_attention(const WindowAttention&, cudaStream_t);
 
 void compressed_attention_backward(const CompressedAttentionBackward&, cudaStream_t);
-/// dK and dV; dQ is the portable kernels'.
+void selected_query_gradients(const SelectedAttentionBackward&, cudaStream_t);
 void selected_key_gradients(const SelectedAttentionBackward&, const SelectedQueries& lists, cudaStream_t);
 void window_attention_backward(const WindowAttentionBackward&, cudaStream_t);
 

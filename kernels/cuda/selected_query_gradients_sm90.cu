@@ -1,0 +1,339 @@
+// dQ of selected attention: 8 neighbouring queries of one KV head walk the union of their blocks once, a warp a query,
+// as in the forward. A query's q and dout stay in registers beside its dQ; keys and values of each block come into a
+// ring in shared memory through the copy engine. Thread blocks are persistent: three warps build the union of the next
+// tile, and its first blocks come in, while the consumers finish one.
+
+#include "kernels/cuda/block_maps_sm90.cuh"
+#include "kernels/cuda/gradient_launch_sm90.cuh"
+#include "kernels/cuda/selected_union.cuh"
+
+namespace cpnsa::cuda::sm90 {
+namespace {
+
+template <class Element, int Dk, int Dv>
+struct SelectedGradientShape {
+  using T = Element;
+  static constexpr int dk = Dk;
+  static constexpr int dv = Dv;
+  static constexpr int heads = 16;
+  static constexpr int queries = 8;
+  static constexpr int keys = 64;
+  static constexpr int stages = Dk == 192 ? 3 : Dk == 128 ? 4 : 8;
+  static constexpr int consumers = queries * 32;  ///< threads; of a warpgroup more one warp loads, three build unions
+  static constexpr int builders = 96;
+  static constexpr int threads = consumers + 128;
+  static constexpr int producer_registers = 72;
+  static constexpr int consumer_registers = 216;
+  /// 192 channels of 16 heads do not fit in registers beside their gradient.
+  static constexpr bool queries_in_registers = Dk <= 128;
+  static constexpr int lists = 2;          ///< unions: one walked, one built
+  static constexpr int keys_at_once = 32;  ///< whose scores are in registers
+  static constexpr int rows = queries * heads;
+  using Queries = SwizzledTile<rows, Dk>;
+  using Douts = SwizzledTile<rows, Dv>;
+  using Keys = SwizzledTile<keys, Dk>;
+  using Values = SwizzledTile<keys, Dv>;
+  static constexpr int row_column_bytes = rows * 128;  ///< of 64 channels
+  static constexpr int column_bytes = keys * 128;
+  static constexpr int tile_bytes = Queries::bytes + Douts::bytes + stages * (Keys::bytes + Values::bytes);
+  static constexpr int barriers = 2 + 2 * lists + 2 * stages;
+  static constexpr int shared_bytes = (tile_bytes + barriers * 8 + 15) / 16 * 16;
+};
+
+template <class Shape>
+struct SelectedGradientShared {
+  std::uint32_t base;
+
+  __device__ std::uint32_t query() const { return base; }
+  __device__ std::uint32_t dout() const { return base + Shape::Queries::bytes; }
+  __device__ std::uint32_t key(int stage) const { return dout() + Shape::Douts::bytes + stage * Shape::Keys::bytes; }
+  __device__ std::uint32_t value(int stage) const { return key(Shape::stages) + stage * Shape::Values::bytes; }
+  __device__ std::uint32_t rows_ready() const { return base + Shape::tile_bytes; }
+  __device__ std::uint32_t rows_free() const { return rows_ready() + 8; }
+  __device__ std::uint32_t list_ready(int list) const { return rows_ready() + 16 + list * 8; }
+  __device__ std::uint32_t list_free(int list) const { return list_ready(Shape::lists) + list * 8; }
+  __device__ std::uint32_t ready(int stage) const { return list_free(Shape::lists) + stage * 8; }
+  __device__ std::uint32_t free(int stage) const { return ready(Shape::stages) + stage * 8; }
+
+  __device__ void initialise() const {
+    ptx::barrier_init(rows_ready(), 1);
+    ptx::barrier_init(rows_free(), Shape::queries);
+    for (int list = 0; list < Shape::lists; ++list) {
+      ptx::barrier_init(list_ready(list), 1);
+      ptx::barrier_init(list_free(list), Shape::queries + 1);  // the consumers' warps and the loading thread
+    }
+    for (int stage = 0; stage < Shape::stages; ++stage) {
+      ptx::barrier_init(ready(stage), 1);
+      ptx::barrier_init(free(stage), Shape::queries);
+    }
+    ptx::fence_barrier_init();
+  }
+};
+
+template <class T>
+struct SelectedGradientArguments {
+  GradientProblem<T> problem;
+  WorkList work;                 ///< items: one KV head's tiles after another's, whose keys and values stay in the L2
+  const BlockLocation* table;    ///< [B, G]
+  const std::int32_t* selected;  ///< [rows, G, n]
+  int head_begin;
+  int select_count;
+  int words;
+  int capacity;
+
+  __device__ QueryTile tile(int item) const { return problem.tiles[work.tiles - 1 - item % work.tiles]; }
+  __device__ int group(int item) const { return head_begin + item / work.tiles; }
+  __device__ int position(const QueryTile& tile) const {
+    const Segment& segment = problem.segments[tile.segment];
+    return static_cast<int>(segment.position + tile.row - segment.row);
+  }
+};
+
+/// The unions and where their blocks are, behind the tiles.
+struct UnionBuffers {
+  unsigned char* memory;
+  int words;
+  int capacity;
+
+  __host__ __device__ static int locations_bytes(int capacity) { return (capacity * 4 + 15) / 16 * 16; }
+  __host__ __device__ static int buffer_bytes(int capacity) {
+    return SelectedUnion::list_bytes(capacity) + locations_bytes(capacity);
+  }
+  __host__ __device__ static int bytes(int lists, int words, int capacity) {
+    return lists * buffer_bytes(capacity) + SelectedUnion::bitmap_bytes(words);
+  }
+
+  __device__ SelectedUnion list(int lists, int i) const {
+    return {memory + i * buffer_bytes(capacity), capacity, memory + lists * buffer_bytes(capacity), words};
+  }
+  __device__ BlockLocation* locations(int i) const {
+    return reinterpret_cast<BlockLocation*>(memory + i * buffer_bytes(capacity) + SelectedUnion::list_bytes(capacity));
+  }
+};
+
+/// Three warps: the union of each tile, one ahead of the consumers.
+template <class Shape>
+__device__ __forceinline__ void build_unions(const SelectedGradientArguments<typename Shape::T>& a,
+                                             const UnionBuffers& buffers, const SelectedGradientShared<Shape>& shared) {
+  const int thread = threadIdx.x - (Shape::threads - Shape::builders);
+  const auto wait_for_all = [] { ptx::named_barrier(1, Shape::builders); };
+  RingPosition<Shape::lists> ring;
+#pragma unroll 1
+  for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x, ring.advance()) {
+    const QueryTile tile = a.tile(item);
+    const int group = a.group(item), last = a.position(tile) + tile.rows - 1;
+    const SelectedUnion list = buffers.list(Shape::lists, ring.stage);
+    BlockLocation* const locations = buffers.locations(ring.stage);
+    ptx::barrier_wait(shared.list_free(ring.stage), ring.phase ^ 1);
+    list.template build<Shape::builders>(thread, wait_for_all,
+                                         a.selected + (tile.row * a.problem.groups + group) * a.select_count, tile.rows,
+                                         a.select_count, static_cast<std::int64_t>(a.problem.groups) * a.select_count,
+                                         min(a.words, last / Shape::keys / 32 + 1));
+    const BlockLocation* const table = a.table + a.problem.segments[tile.segment].block * a.problem.groups + group;
+    for (int i = thread; i < *list.count; i += Shape::builders)
+      locations[i] = table[static_cast<std::int64_t>(list.blocks[i]) * a.problem.groups];
+    wait_for_all();
+    if (thread == 0) ptx::barrier_arrive(shared.list_ready(ring.stage));
+  }
+}
+
+/// One thread: queries, output gradients and blocks of each tile.
+template <class Shape>
+__device__ __forceinline__ void load(const SelectedGradientArguments<typename Shape::T>& a,
+                                     const QueryGradientMaps& rows, const BlockMaps& blocks,
+                                     const UnionBuffers& buffers, const SelectedGradientShared<Shape>& shared) {
+  RingPosition<Shape::stages> ring;
+  RingPosition<Shape::lists> lists;
+  int rows_phase = 1;
+#pragma unroll 1
+  for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x, lists.advance(), rows_phase ^= 1) {
+    const int group = a.group(item), row = static_cast<int>(a.tile(item).row);
+    ptx::barrier_wait(shared.rows_free(), rows_phase);
+    ptx::barrier_arrive_expect(shared.rows_ready(), Shape::Queries::bytes + Shape::Douts::bytes);
+    for (int column = 0; column < Shape::dk / 64; ++column)
+      ptx::tensor_load(shared.query() + column * Shape::row_column_bytes, &rows.queries, shared.rows_ready(),
+                       column * 64, group * Shape::heads, row);
+    for (int column = 0; column < Shape::dv / 64; ++column)
+      ptx::tensor_load(shared.dout() + column * Shape::row_column_bytes, &rows.douts, shared.rows_ready(), column * 64,
+                       group * Shape::heads, row);
+    ptx::barrier_wait(shared.list_ready(lists.stage), lists.phase);
+    const int count = *buffers.list(Shape::lists, lists.stage).count;
+    const BlockLocation* const locations = buffers.locations(lists.stage);
+#pragma unroll 1
+    for (int index = 0; index < count; ++index, ring.advance()) {
+      const BlockLocation at = locations[index];
+      const int map = at >= 0 ? 0 : 1, c1 = at >= 0 ? group : 0, c2 = at >= 0 ? at : -1 - at;
+      ptx::barrier_wait(shared.free(ring.stage), ring.phase ^ 1);
+      const std::uint32_t ready = shared.ready(ring.stage);
+      ptx::barrier_arrive_expect(ready, Shape::Keys::bytes + Shape::Values::bytes);
+      for (int column = 0; column < Shape::dk / 64; ++column)
+        ptx::tensor_load(shared.key(ring.stage) + column * Shape::column_bytes, &blocks.keys[map], ready, column * 64,
+                         c1, c2);
+      for (int column = 0; column < Shape::dv / 64; ++column)
+        ptx::tensor_load(shared.value(ring.stage) + column * Shape::column_bytes, &blocks.values[map], ready,
+                         column * 64, c1, c2);
+    }
+    ptx::barrier_arrive(shared.list_free(lists.stage));
+  }
+}
+
+/// dQ += dS K of a warp's query and one block, of which it sees `visible` keys if not all.
+template <class Shape>
+__device__ __forceinline__ void add_block(float (&dq)[Shape::dk / 8][4], const std::uint32_t (&q)[Shape::dk / 16][4],
+                                          const std::uint32_t (&dout)[Shape::dv / 16][4], const RowStatistics& row,
+                                          int visible, float scale_log2, int stage,
+                                          const SelectedGradientShared<Shape>& shared) {
+  using T = typename Shape::T;
+  const int lane = threadIdx.x % 32;
+#pragma unroll 1
+  for (int first = 0; first < Shape::keys; first += Shape::keys_at_once) {
+    float s[Shape::keys_at_once / 8][4], dp[Shape::keys_at_once / 8][4];
+    const std::uint32_t keys = shared.key(stage) + first * 128;
+    if constexpr (Shape::queries_in_registers)
+      multiply_keys<T, typename Shape::Keys>(s, q, keys);
+    else
+      multiply_keys<T, typename Shape::Queries, typename Shape::Keys>(s, shared.query(), threadIdx.x / 32 * 16, keys);
+    multiply_keys<T, typename Shape::Values>(dp, dout, shared.value(stage) + first * 128);
+#pragma unroll
+    for (int n = 0; n < Shape::keys_at_once / 8; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float p = ptx::exp2_approximate(fmaf(s[n][i], scale_log2, -row.sum_log2[i / 2]));
+        s[n][i] = p * fmaf(row.weight[i / 2], dp[n][i], -row.delta[i / 2]);
+      }
+    if (visible < first + Shape::keys_at_once) {
+#pragma unroll
+      for (int n = 0; n < Shape::keys_at_once / 8; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          if (first + n * 8 + lane % 4 * 2 + i % 2 >= visible) s[n][i] = 0.f;
+    }
+    multiply_values<T, typename Shape::Keys>(dq, s, keys);
+  }
+}
+
+template <class Shape>
+__device__ __forceinline__ void consume(const SelectedGradientArguments<typename Shape::T>& a,
+                                        const UnionBuffers& buffers, const SelectedGradientShared<Shape>& shared) {
+  const int query = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const bool speaks = lane == 0;
+  RingPosition<Shape::stages> ring;
+  RingPosition<Shape::lists> lists;
+  int rows_phase = 0;
+#pragma unroll 1
+  for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x, lists.advance(), rows_phase ^= 1) {
+    const QueryTile tile = a.tile(item);
+    const int position = a.position(tile) + query;
+    const std::int64_t head_row = (tile.row + query) * a.problem.heads + a.group(item) * Shape::heads;
+    const RowStatistics row(a.problem, head_row, query < tile.rows);
+    float dq[Shape::dk / 8][4] = {};
+    std::uint32_t q[Shape::dk / 16][4], dout[Shape::dv / 16][4];
+    ptx::barrier_wait(shared.rows_ready(), rows_phase);
+    load_query_rows<typename Shape::Douts>(dout, shared.dout(), query * 16);
+    if constexpr (Shape::queries_in_registers) {
+      load_query_rows<typename Shape::Queries>(q, shared.query(), query * 16);
+      __syncwarp();
+      if (speaks) ptx::barrier_arrive(shared.rows_free());
+    }
+    ptx::barrier_wait(shared.list_ready(lists.stage), lists.phase);
+    const SelectedUnion list = buffers.list(Shape::lists, lists.stage);
+    const int count = *list.count;
+#pragma unroll 1
+    for (int index = 0; index < count; ++index, ring.advance()) {
+      const bool chosen = list.queries[index] >> query & 1;
+      ptx::barrier_wait(shared.ready(ring.stage), ring.phase);
+      if (chosen)
+        add_block<Shape>(dq, q, dout, row, position + 1 - list.blocks[index] * Shape::keys, a.problem.scale_log2,
+                         ring.stage, shared);
+      __syncwarp();
+      if (speaks) ptx::barrier_arrive(shared.free(ring.stage));
+    }
+    if (speaks) {
+      ptx::barrier_arrive(shared.list_free(lists.stage));
+      if constexpr (!Shape::queries_in_registers) ptx::barrier_arrive(shared.rows_free());
+    }
+    if (query < tile.rows)
+      add_query_rows(reinterpret_cast<float(&)[Shape::dk / 2]>(dq), a.problem.scale,
+                     a.problem.dq + head_row * Shape::dk, Shape::dk);
+  }
+}
+
+template <class Shape>
+__global__ void __launch_bounds__(Shape::threads, 1)
+    selected_query_gradients_kernel(const __grid_constant__ SelectedGradientArguments<typename Shape::T> arguments,
+                                    const __grid_constant__ QueryGradientMaps rows,
+                                    const __grid_constant__ BlockMaps blocks) {
+  extern __shared__ unsigned char memory[];
+  const std::uint32_t start_of_memory = ptx::shared_address(memory);
+  const SelectedGradientShared<Shape> shared{(start_of_memory + 1023) / 1024 * 1024};
+  const UnionBuffers buffers{memory + (shared.base - start_of_memory) + Shape::shared_bytes, arguments.words,
+                             arguments.capacity};
+  if (threadIdx.x == 0) shared.initialise();
+  __syncthreads();
+  if (threadIdx.x < Shape::consumers) {
+    ptx::take_registers<Shape::consumer_registers>();
+    consume<Shape>(arguments, buffers, shared);
+  } else {
+    ptx::give_registers<Shape::producer_registers>();
+    if (threadIdx.x == Shape::consumers)
+      load<Shape>(arguments, rows, blocks, buffers, shared);
+    else if (threadIdx.x >= Shape::threads - Shape::builders)
+      build_unions<Shape>(arguments, buffers, shared);
+  }
+}
+
+struct UnionSize {
+  int words;
+  int capacity;
+};
+
+template <class Shape>
+UnionSize union_size(const SelectedAttentionBackward& a) {
+  const std::int64_t blocks = a.config->blocks_of(cuda_schedule(a.queries).end_position());
+  return {SelectedUnion::words(blocks),
+          static_cast<int>(std::min<std::int64_t>(blocks, Shape::queries * a.config->select_count))};
+}
+
+/// Tiles, room to align them, the union and where its blocks are.
+template <class Shape>
+std::size_t shared_bytes(const SelectedAttentionBackward& a) {
+  const UnionSize size = union_size<Shape>(a);
+  return static_cast<std::size_t>(Shape::shared_bytes) + 1024 +
+         UnionBuffers::bytes(Shape::lists, size.words, size.capacity);
+}
+
+}  // namespace
+
+bool serves(const SelectedAttentionBackward& a) {
+  if (!serves_attention(*a.config) || a.config->select_block != 64) return false;
+  bool fits = false;
+  visit_shape<SelectedGradientShape>(
+      a, [&]<class Shape>(std::type_identity<Shape>) { fits = shared_bytes<Shape>(a) <= 227 * 1024; });
+  return fits;
+}
+
+void selected_query_gradients(const SelectedAttentionBackward& a, cudaStream_t stream) {
+  visit_shape<SelectedGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
+    using T = typename Shape::T;
+    const ListView<QueryTile> tiles = cuda_schedule(a.queries).tiles(Shape::queries);
+    if (tiles.count == 0 || a.head_begin == a.head_end) return;
+    SelectedGradientArguments<T> arguments{};
+    arguments.problem = gradient_problem<T>(a, tiles);
+    arguments.work = {static_cast<int>(tiles.count), static_cast<int>(a.head_end - a.head_begin)};
+    arguments.table = a.table;
+    arguments.selected = a.selected;
+    arguments.head_begin = static_cast<int>(a.head_begin);
+    arguments.select_count = static_cast<int>(a.config->select_count);
+    const UnionSize size = union_size<Shape>(a);
+    arguments.words = size.words;
+    arguments.capacity = size.capacity;
+    const std::size_t bytes = shared_bytes<Shape>(a);
+    auto* const kernel = selected_query_gradients_kernel<Shape>;
+    allow_shared_memory(kernel, bytes);
+    const int blocks = std::min(multiprocessors(), arguments.work.tiles * arguments.work.groups);
+    kernel<<<blocks, Shape::threads, bytes, stream>>>(arguments, row_maps(a, Shape::queries), block_maps(a));
+    check_launch("selected_query_gradients_sm90");
+  });
+}
+
+}  // namespace cpnsa::cuda::sm90
