@@ -5,7 +5,7 @@
 // the first operand of dV += P^T dO and dK += dS^T Q, so that no score passes through shared memory; the sums stay in
 // registers. Of a tile of 128 keys each warpgroup has 64 and both take every stage of queries; a tile of 64 keys
 // belongs to both, which take the stages in turn. A producer warpgroup keeps a ring full: one warp copies queries and
-// output gradients, three load the rows' statistics.
+// output gradients, two load the rows' statistics.
 //
 // A walk says which keys a thread block has and which queries see them; the kernel is templated on it:
 //   struct Parameters                     what the host gives, with maps of queries, douts, keys, values, and `turns`
@@ -39,7 +39,7 @@ struct KeyGradientShape {
   static constexpr bool splits_queries = Keys == 64;  ///< whether the warpgroups take stages in turn, or share them
   static constexpr int consumers = 2;
   static constexpr int threads = 128 * (consumers + 1);
-  static constexpr int statistics_warps = 3;
+  static constexpr int statistics_warps = 2;  ///< each has every second stage, of the ring and of what is to come
   static constexpr int producer_registers = 40;
   static constexpr int consumer_registers = 232;
   static constexpr int key_bytes = keys * Dk * 2;
@@ -143,7 +143,8 @@ __device__ __forceinline__ void copy_rows(const GradientProblem<typename Shape::
   }
 }
 
-/// One of three warps: every third stage's statistics.
+/// One of two warps: every second stage's statistics. Where the warpgroups take stages in turn, these are one
+/// warpgroup's, which frees them in order: the warp is never so far ahead that a parity means another phase.
 template <class Shape, class Walk>
 __device__ __forceinline__ void load_statistics(const GradientProblem<typename Shape::T>& a,
                                                 const typename Walk::Parameters& parameters,
@@ -344,7 +345,7 @@ __global__ void __launch_bounds__(Shape::threads, 1)
     ptx::give_registers<Shape::producer_registers>();
     if (threadIdx.x < 32)
       copy_rows<Shape, Walk>(a, parameters, plan, shared);
-    else
+    else if (threadIdx.x < 32 * (1 + Shape::statistics_warps))
       load_statistics<Shape, Walk>(a, parameters, plan, shared);
   } else {
     ptx::take_registers<Shape::consumer_registers>();

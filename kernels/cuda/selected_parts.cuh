@@ -68,8 +68,8 @@ struct SelectedPart {
     const int tile_of_block = static_cast<int>(ticket % gradients.tiles_per_block);
     if (part >= lists.first_part[lists.pairs]) return;
     const std::int32_t pair = pair_of_part(lists, part);
-    group = tensors.head_begin + pair % lists.heads;
-    at = tensors.table[static_cast<std::int64_t>(pair / lists.heads) * a.groups + group];
+    group = tensors.head_begin + pair / lists.blocks;
+    at = tensors.table[static_cast<std::int64_t>(pair % lists.blocks) * a.groups + group];
     turn = part - lists.first_part[pair];
     place = static_cast<std::int64_t>(pair) * gradients.tiles_per_block + tile_of_block;
     const std::int64_t begin = lists.first_row[pair] + static_cast<std::int64_t>(turn) * lists.part_queries;

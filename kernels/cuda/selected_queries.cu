@@ -72,6 +72,7 @@ struct Selection {
   int groups;
   int head_begin;
   int heads;
+  std::int64_t blocks;
   int select_count;
   std::uint32_t pairs;
 };
@@ -88,8 +89,8 @@ __global__ void __launch_bounds__(block_threads)
         a.selected[(row * a.groups + a.head_begin + head) * a.select_count + choice % a.select_count];
     rows[i] = static_cast<std::int32_t>(row);
     keys[i] = block < 0 ? a.pairs
-                        : static_cast<std::uint32_t>(
-                              (segment_of_row(a.segments, a.segment_count, row).block + block) * a.heads + head);
+                        : static_cast<std::uint32_t>(head * a.blocks +
+                                                     segment_of_row(a.segments, a.segment_count, row).block + block);
   }
 }
 
@@ -143,6 +144,7 @@ SelectedQueries list_selected_queries(const SelectedAttentionBackward& a, cudaSt
                             static_cast<int>(config.num_kv_heads),
                             static_cast<int>(a.head_begin),
                             static_cast<int>(heads),
+                            blocks,
                             static_cast<int>(config.select_count),
                             static_cast<std::uint32_t>(sizes.pairs)};
   list_choices_kernel<<<blocks_for(sizes.entries), block_threads, 0, stream>>>(selection, buffers.keys.Current(),
@@ -165,7 +167,7 @@ SelectedQueries list_selected_queries(const SelectedAttentionBackward& a, cudaSt
           sizes.pairs,
           std::min(sizes.pairs, sizes.entries) + sizes.entries / part_queries,
           part_queries,
-          static_cast<std::int32_t>(heads),
+          static_cast<std::int32_t>(std::max<std::int64_t>(1, blocks)),
           arena.take(0)};
 }
 

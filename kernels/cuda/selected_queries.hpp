@@ -11,8 +11,9 @@
 
 namespace cpnsa::cuda {
 
-/// Pairs (block, KV head) are numbered block * heads + head - head_begin, with block among all B. Lists are cut into
-/// parts of `part_queries` rows: part i of a pair has number first_part[pair] + i.
+/// Pairs (block, KV head) are numbered (head - head_begin) * blocks + block, with block among all B: what neighbouring
+/// pairs read of queries is the same head's. Lists are cut into parts of `part_queries` rows: part i of a pair has
+/// number first_part[pair] + i.
 struct SelectedQueries {
   std::int32_t* rows;        ///< local rows of every pair's list, ascending; lists one after another
   std::int64_t* first_row;   ///< [pairs + 1], where lists begin
@@ -20,8 +21,8 @@ struct SelectedQueries {
   std::int64_t pairs;
   std::int64_t most_parts;  ///< no fewer than first_part[pairs], which the host does not know
   std::int32_t part_queries;
-  std::int32_t heads;  ///< head_end - head_begin
-  void* rest;          ///< of the scratch memory
+  std::int32_t blocks;  ///< B, as far as the rank's documents reach; at least 1
+  void* rest;           ///< of the scratch memory
 };
 
 SelectedQueries list_selected_queries(const SelectedAttentionBackward&, cudaStream_t);

@@ -1,7 +1,7 @@
 // dQ of selected attention: 8 neighbouring queries of one KV head walk the union of their blocks once, a warp a query,
-// as in the forward. A query's q and dout stay in registers beside its dQ; keys and values of each block come into a
-// ring in shared memory through the copy engine. Thread blocks are persistent: three warps build the union of the next
-// tile, and its first blocks come in, while the consumers finish one.
+// as in the forward. A query's q and dout stay in registers beside its dQ, read from global memory once; keys and
+// values of each block come into a ring in shared memory through the copy engine. Thread blocks are persistent: three
+// warps build the union of the next tile, and its first blocks come in, while the consumers finish one.
 
 #include "kernels/cuda/block_maps_sm90.cuh"
 #include "kernels/cuda/gradient_launch_sm90.cuh"
@@ -18,24 +18,24 @@ struct SelectedGradientShape {
   static constexpr int heads = 16;
   static constexpr int queries = 8;
   static constexpr int keys = 64;
-  static constexpr int stages = Dk == 192 ? 3 : Dk == 128 ? 4 : 8;
+  static constexpr int stages = Dk == 192 ? 4 : Dk == 128 ? 6 : 12;
   static constexpr int consumers = queries * 32;  ///< threads; of a warpgroup more one warp loads, three build unions
   static constexpr int builders = 96;
   static constexpr int threads = consumers + 128;
-  static constexpr int producer_registers = 72;
-  static constexpr int consumer_registers = 216;
+  static constexpr int producer_registers = 56;
+  static constexpr int consumer_registers = 224;
   /// 192 channels of 16 heads do not fit in registers beside their gradient.
   static constexpr bool queries_in_registers = Dk <= 128;
   static constexpr int lists = 2;          ///< unions: one walked, one built
   static constexpr int keys_at_once = 32;  ///< whose scores are in registers
   static constexpr int rows = queries * heads;
   using Queries = SwizzledTile<rows, Dk>;
-  using Douts = SwizzledTile<rows, Dv>;
   using Keys = SwizzledTile<keys, Dk>;
   using Values = SwizzledTile<keys, Dv>;
   static constexpr int row_column_bytes = rows * 128;  ///< of 64 channels
   static constexpr int column_bytes = keys * 128;
-  static constexpr int tile_bytes = Queries::bytes + Douts::bytes + stages * (Keys::bytes + Values::bytes);
+  static constexpr int query_bytes = queries_in_registers ? 0 : Queries::bytes;
+  static constexpr int tile_bytes = query_bytes + stages * (Keys::bytes + Values::bytes);
   static constexpr int barriers = 2 + 2 * lists + 2 * stages;
   static constexpr int shared_bytes = (tile_bytes + barriers * 8 + 15) / 16 * 16;
 };
@@ -45,19 +45,18 @@ struct SelectedGradientShared {
   std::uint32_t base;
 
   __device__ std::uint32_t query() const { return base; }
-  __device__ std::uint32_t dout() const { return base + Shape::Queries::bytes; }
-  __device__ std::uint32_t key(int stage) const { return dout() + Shape::Douts::bytes + stage * Shape::Keys::bytes; }
+  __device__ std::uint32_t key(int stage) const { return base + Shape::query_bytes + stage * Shape::Keys::bytes; }
   __device__ std::uint32_t value(int stage) const { return key(Shape::stages) + stage * Shape::Values::bytes; }
-  __device__ std::uint32_t rows_ready() const { return base + Shape::tile_bytes; }
-  __device__ std::uint32_t rows_free() const { return rows_ready() + 8; }
-  __device__ std::uint32_t list_ready(int list) const { return rows_ready() + 16 + list * 8; }
+  __device__ std::uint32_t query_ready() const { return base + Shape::tile_bytes; }
+  __device__ std::uint32_t query_free() const { return query_ready() + 8; }
+  __device__ std::uint32_t list_ready(int list) const { return query_ready() + 16 + list * 8; }
   __device__ std::uint32_t list_free(int list) const { return list_ready(Shape::lists) + list * 8; }
   __device__ std::uint32_t ready(int stage) const { return list_free(Shape::lists) + stage * 8; }
   __device__ std::uint32_t free(int stage) const { return ready(Shape::stages) + stage * 8; }
 
   __device__ void initialise() const {
-    ptx::barrier_init(rows_ready(), 1);
-    ptx::barrier_init(rows_free(), Shape::queries);
+    ptx::barrier_init(query_ready(), 1);
+    ptx::barrier_init(query_free(), Shape::queries);
     for (int list = 0; list < Shape::lists; ++list) {
       ptx::barrier_init(list_ready(list), 1);
       ptx::barrier_init(list_free(list), Shape::queries + 1);  // the consumers' warps and the loading thread
@@ -137,25 +136,24 @@ __device__ __forceinline__ void build_unions(const SelectedGradientArguments<typ
   }
 }
 
-/// One thread: queries, output gradients and blocks of each tile.
+/// One thread: blocks of each tile, and queries that registers do not hold.
 template <class Shape>
-__device__ __forceinline__ void load(const SelectedGradientArguments<typename Shape::T>& a,
-                                     const QueryGradientMaps& rows, const BlockMaps& blocks,
-                                     const UnionBuffers& buffers, const SelectedGradientShared<Shape>& shared) {
+__device__ __forceinline__ void load(const SelectedGradientArguments<typename Shape::T>& a, const CUtensorMap& queries,
+                                     const BlockMaps& blocks, const UnionBuffers& buffers,
+                                     const SelectedGradientShared<Shape>& shared) {
   RingPosition<Shape::stages> ring;
   RingPosition<Shape::lists> lists;
-  int rows_phase = 1;
+  int query_phase = 1;
 #pragma unroll 1
-  for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x, lists.advance(), rows_phase ^= 1) {
+  for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x, lists.advance(), query_phase ^= 1) {
     const int group = a.group(item), row = static_cast<int>(a.tile(item).row);
-    ptx::barrier_wait(shared.rows_free(), rows_phase);
-    ptx::barrier_arrive_expect(shared.rows_ready(), Shape::Queries::bytes + Shape::Douts::bytes);
-    for (int column = 0; column < Shape::dk / 64; ++column)
-      ptx::tensor_load(shared.query() + column * Shape::row_column_bytes, &rows.queries, shared.rows_ready(),
-                       column * 64, group * Shape::heads, row);
-    for (int column = 0; column < Shape::dv / 64; ++column)
-      ptx::tensor_load(shared.dout() + column * Shape::row_column_bytes, &rows.douts, shared.rows_ready(), column * 64,
-                       group * Shape::heads, row);
+    if constexpr (!Shape::queries_in_registers) {
+      ptx::barrier_wait(shared.query_free(), query_phase);
+      ptx::barrier_arrive_expect(shared.query_ready(), Shape::query_bytes);
+      for (int column = 0; column < Shape::dk / 64; ++column)
+        ptx::tensor_load(shared.query() + column * Shape::row_column_bytes, &queries, shared.query_ready(), column * 64,
+                         group * Shape::heads, row);
+    }
     ptx::barrier_wait(shared.list_ready(lists.stage), lists.phase);
     const int count = *buffers.list(Shape::lists, lists.stage).count;
     const BlockLocation* const locations = buffers.locations(lists.stage);
@@ -212,6 +210,19 @@ __device__ __forceinline__ void add_block(float (&dq)[Shape::dk / 8][4], const s
   }
 }
 
+/// A warp's 16 rows of `dim` elements from global memory as first operands, zeros if they do not exist.
+template <class T, int Steps>
+__device__ __forceinline__ void read_rows(std::uint32_t (&a)[Steps][4], const T* first, int dim, bool exist) {
+  const int lane = threadIdx.x % 32;
+  const T* const from = first + lane / 4 * dim + lane % 4 * 2;
+#pragma unroll
+  for (int step = 0; step < Steps; ++step)
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      a[step][i] =
+          exist ? __ldg(reinterpret_cast<const std::uint32_t*>(from + i % 2 * 8 * dim + step * 16 + i / 2 * 8)) : 0;
+}
+
 template <class Shape>
 __device__ __forceinline__ void consume(const SelectedGradientArguments<typename Shape::T>& a,
                                         const UnionBuffers& buffers, const SelectedGradientShared<Shape>& shared) {
@@ -219,22 +230,20 @@ __device__ __forceinline__ void consume(const SelectedGradientArguments<typename
   const bool speaks = lane == 0;
   RingPosition<Shape::stages> ring;
   RingPosition<Shape::lists> lists;
-  int rows_phase = 0;
+  int query_phase = 0;
 #pragma unroll 1
-  for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x, lists.advance(), rows_phase ^= 1) {
+  for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x, lists.advance(), query_phase ^= 1) {
     const QueryTile tile = a.tile(item);
     const int position = a.position(tile) + query;
     const std::int64_t head_row = (tile.row + query) * a.problem.heads + a.group(item) * Shape::heads;
     const RowStatistics row(a.problem, head_row, query < tile.rows);
     float dq[Shape::dk / 8][4] = {};
     std::uint32_t q[Shape::dk / 16][4], dout[Shape::dv / 16][4];
-    ptx::barrier_wait(shared.rows_ready(), rows_phase);
-    load_query_rows<typename Shape::Douts>(dout, shared.dout(), query * 16);
-    if constexpr (Shape::queries_in_registers) {
-      load_query_rows<typename Shape::Queries>(q, shared.query(), query * 16);
-      __syncwarp();
-      if (speaks) ptx::barrier_arrive(shared.rows_free());
-    }
+    read_rows(dout, a.problem.dout + head_row * Shape::dv, Shape::dv, query < tile.rows);
+    if constexpr (Shape::queries_in_registers)
+      read_rows(q, a.problem.q + head_row * Shape::dk, Shape::dk, query < tile.rows);
+    else
+      ptx::barrier_wait(shared.query_ready(), query_phase);
     ptx::barrier_wait(shared.list_ready(lists.stage), lists.phase);
     const SelectedUnion list = buffers.list(Shape::lists, lists.stage);
     const int count = *list.count;
@@ -250,7 +259,7 @@ __device__ __forceinline__ void consume(const SelectedGradientArguments<typename
     }
     if (speaks) {
       ptx::barrier_arrive(shared.list_free(lists.stage));
-      if constexpr (!Shape::queries_in_registers) ptx::barrier_arrive(shared.rows_free());
+      if constexpr (!Shape::queries_in_registers) ptx::barrier_arrive(shared.query_free());
     }
     if (query < tile.rows)
       add_query_rows(reinterpret_cast<float(&)[Shape::dk / 2]>(dq), a.problem.scale,
@@ -261,7 +270,7 @@ __device__ __forceinline__ void consume(const SelectedGradientArguments<typename
 template <class Shape>
 __global__ void __launch_bounds__(Shape::threads, 1)
     selected_query_gradients_kernel(const __grid_constant__ SelectedGradientArguments<typename Shape::T> arguments,
-                                    const __grid_constant__ QueryGradientMaps rows,
+                                    const __grid_constant__ CUtensorMap queries,
                                     const __grid_constant__ BlockMaps blocks) {
   extern __shared__ unsigned char memory[];
   const std::uint32_t start_of_memory = ptx::shared_address(memory);
@@ -276,7 +285,7 @@ __global__ void __launch_bounds__(Shape::threads, 1)
   } else {
     ptx::give_registers<Shape::producer_registers>();
     if (threadIdx.x == Shape::consumers)
-      load<Shape>(arguments, rows, blocks, buffers, shared);
+      load<Shape>(arguments, queries, blocks, buffers, shared);
     else if (threadIdx.x >= Shape::threads - Shape::builders)
       build_unions<Shape>(arguments, buffers, shared);
   }
@@ -331,7 +340,7 @@ void selected_query_gradients(const SelectedAttentionBackward& a, cudaStream_t s
     auto* const kernel = selected_query_gradients_kernel<Shape>;
     allow_shared_memory(kernel, bytes);
     const int blocks = std::min(multiprocessors(), arguments.work.tiles * arguments.work.groups);
-    kernel<<<blocks, Shape::threads, bytes, stream>>>(arguments, row_maps(a, Shape::queries), block_maps(a));
+    kernel<<<blocks, Shape::threads, bytes, stream>>>(arguments, row_maps(a, Shape::queries).queries, block_maps(a));
     check_launch("selected_query_gradients_sm90");
   });
 }
