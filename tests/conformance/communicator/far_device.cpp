@@ -19,7 +19,8 @@ class FarDevice final : public cpu::CpuDevice {
     copies_.push_back({destination, source, bytes});
   }
   void synchronize(Stream) override {
-    for (const Copy& copy : copies_) std::memcpy(copy.destination, copy.source, copy.bytes);
+    for (const Copy& copy : copies_)
+      if (copy.bytes > 0) std::memcpy(copy.destination, copy.source, copy.bytes);  // else both may be null
     copies_.clear();
   }
 
