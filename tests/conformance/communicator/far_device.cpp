@@ -1,8 +1,9 @@
 // A device that stands for a GPU where there is none: the host must not touch its memory, and copies happen when the
-// stream is waited for, not before.
+// stream is waited for, not before. What a communicator keeps of its host memory is gone with the device.
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 #include <vector>
 
 #include "kernels/cpu/device.hpp"
@@ -13,7 +14,19 @@ namespace {
 
 class FarDevice final : public cpu::CpuDevice {
  public:
+  ~FarDevice() override {
+    for (void* memory : host_memory_) CpuDevice::deallocate_host(memory);
+  }
+
   bool host_accessible() const override { return false; }
+
+  void* allocate_host(std::size_t bytes) override {
+    return *host_memory_.insert(CpuDevice::allocate_host(bytes)).first;
+  }
+  void deallocate_host(void* memory) noexcept override {
+    host_memory_.erase(memory);
+    CpuDevice::deallocate_host(memory);
+  }
 
   void copy(void* destination, const void* source, std::size_t bytes, Stream) override {
     copies_.push_back({destination, source, bytes});
@@ -31,6 +44,7 @@ class FarDevice final : public cpu::CpuDevice {
     std::size_t bytes;
   };
   std::vector<Copy> copies_;
+  std::set<void*> host_memory_;
 };
 
 const bool registered =
