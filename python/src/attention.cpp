@@ -113,22 +113,20 @@ nb::dict dictionary_of(const Statistics& statistics) {
 
 SharedAttention::SharedAttention(const Config& config, const Partition& partition, std::shared_ptr<Device> device,
                                  const SharedCommunicator& communicator, const AttentionOptions& options)
-    : config_(config),
-      device_(std::move(device)),
-      communicator_(communicator.get()),
-      communicator_owner_(communicator.owner()) {
+    : config_(config), device_(std::move(device)), communicator_(communicator) {
+  Communicator& transport = communicator_.get();
   const nb::gil_scoped_release released;
-  attention_ = std::make_unique<Attention>(config, partition, *device_, *communicator_, options);
+  attention_ = std::make_unique<Attention>(config, partition, *device_, transport, options);
 }
 
 SharedAttention::~SharedAttention() {
   const nb::gil_scoped_release released;
   attention_.reset();
-  communicator_.reset();
 }
 
 Attention& SharedAttention::open() const {
   if (!attention_) throw ArgumentError("attention: found one that was closed, expected an open one");
+  communicator_.get();
   return *attention_;
 }
 

@@ -29,6 +29,7 @@ class SharedAttention {
   std::size_t saved_bytes() const { return open().saved_bytes(); }
 
  private:
+  /// Throws ArgumentError where it, or its communicator, was closed.
   Attention& open() const;
   /// Tells the other ranks what is wrong with this rank's arguments, and throws it.
   [[noreturn]] void refuse(const std::string& problem);
@@ -36,8 +37,7 @@ class SharedAttention {
 
   Config config_;
   std::shared_ptr<Device> device_;
-  std::shared_ptr<Communicator> communicator_;
-  nb::object communicator_owner_;
+  SharedCommunicator communicator_;
   std::unique_ptr<Attention> attention_;
   std::mutex mutex_;
 };

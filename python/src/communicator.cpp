@@ -108,23 +108,25 @@ std::chrono::milliseconds deadline_of(double seconds) {
 void bind_communicator(nb::module_& module) {
   using namespace nb::literals;
   nb::class_<SharedCommunicator>(module, "Communicator", "Moves bytes between ranks.")
-      .def_prop_ro("name", [](const SharedCommunicator& self) { return self.get()->name(); })
-      .def_prop_ro("rank", [](const SharedCommunicator& self) { return self.get()->rank(); })
-      .def_prop_ro("size", [](const SharedCommunicator& self) { return self.get()->size(); })
+      .def_prop_ro("name", [](const SharedCommunicator& self) { return self.get().name(); })
+      .def_prop_ro("rank", [](const SharedCommunicator& self) { return self.get().rank(); })
+      .def_prop_ro("size", [](const SharedCommunicator& self) { return self.get().size(); })
       .def(
           "set_deadline",
-          [](const SharedCommunicator& self, double seconds) { self.get()->set_deadline(deadline_of(seconds)); },
+          [](const SharedCommunicator& self, double seconds) { self.get().set_deadline(deadline_of(seconds)); },
           "seconds"_a, "Longest time that one wait for other ranks may take; 300 seconds unless set.")
       .def("barrier",
            [](const SharedCommunicator& self) {
-             const auto communicator = self.get();
+             const SharedCommunicator kept = self;
+             Communicator& communicator = self.get();
              const nb::gil_scoped_release released;
-             communicator->barrier();
+             communicator.barrier();
            })
       .def(
-          "abort", [](const SharedCommunicator& self, std::string_view reason) { self.get()->abort(reason); },
+          "abort", [](const SharedCommunicator& self, std::string_view reason) { self.get().abort(reason); },
           "reason"_a, "Ends the ranks' present and later waits with this reason, as far as the transport reaches them.")
-      .def("close", &SharedCommunicator::close, "Lets go of it; layers that were made with it keep it.");
+      .def("close", &SharedCommunicator::close,
+           "Layers that were made with it refuse to go on, and nothing keeps its group.");
   module.def("callback_communicator", &callback_communicator, "rank"_a, "size"_a, "exchange"_a, "all_gather"_a,
              "set_deadline"_a, "owner"_a = nb::none(),
              "Over Python functions: exchange([(peer, memory)...] to send, [...] to receive), all_gather(memory of all "

@@ -10,23 +10,30 @@
 
 namespace cpnsa::python {
 
-/// A communicator and the Python object that it stands on (a process group). close() lets go of it here; layers that
-/// were made with it keep it.
+/// A communicator and the Python object that it stands on (a process group), shared by the layers made with it. Once
+/// closed, layers refuse to use it, and nothing here keeps the Python object.
 class SharedCommunicator {
  public:
   SharedCommunicator(std::shared_ptr<Communicator> communicator, nb::object owner)
-      : communicator_(std::move(communicator)), owner_(std::move(owner)) {}
+      : state_(std::make_shared<State>(State{std::move(communicator), std::move(owner), true})) {}
 
-  const std::shared_ptr<Communicator>& get() const {
-    if (!communicator_) throw ArgumentError("communicator: found one that was closed, expected an open one");
-    return communicator_;
+  /// Throws ArgumentError where it was closed.
+  Communicator& get() const {
+    if (!state_->open) throw ArgumentError("communicator: found one that was closed, expected an open one");
+    return *state_->communicator;
   }
-  const nb::object& owner() const { return owner_; }
-  void close() { communicator_.reset(), owner_.reset(); }
+  void close() {
+    state_->open = false;
+    state_->owner.reset();
+  }
 
  private:
-  std::shared_ptr<Communicator> communicator_;
-  nb::object owner_;
+  struct State {
+    std::shared_ptr<Communicator> communicator;
+    nb::object owner;
+    bool open;
+  };
+  std::shared_ptr<State> state_;
 };
 
 }  // namespace cpnsa::python

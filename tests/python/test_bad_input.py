@@ -119,7 +119,8 @@ def test_use_after_close():
     communicator.close()
     with pytest.raises(cpnsa.ArgumentError, match="closed"):
         communicator.rank
-    layer.forward(**arrays())  # a layer keeps what it was made with
+    with pytest.raises(cpnsa.ArgumentError, match="communicator: found one that was closed"):
+        layer.forward(**arrays())
 
 
 def test_partition():
