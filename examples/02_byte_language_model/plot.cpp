@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <numeric>
+#include <vector>
 
 namespace language_model {
 namespace {
@@ -80,15 +82,33 @@ std::string axes(const Frame& frame) {
   return svg;
 }
 
-std::string path_of(const Curve& curve, const Frame& frame, const char* colour) {
+std::string path_of(std::span<const double> losses, const Frame& frame, const std::string& stroke) {
   std::string points;
-  for (std::size_t i = 0; i < curve.losses.size(); ++i)
-    if (std::isfinite(curve.losses[i]))
-      points += fmt::format("{:.1f},{:.1f} ", frame.x(static_cast<double>(i + 1)), frame.y(curve.losses[i]));
-  return fmt::format(
-      "<polyline fill=\"none\" stroke=\"{}\" stroke-width=\"1.6\" stroke-linejoin=\"round\" "
-      "points=\"{}\"/>\n",
-      colour, points);
+  for (std::size_t i = 0; i < losses.size(); ++i)
+    if (std::isfinite(losses[i]))
+      points += fmt::format("{:.1f},{:.1f} ", frame.x(static_cast<double>(i + 1)), frame.y(losses[i]));
+  return fmt::format("<polyline fill=\"none\" {} stroke-linejoin=\"round\" points=\"{}\"/>\n", stroke, points);
+}
+
+// Of each step and the ones before it, `steps` in all.
+std::vector<double> running_means(std::span<const double> losses, std::size_t steps) {
+  std::vector<double> means;
+  for (std::size_t end = 1; end <= losses.size(); ++end) {
+    const std::size_t begin = end - std::min(end, steps);
+    means.push_back(std::accumulate(losses.begin() + static_cast<std::ptrdiff_t>(begin),
+                                    losses.begin() + static_cast<std::ptrdiff_t>(end), 0.0) /
+                    static_cast<double>(end - begin));
+  }
+  return means;
+}
+
+// Steps differ by what the text holds there: of a long curve the mean of 20 steps is drawn, over the steps in pale.
+std::string lines_of(const Curve& curve, const Frame& frame, const char* colour) {
+  constexpr std::size_t long_curve = 100, mean_of = 20;
+  if (curve.losses.size() < long_curve)
+    return path_of(curve.losses, frame, fmt::format("stroke=\"{}\" stroke-width=\"1.6\"", colour));
+  return path_of(curve.losses, frame, fmt::format("stroke=\"{}\" stroke-width=\"1\" stroke-opacity=\"0.3\"", colour)) +
+         path_of(running_means(curve.losses, mean_of), frame, fmt::format("stroke=\"{}\" stroke-width=\"2\"", colour));
 }
 
 }  // namespace
@@ -110,7 +130,7 @@ std::string plot(std::span<const Curve> curves, double unigram_entropy) {
   svg += axes(frame);
   svg += line(left, frame.y(unigram_entropy), width - right, frame.y(unigram_entropy),
               "stroke=\"#555555\" stroke-width=\"1.4\" stroke-dasharray=\"7 5\"");
-  for (std::size_t i = 0; i < curves.size(); ++i) svg += path_of(curves[i], frame, colours[i % colours.size()]);
+  for (std::size_t i = 0; i < curves.size(); ++i) svg += lines_of(curves[i], frame, colours[i % colours.size()]);
 
   const double legend = width - right - 330;
   double y = top + 22;

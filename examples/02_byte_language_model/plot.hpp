@@ -7,7 +7,8 @@
 
 namespace language_model {
 
-/// An SVG picture of loss curves, with a dashed line at the unigram entropy of the text (nats a byte).
+/// An SVG picture of loss curves, long ones also as means of 20 steps, with a dashed line at the unigram entropy of the
+/// text (nats a byte).
 std::string plot(std::span<const Curve> curves, double unigram_entropy);
 
 }  // namespace language_model

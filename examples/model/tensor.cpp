@@ -3,9 +3,10 @@
 namespace model {
 namespace {
 
+// Of one or two dimensions.
 Tensor like(Operations& operations, DType dtype, const TensorView& view) {
-  if (view.rank == 1) return Tensor(operations, dtype, {view.shape[0]});
-  return Tensor(operations, dtype, {view.shape[0], view.elements() / std::max<std::int64_t>(1, view.shape[0])});
+  return view.rank == 1 ? Tensor(operations, dtype, {view.shape[0]})
+                        : Tensor(operations, dtype, {view.shape[0], view.shape[1]});
 }
 
 }  // namespace

@@ -156,6 +156,11 @@ TEST_F(LanguageModelCudaCurve, IsTheCpusAtEveryNumberOfRanks) {
   }
 }
 
+TEST_F(LanguageModelCudaCurve, RanksMayOwnNothing) {
+  const std::vector<double> expected = losses(one_rank(), {"--select-block", "320"});
+  EXPECT_LT(relative_deviation(expected, losses(threads(4), {"--select-block", "320", "--device", "cuda"})), 5e-3);
+}
+
 TEST_F(LanguageModelCudaCurve, TypesAreRefused) {
   for (const std::string dtype : {"f64", "f32"}) {
     const Outcome outcome = run_command(one_rank(), {"--text", folder_.path() / "text", "--tokens", "520", "--device",

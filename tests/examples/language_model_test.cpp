@@ -62,6 +62,12 @@ TEST_F(LanguageModel, CurveIsTheSameForEveryRankCountPartitionAndExchange) {
   }
 }
 
+TEST_F(LanguageModel, RanksMayOwnNothing) {
+  const std::vector<std::string> two_blocks{"--select-block", "320"};
+  const std::vector<double> expected = losses(one_rank(), "one", two_blocks);
+  EXPECT_LT(relative_deviation(expected, losses(threads(4), "four", two_blocks)), 1e-9);
+}
+
 TEST_F(LanguageModel, Float32CurveStartsTheSame) {
   const std::vector<double> expected = losses(one_rank(), "f64");
   EXPECT_LT(relative_deviation(expected, losses(threads(3), "f32", {"--dtype", "f32"})), 1e-4);
