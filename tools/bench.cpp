@@ -139,11 +139,15 @@ class LengthBench {
         partition_(make_partition(options_.execution.partition, std::array<std::int64_t, 2>{0, tokens},
                                   config_.select_block, control.size())) {}
 
-  BenchRow measure(const BenchInputs& inputs) {
+  /// Collective.
+  void make_inputs(const BenchInputs& inputs) {
     together(control_, [&] {
       allocate(inputs);
       return std::string();
     });
+  }
+
+  BenchRow measure() {
     BenchRow row;
     row.tokens = tokens_;
     row.input_sets = static_cast<int>(sets_.size());
@@ -170,7 +174,8 @@ class LengthBench {
     for (std::size_t set = 0; set < input_sets(tensors); ++set) {
       sets_.push_back(std::make_unique<LayerMemory>(device_, dtype, dtype, partition_.local_tokens(control_.rank()),
                                                     config_, tensors, backward));
-      inputs.fill(*sets_.back(), tensors, backward ? &dout : nullptr, partition_, control_.rank(), set, staging_);
+      inputs.fill(device_, stream_.get(), *sets_.back(), tensors, backward ? &dout : nullptr, partition_,
+                  control_.rank(), set);
     }
   }
 
@@ -337,13 +342,15 @@ void bench(const BenchOptions& options, const RankPlace& place) {
   if (leads) fmt::print("{}", table_head(setting));
   for (std::int64_t tokens = *setting.options.begin; tokens <= *setting.options.end; tokens *= setting.options.factor) {
     Progress progress(leads);
-    progress.show(fmt::format("measuring {} tokens", tokens));
     std::optional<LengthBench> length;
     together(control, [&] {
       length.emplace(setting, tokens, *execution, control);
       return std::string();
     });
-    rows.push_back(length->measure(*inputs));
+    progress.show(fmt::format("making inputs of {} tokens", tokens));
+    length->make_inputs(*inputs);
+    progress.show(fmt::format("measuring {} tokens", tokens));
+    rows.push_back(length->measure());
     progress.show("");
     if (leads) {
       fmt::print("{}", table_row(rows.back(), setting.options.execution.backward));

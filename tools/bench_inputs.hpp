@@ -7,32 +7,30 @@
 #include "tools/layer_memory.hpp"
 #include "tools/layer_tensors.hpp"
 #include "tools/options.hpp"
+#include "tools/random_rows.hpp"
 
 namespace cpnsa::tool {
 
-/// Random normal inputs that depend on the seed, the set and the token alone: the same at every rank count. A row is
-/// put together of pieces of one table of normal numbers, taken from hashed places: fast enough for millions of tokens.
+/// Random inputs that depend on the seed, the set and the token alone: the same at every rank count. A GPU makes its
+/// own, tens of gigabytes in the blink of an eye; for the CPU the host makes them.
 class BenchInputs {
  public:
-  BenchInputs(DType dtype, Selection selection, std::uint64_t seed);
+  BenchInputs(DType dtype, Selection selection, std::uint64_t seed)
+      : dtype_(dtype), selection_(selection), seed_(seed) {}
 
-  /// Fills the rank's rows of every tensor with input set `set`. Parameters are scaled by 1/sqrt(inputs of a neuron).
-  void fill(LayerMemory& memory, const std::vector<LayerTensor>& tensors, const LayerTensor* dout,
-            const Partition& partition, int rank, std::uint64_t set, Staging& staging) const;
+  /// Fills the rank's rows of every tensor with input set `set`, and returns when they are there. Parameters are scaled
+  /// by 1/sqrt(inputs of a neuron).
+  void fill(Device& device, Stream stream, LayerMemory& memory, const std::vector<LayerTensor>& tensors,
+            const LayerTensor* dout, const Partition& partition, int rank, std::uint64_t set) const;
 
  private:
-  struct Stream;  // one tensor's numbers
-
-  void fill(DeviceTensor& destination, const LayerTensor& tensor, const Partition& partition, int rank,
-            const Stream& numbers, Staging& staging) const;
-  void write_row(const Stream& numbers, std::int64_t row, std::int64_t width, std::byte* destination) const;
-  const float* piece(const Stream& numbers, std::uint64_t row, std::uint64_t index) const;
+  void fill(Device& device, Stream stream, DeviceTensor& destination, const LayerTensor& tensor,
+            const Partition& partition, int rank, const RandomRows& numbers) const;
+  void write_rows(const RandomRows& numbers, std::int64_t first_row, std::int64_t rows, std::byte* destination) const;
 
   DType dtype_;
   Selection selection_;
   std::uint64_t seed_;
-  std::vector<float> table_;
-  std::vector<std::byte> narrowed_;  ///< the table in the layer's type
 };
 
 }  // namespace cpnsa::tool
