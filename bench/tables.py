@@ -23,7 +23,7 @@ def _ratio(slow, fast):
     return "-" if slow is None or fast is None else f"{slow / fast:.2f}x"
 
 
-def _markdown(head, rows):
+def markdown(head, rows):
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     line = lambda cells: "| " + " | ".join(cell.rjust(width) for cell, width in zip(cells, widths)) + " |"
     return "\n".join([line(head), "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|", *map(line, rows)])
@@ -47,7 +47,7 @@ def ratio_table(results):
             for own in ours:
                 cells += [_milliseconds(own)] + [_ratio(time, own) for time in times]
             rows.append(cells)
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def stage_table(results):
@@ -67,7 +67,7 @@ def stage_table(results):
                     + [f"{1e3 * one['stage_seconds'][stage]:.3f}" for stage in STAGES]
                     + [_milliseconds(one["seconds"]), f"{one['tflops_per_second']:.3g}", f"{peak:.1f}", shared]
                 )
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def failures(results):

@@ -62,8 +62,18 @@ BenchOptions decided(BenchOptions options, bool gpu) {
   config.compress_hidden_v = options.hidden ? options.hidden : 2 * config.head_dim_v;
   if (*options.end < *options.begin)
     throw ArgumentError(fmt::format("--end: found {}, expected at least --begin = {}", *options.end, *options.begin));
+  if (options.documents > *options.begin)
+    throw ArgumentError(
+        fmt::format("--documents: found {}, expected at most --begin = {}", options.documents, *options.begin));
   config.validate();
   return options;
+}
+
+std::vector<std::int64_t> document_bounds(std::int64_t tokens, std::int64_t documents) {
+  std::vector<std::int64_t> bounds;
+  for (std::int64_t i = 0; i <= documents; ++i)
+    bounds.push_back(tokens / documents * i + tokens % documents * i / documents);
+  return bounds;
 }
 
 double median(std::vector<double> values) {
@@ -136,7 +146,7 @@ class LengthBench {
         control_(control),
         stream_(device_),
         staging_(device_, stream_.get()),
-        partition_(make_partition(options_.execution.partition, std::array<std::int64_t, 2>{0, tokens},
+        partition_(make_partition(options_.execution.partition, document_bounds(tokens, options_.documents),
                                   config_.select_block, control.size())) {}
 
   /// Collective.
@@ -159,8 +169,8 @@ class LengthBench {
       row.forward.seconds[column] = stages[column];
       row.backward.seconds[column] = stages[column_count + column];
     }
-    row.forward.flop = forward_flop(config_, tokens_);
-    row.backward.flop = backward_flop(config_, tokens_);
+    row.forward.flop = forward_flop(config_, partition_.cu_seqlens());
+    row.backward.flop = backward_flop(config_, partition_.cu_seqlens());
     add_facts(row);
     return row;
   }

@@ -49,6 +49,15 @@ BranchFlop count_flop(const Config& config, std::int64_t tokens) {
   return flop;
 }
 
+BranchFlop count_flop(const Config& config, std::span<const std::int64_t> cu_seqlens) {
+  BranchFlop sum{0, 0, 0};
+  for (std::size_t document = 1; document < cu_seqlens.size(); ++document) {
+    const BranchFlop flop = count_flop(config, cu_seqlens[document] - cu_seqlens[document - 1]);
+    sum.branches += flop.branches, sum.importance += flop.importance, sum.compressor += flop.compressor;
+  }
+  return sum;
+}
+
 std::string pass_row(const BenchRow& row, const BenchPass& pass, const char* name, bool has_importance) {
   std::string text = fmt::format("{:>9} {:>5}", row.tokens, name);
   for (std::size_t column = 0; column < column_count; ++column) {
@@ -127,27 +136,30 @@ bool is_backward(Traffic traffic) {
          traffic == Traffic::parameter_gradients;
 }
 
-double forward_flop(const Config& config, std::int64_t tokens) {
-  const BranchFlop flop = count_flop(config, tokens);
+double forward_flop(const Config& config, std::span<const std::int64_t> cu_seqlens) {
+  const BranchFlop flop = count_flop(config, cu_seqlens);
   return flop.branches + flop.importance + flop.compressor;
 }
 
-double backward_flop(const Config& config, std::int64_t tokens) {
-  const BranchFlop flop = count_flop(config, tokens);
+double backward_flop(const Config& config, std::span<const std::int64_t> cu_seqlens) {
+  const BranchFlop flop = count_flop(config, cu_seqlens);
   return 2.5 * flop.branches + 2 * flop.compressor;
 }
 
 std::string table_head(const BenchSetting& setting) {
   const BenchOptions& options = setting.options;
   std::string text = fmt::format(
-      "# cpnsa bench: {} rank{} ({}), {} ({}), {}, partition {}, selection {}, {} iterations after {} warm-ups\n"
+      "# cpnsa bench: {} rank{} ({}), {} ({}), {}, partition {}, selection {}, {} document{} a row, {} iterations "
+      "after {} "
+      "warm-ups\n"
       "# {}\n"
       "# times in ms: median over iterations of the slowest rank; TFLOP/s and moved MiB: all ranks; peak MiB: one "
       "rank\n"
       "{:>9} {:>5}",
       setting.ranks, setting.ranks == 1 ? "" : "s", setting.transport, setting.device, setting.hardware,
-      name_of(setting.dtype), name_of(options.execution.partition), name_of(options.selection), *options.iterations,
-      *options.warmups, options.config.describe(), "# tokens", "pass");
+      name_of(setting.dtype), name_of(options.execution.partition), name_of(options.selection), options.documents,
+      options.documents == 1 ? "" : "s", *options.iterations, *options.warmups, options.config.describe(), "# tokens",
+      "pass");
   for (std::size_t column = 0; column < column_count; ++column)
     text += fmt::format(" {:>10}", static_cast<Column>(column) == Column::importance
                                        ? "imp.+topk"
@@ -174,6 +186,7 @@ std::string json_of(const BenchSetting& setting, const std::vector<BenchRow>& ro
   report["selection"] = std::string(name_of(options.selection));
   report["iterations"] = *options.iterations;
   report["warmups"] = *options.warmups;
+  report["documents"] = options.documents;
   report["seed"] = options.seed;
   report["separate_kv"] = options.separate_kv;
   report["keep_blocks"] = options.execution.keep_blocks;

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -53,10 +54,11 @@ struct BenchSetting {
   DType dtype = DType::f32;
 };
 
-/// Floating-point operations of the matrix products that the algorithm takes for one document: 2 a multiply-add. The
-/// backward is counted as 2.5 times the three branches (five products for two) and twice the compressor.
-double forward_flop(const Config& config, std::int64_t tokens);
-double backward_flop(const Config& config, std::int64_t tokens);
+/// Floating-point operations of the matrix products that the algorithm takes for documents within these bounds: 2 a
+/// multiply-add. The backward is counted as 2.5 times the three branches (five products for two) and twice the
+/// compressor.
+double forward_flop(const Config& config, std::span<const std::int64_t> cu_seqlens);
+double backward_flop(const Config& config, std::span<const std::int64_t> cu_seqlens);
 
 std::string table_head(const BenchSetting& setting);
 std::string table_row(const BenchRow& row, bool backward);

@@ -63,6 +63,7 @@ void add_bench(CLI::App& app, BenchOptions& options) {
   flags.add_integer("-b,--begin", options.begin, 1, most_tokens, "tokens of the first row (default 1K, GPU 8K)", true);
   flags.add_integer("-e,--end", options.end, 1, most_tokens, "tokens of the last row (default 4K, GPU 64K)", true);
   flags.add_integer("-f,--factor", options.factor, 2, most_factor, "from row to row (default 2)");
+  flags.add_integer("--documents", options.documents, 1, most_factor, "documents in a row's tokens (default 1)");
   flags.add_integer("-n,--iters", options.iterations, 1, 1000000, "timed iterations (default 3, GPU 20)");
   flags.add_integer("-w,--warmup", options.warmups, 0, 1000000, "untimed iterations before them (default 1, GPU 5)");
   flags.add_path("-J,--json", options.json, "FILE", "write the results there too; an existing file is an error");
@@ -123,10 +124,10 @@ std::string ExecutionOptions::describe() const {
 
 std::string BenchOptions::describe() const {
   return fmt::format(
-      "--begin={} --end={} --factor={} --iters={} --warmup={} --hidden={} --separate-kv={} "
+      "--begin={} --end={} --factor={} --documents={} --iters={} --warmup={} --hidden={} --separate-kv={} "
       "--selection={} --seed={} {}",
-      begin.value_or(0), end.value_or(0), factor, iterations.value_or(0), warmups.value_or(0), hidden, separate_kv,
-      name_of(selection), seed, config.describe());
+      begin.value_or(0), end.value_or(0), factor, documents, iterations.value_or(0), warmups.value_or(0), hidden,
+      separate_kv, name_of(selection), seed, config.describe());
 }
 
 Invocation parse_command_line(int argc, const char* const* argv) {

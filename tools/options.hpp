@@ -67,6 +67,7 @@ struct BenchOptions {
   std::optional<std::int64_t> begin;  ///< tokens of the first row
   std::optional<std::int64_t> end;    ///< tokens of the last row, at most
   std::int64_t factor = 2;            ///< from row to row
+  std::int64_t documents = 1;         ///< packed into a row's tokens, equally long but for one token
   std::optional<std::int64_t> iterations;
   std::optional<std::int64_t> warmups;
   std::int64_t hidden = 0;  ///< of the mlp compressors; 0 stands for 2 * head_dim

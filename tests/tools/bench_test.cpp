@@ -62,6 +62,21 @@ TEST(Bench, JsonHoldsEveryRow) {
   EXPECT_EQ(json::parse(read_file(path)), report);
 }
 
+TEST(Bench, DocumentsShareTheTokens) {
+  const TemporaryFolder folder;
+  const auto report = [&](const std::string& documents) {
+    const std::string path = folder.path() / documents;
+    const Outcome outcome =
+        bench(threads(2), {"-J", path, "--documents", documents, "--partition", "zigzag_per_document"});
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    return json::parse(read_file(path));
+  };
+  const json one = report("1"), three = report("3");
+  EXPECT_EQ(three["documents"], 3);
+  EXPECT_EQ(three["rows"][1]["tokens"], 512);
+  EXPECT_LT(three["rows"][1]["forward"]["flop"], one["rows"][1]["forward"]["flop"]);  // no token sees another document
+}
+
 TEST(Bench, WhatIsKeptIsAChoice) {
   const TemporaryFolder folder;
   const auto row = [&](const std::vector<std::string>& choice) {
@@ -130,6 +145,7 @@ TEST(Bench, WrongInput) {
   expect({"-b", "1X"}, {"-b", "found 1X", "expected a whole number"});
   expect({"-b", "0"}, {"found 0", "expected a whole number"});
   expect({"-b", "8K", "-e", "4K"}, {"--end", "found 4096", "expected at least --begin = 8192"});
+  expect({"-b", "2", "--documents", "3"}, {"--documents", "found 3", "expected at most --begin = 2"});
   expect({"-f", "1"}, {"found 1", "expected a whole number from 2"});
   expect({"--init-blocks", "20"}, {"init_blocks", "found 22", "expected"});
   expect({"--kv-heads", "3"}, {"num_q_heads", "found 8", "num_kv_heads = 3"});
