@@ -1,4 +1,7 @@
+#include <gtest/gtest.h>
+
 #include <exception>
+#include <memory>
 #include <stdexcept>
 
 #include "cpnsa/cuda/device.hpp"
@@ -9,49 +12,105 @@
 namespace cpnsa::test {
 namespace {
 
+/// A way to get a communicator. Making one takes NCCL half a second, so it is kept for later runs.
+class Connection {
+ public:
+  virtual ~Connection() = default;
+  virtual Communicator& communicator() = 0;
+  /// Lets go of what has failed, and of what waits for ranks that never come.
+  virtual void abort() { communicator().abort("a test is over"); }
+};
+
 std::unique_ptr<Communicator> by_id() {
   return nccl::make_communicator(NcclJob::next_id(), NcclJob::size(), NcclJob::rank());
 }
 
-using Body = std::function<void(Communicator&)>;
+class ById final : public Connection {
+ public:
+  Communicator& communicator() override { return *communicator_; }
 
-void run(Communicator& communicator, const Body& body) {
-  try {
-    body(communicator);
-  } catch (const std::exception& error) {
-    communicator.abort(error.what());
-    throw;
-  }
-}
-
-void run_by_id(int, const Body& body) {
-  run(*by_id(), body);
-}
+ private:
+  std::unique_ptr<Communicator> communicator_ = by_id();
+};
 
 // Another NCCL communicator stands for what carries the id and the host's calls.
-void run_over_control(int, const Body& body) {
-  const std::unique_ptr<Device> device = cuda::make_device();
-  const std::unique_ptr<Communicator> control = by_id();
-  run(*nccl::make_communicator(*control, *device), body);
+class OverControl final : public Connection {
+ public:
+  Communicator& communicator() override { return *communicator_; }
+
+ private:
+  std::unique_ptr<Device> device_ = cuda::make_device();
+  std::unique_ptr<Communicator> control_ = by_id();
+  std::unique_ptr<Communicator> communicator_ = nccl::make_communicator(*control_, *device_);
+};
+
+class Borrowed final : public Connection {
+ public:
+  Borrowed() {
+    if (ncclCommInitRank(&handle_, NcclJob::size(), NcclJob::next_id(), NcclJob::rank()) != ncclSuccess)
+      throw std::runtime_error("ncclCommInitRank failed");
+    communicator_ = nccl::make_communicator(handle_);
+  }
+  ~Borrowed() override {
+    communicator_.reset();
+    if (!handle_) return;
+    int size = 0;  // it still works
+    EXPECT_EQ(ncclCommCount(handle_, &size), ncclSuccess);
+    EXPECT_EQ(size, NcclJob::size());
+    EXPECT_EQ(ncclCommDestroy(handle_), ncclSuccess);
+  }
+  Communicator& communicator() override { return *communicator_; }
+  void abort() override {
+    Connection::abort();
+    ncclCommAbort(handle_);
+    handle_ = nullptr;
+  }
+
+ private:
+  ncclComm_t handle_ = nullptr;
+  std::unique_ptr<Communicator> communicator_;
+};
+
+/// The connection of one kind; made by the first run, and again after one that failed on any rank.
+template <class Kind>
+class Kept : public testing::Environment {
+ public:
+  void run(const std::function<void(Communicator&)>& body) {
+    if (!connection_) connection_ = std::make_unique<Kind>();
+    connection_->communicator().set_deadline(Communicator::default_deadline);
+    bool good = true;
+    std::exception_ptr thrown;
+    try {
+      body(connection_->communicator());
+      connection_->communicator().check();
+    } catch (const std::exception&) {
+      good = false;
+      thrown = std::current_exception();
+      connection_->abort();
+    }
+    if (!NcclJob::all(good)) {
+      if (good) connection_->abort();
+      connection_.reset();
+    }
+    if (thrown) std::rethrow_exception(thrown);
+  }
+  void TearDown() override { connection_.reset(); }
+
+ private:
+  std::unique_ptr<Connection> connection_;
+};
+
+template <class Kind>
+TransportBackend backend(std::string name) {
+  auto* const kept = new Kept<Kind>;
+  testing::AddGlobalTestEnvironment(kept);  // which it belongs to from now on
+  return {std::move(name), [] { return std::vector<int>{NcclJob::size()}; },
+          [kept](int, const std::function<void(Communicator&)>& body) { kept->run(body); }, false};
 }
 
-void run_borrowed(int, const Body& body) {
-  ncclComm_t handle = nullptr;
-  if (ncclCommInitRank(&handle, NcclJob::size(), NcclJob::next_id(), NcclJob::rank()) != ncclSuccess)
-    throw std::runtime_error("ncclCommInitRank failed");
-  run(*nccl::make_communicator(handle), body);
-  int size = 0;  // it still works
-  if (ncclCommCount(handle, &size) != ncclSuccess || size != NcclJob::size() || ncclCommDestroy(handle) != ncclSuccess)
-    throw std::runtime_error("the borrowed communicator was touched");
-}
-
-TransportBackend backend(std::string name, std::function<void(int, const Body&)> run_ranks) {
-  return {std::move(name), [] { return std::vector<int>{NcclJob::size()}; }, std::move(run_ranks), false};
-}
-
-const bool registered = add(transports(), backend("nccl", run_by_id)) &&
-                        add(transports(), backend("nccl_over_control", run_over_control)) &&
-                        add(transports(), backend("nccl_borrowed", run_borrowed));
+const bool registered = add(transports(), backend<ById>("nccl")) &&
+                        add(transports(), backend<OverControl>("nccl_over_control")) &&
+                        add(transports(), backend<Borrowed>("nccl_borrowed"));
 
 }  // namespace
 }  // namespace cpnsa::test

@@ -27,7 +27,7 @@ struct TransportBackend {
   std::string name;
   /// Rank counts it can run here; one, if each rank is a process.
   std::function<std::vector<int>()> rank_counts;
-  /// Runs the body on each of so many ranks, with a communicator made for this run.
+  /// Runs the body on each of so many ranks, with a communicator on which nothing has failed.
   std::function<void(int ranks, const std::function<void(Communicator&)>& body)> run;
   /// Whether the ranks' calls are compared, and every rank learns of what ends one of them.
   bool tells_other_ranks = true;

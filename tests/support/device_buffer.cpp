@@ -30,8 +30,16 @@ DeviceBuffer::~DeviceBuffer() {
 }
 
 void DeviceBuffer::fill(unsigned char byte) {
-  const std::vector<std::byte> pattern(bytes_, static_cast<std::byte>(byte));
-  write(pattern.data(), bytes_);
+  constexpr std::size_t longest = std::size_t{1} << 20;
+  const std::vector<std::byte> pattern(std::min(bytes_, longest), static_cast<std::byte>(byte));
+  write(pattern.data(), pattern.size());
+  auto* const begin = static_cast<std::byte*>(data_);
+  for (std::size_t filled = pattern.size(); filled < bytes_;) {  // the rest from what is there
+    const std::size_t next = std::min(filled, bytes_ - filled);
+    device_->copy(begin + filled, begin, next, Stream{});
+    filled += next;
+  }
+  device_->synchronize(Stream{});
 }
 
 void DeviceBuffer::write(const std::byte* source, std::size_t bytes) {

@@ -2,12 +2,15 @@
 
 #include <cuda_runtime_api.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
+#include <functional>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -17,17 +20,20 @@
 namespace cpnsa::test {
 namespace {
 
-constexpr int most_ids = 10'000;
+constexpr int most_ids = 10'000, most_votes = 100'000;
+constexpr std::chrono::minutes patience{2};
 constexpr int no_gpu_status = 77;
 
 // In memory that the processes share.
 struct Shared {
   std::atomic<int> made{0};
   ncclUniqueId ids[most_ids];
+  std::atomic<int> votes[most_votes];
+  std::atomic<int> objections[most_votes];
 };
 
 Shared* shared = nullptr;
-int own_rank = 0, ranks_of_job = 1, ids_taken = 0;
+int own_rank = 0, ranks_of_job = 1, ids_taken = 0, votes_held = 0;
 
 // NCCL refuses two ranks on one GPU unless they seem to be on different hosts.
 void choose_gpu() {
@@ -41,13 +47,26 @@ void choose_gpu() {
   ::setenv("NCCL_NVLS_ENABLE", "0", 1);
 }
 
+// Until `done`, if it comes in time.
+bool wait_until(const std::function<bool()>& done) {
+  const auto end = std::chrono::steady_clock::now() + patience;
+  while (!done()) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+  return true;
+}
+
+// A rank that dies takes the others with it: they would wait for it.
 [[noreturn]] void wait_for(const std::vector<pid_t>& children) {
   int worst = 0;
-  for (const pid_t child : children) {
+  for (std::size_t left = children.size(); left > 0; --left) {
     int status = 0;
-    ::waitpid(child, &status, 0);
+    ::waitpid(-1, &status, 0);
     const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    if (code != 0) worst = code;
+    if (WIFSIGNALED(status) && worst == 0)
+      for (const pid_t child : children) ::kill(child, SIGKILL);
+    if (worst == 0) worst = code;
   }
   _exit(worst);
 }
@@ -63,7 +82,10 @@ void NcclJob::start(int ranks) {
   for (own_rank = 0; own_rank < ranks; ++own_rank) {
     const pid_t child = ::fork();
     if (child < 0) throw std::runtime_error("cannot start a process");
-    if (child == 0) return choose_gpu();
+    if (child == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      return choose_gpu();
+    }
     children.push_back(child);
   }
   wait_for(children);
@@ -84,12 +106,17 @@ ncclUniqueId NcclJob::next_id() {
     if (ncclGetUniqueId(&shared->ids[index]) != ncclSuccess) throw std::runtime_error("ncclGetUniqueId failed");
     shared->made.store(index + 1, std::memory_order_release);
   }
-  const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(2);
-  while (shared->made.load(std::memory_order_acquire) <= index) {
-    if (std::chrono::steady_clock::now() > end) throw std::runtime_error("rank 0 makes no id");
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
+  if (!wait_until([&] { return shared->made.load(std::memory_order_acquire) > index; }))
+    throw std::runtime_error("rank 0 makes no id");
   return shared->ids[index];
+}
+
+bool NcclJob::all(bool good) {
+  const int index = votes_held++;
+  if (index >= most_votes) throw std::runtime_error("too many votes");
+  if (!good) ++shared->objections[index];
+  ++shared->votes[index];
+  return wait_until([&] { return shared->votes[index] == ranks_of_job; }) && shared->objections[index] == 0;
 }
 
 }  // namespace cpnsa::test

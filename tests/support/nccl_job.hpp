@@ -16,6 +16,8 @@ class NcclJob {
   static int size();
   /// The id of the next NCCL communicator, the same on every rank; collective.
   static ncclUniqueId next_id();
+  /// Whether every rank passed true; collective. False also when a rank does not come.
+  static bool all(bool good);
 };
 
 }  // namespace cpnsa::test

@@ -9,6 +9,7 @@
 
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
+  ::setvbuf(stdout, nullptr, _IOLBF, 0);  // a job that is ended shows how far it came
   cpnsa::test::NcclJob::start(argc > 1 ? std::atoi(argv[1]) : 1);
   cpnsa::test::print_as_rank(cpnsa::test::NcclJob::rank());
   const int result = RUN_ALL_TESTS();
