@@ -111,6 +111,21 @@ __device__ __forceinline__ std::uint64_t operand(std::uint32_t address, int lead
          static_cast<std::uint64_t>(1) << 62;
 }
 
+/// The same value in every lane, said so that the compiler keeps what follows from it once a warp, where products want
+/// their operands. All lanes call it.
+__device__ __forceinline__ std::uint32_t uniform(std::uint32_t x) {
+  return __shfl_sync(0xffffffffu, x, 0);
+}
+
+/// The operand that lies a multiple of 16 bytes further on.
+__device__ __forceinline__ std::uint64_t advance(std::uint64_t operand, int bytes) {
+  std::uint32_t low, high;
+  asm("mov.b64 {%0, %1}, %2;\n" : "=r"(low), "=r"(high) : "l"(operand));
+  low += static_cast<std::uint32_t>(bytes / 16);  // the address, which never carries into what is above it
+  asm("mov.b64 %0, {%1, %2};\n" : "=l"(operand) : "r"(low), "r"(high));
+  return operand;
+}
+
 #define CPNSA_R4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define CPNSA_R16(d, i) CPNSA_R4(d, i), CPNSA_R4(d, i + 4), CPNSA_R4(d, i + 8), CPNSA_R4(d, i + 12)
 #define CPNSA_R16_ALL(d) CPNSA_R16(d, 0)

@@ -1,7 +1,7 @@
 // Importance and top n for l 32, s 16, m 64 and 16 heads a group: block j's score is 2 (P[4j] + P[4j+1] + P[4j+2]) +
 // P[4j-1] + P[4j+3]. A consumer warp's 16 rows are one query, so half a tile, 64 summaries, becomes the scores of 16
-// blocks, one every other lane, without leaving registers; the best so far are kept one a lane too. The products of the
-// second half run beside.
+// blocks, one every other lane, without leaving registers; the best so far are kept one a lane too. One half's scores
+// are all that a warp holds, so that six warpgroups fit and hide each other's latencies.
 
 #include "kernels/cuda/attention_launch_sm90.cuh"
 #include "kernels/cuda/summaries.cuh"
@@ -17,14 +17,14 @@ struct SelectShape {
   using T = Element;
   static constexpr int dk = Dk;
   static constexpr int heads = 16;
-  static constexpr int queries = 16;
+  static constexpr int queries = Dk > 128 ? 16 : 24;
   static constexpr int keys = 128;
-  static constexpr int blocks = keys / 4;  ///< that a tile completes: a lane each
+  static constexpr int blocks = keys / 4;  ///< that a tile completes
   static constexpr int stages = Dk > 128 ? 2 : 3;
   static constexpr int consumers = queries / 4;
   static constexpr int threads = 128 * (consumers + 1);
   static constexpr int producer_registers = 24;
-  static constexpr int consumer_registers = 112;
+  static constexpr int consumer_registers = Dk > 128 ? 112 : 80;
   static constexpr int query_bytes = queries * heads * Dk * 2;
   static constexpr int query_column_bytes = queries * heads * 128;
   static constexpr int key_bytes = keys * Dk * 2;
@@ -55,31 +55,24 @@ struct SelectShared {
   }
 };
 
-/// The best blocks of one query so far, one a lane below `places`. Order is that of TopBlocks: higher scores first, NaN
-/// last, ties to the lower block; offers come in ascending order of blocks.
+/// The best blocks of one query so far, one a lane, best first; lanes from `places` on hold runners-up. Order is that
+/// of TopBlocks: higher scores first, NaN last, ties to the lower block; offers come in ascending order of blocks.
 class RegisterTopBlocks {
  public:
-  __device__ explicit RegisterTopBlocks(int places)
-      : holds_(static_cast<int>(threadIdx.x % 32) < places),
-        key_(threadIdx.x % 32),  // an empty place's: below every score's, and all different
-        worst_(places > 0 ? 0u : ~0u) {}
+  __device__ explicit RegisterTopBlocks(int places) : last_(places - 1), worst_(places > 0 ? 0u : ~0u) {}
 
   /// Even lanes offer block first + lane / 2 each, ascending with the lane.
   __device__ __forceinline__ void offer(float score, int first, bool valid) {
-    // Unsigned numbers in the order of the scores, which are not negative: empty places, NaN, numbers.
-    const unsigned key = isnan(score) ? nan_key : __float_as_uint(score) + nan_key + 1;
+    // Unsigned numbers in the order of the scores, which are not negative: empty places 0, NaN 1, numbers.
+    const unsigned key = isnan(score) ? 1 : __float_as_uint(score) + 2;
     unsigned waiting = __ballot_sync(all, valid && key > worst_);
-    while (waiting != 0) {
+    if (waiting == 0) return;
+    do {
       const int source = __ffs(static_cast<int>(waiting)) - 1;
       waiting &= waiting - 1;
-      const unsigned offered = __shfl_sync(all, key, source);
-      if (offered <= worst_) continue;
-      if (static_cast<int>(threadIdx.x % 32) == worst_lane_) {
-        key_ = offered;
-        block_ = first + source / 2;
-      }
-      find_worst();
-    }
+      insert(__shfl_sync(all, key, source), first + source / 2);
+    } while (waiting != 0);
+    worst_ = __shfl_sync(all, key_, last_);
   }
 
   __device__ __forceinline__ void write(std::int32_t* selected, const SelectionRule& rule, int position) const {
@@ -90,31 +83,27 @@ class RegisterTopBlocks {
     }
     int rank = 0;
     for (int other = 0; other < places; ++other) rank += __shfl_sync(all, block_, other) < block_;
-    if (holds_) selected[rule.init_blocks + rank] = block_;
+    if (lane < places) selected[rule.init_blocks + rank] = block_;
     for (int i = lane; i < rule.init_blocks; i += 32) selected[i] = i;
     for (int i = lane; i < rule.local_blocks; i += 32)
       selected[rule.init_blocks + places + i] = causal - rule.local_blocks + i;
   }
 
  private:
-  static constexpr unsigned nan_key = 32;
-
-  // Of equal keys the highest block gives way.
-  __device__ __forceinline__ void find_worst() {
-    worst_ = __reduce_min_sync(all, holds_ ? key_ : ~0u);
-    unsigned candidates = __ballot_sync(all, holds_ && key_ == worst_);
-    if ((candidates & (candidates - 1)) != 0) {
-      const int highest = __reduce_max_sync(all, holds_ && key_ == worst_ ? block_ : INT_MIN);
-      candidates = __ballot_sync(all, holds_ && key_ == worst_ && block_ == highest);
-    }
-    worst_lane_ = __ffs(static_cast<int>(candidates)) - 1;
+  // Behind all that are as good: those have the lower blocks. Whatever comes after moves a lane up.
+  __device__ __forceinline__ void insert(unsigned key, int block) {
+    const unsigned before = __shfl_up_sync(all, key_, 1);
+    const int block_before = __shfl_up_sync(all, block_, 1);
+    const bool moves = key_ < key, is_first = threadIdx.x % 32 == 0 || before >= key;
+    if (!moves) return;
+    key_ = is_first ? key : before;
+    block_ = is_first ? block : block_before;
   }
 
-  bool holds_;
-  unsigned key_;
+  int last_;
+  unsigned key_ = 0;
   int block_ = -1;
-  unsigned worst_;
-  int worst_lane_ = 0;
+  unsigned worst_;  ///< of the last place
 };
 
 /// Sums 8 values a lane over the eight lanes of equal lane % 4; lane i gets value i / 4.
@@ -241,15 +230,15 @@ struct QueryScores {
   }
 };
 
-/// Products of a warpgroup's 64 rows with half `half` of a key tile, enqueued.
+/// Products of a warpgroup's 64 rows with 64 summaries, enqueued.
 template <class Shape>
-__device__ __forceinline__ void enqueue_half(float (&s)[32], std::uint32_t query, std::uint32_t key, int half) {
+__device__ __forceinline__ void enqueue_half(float (&s)[32], std::uint64_t query, std::uint64_t keys) {
   ptx::hold(s);
   ptx::wgmma_fence();
 #pragma unroll
   for (int step = 0; step < Shape::dk / 16; ++step)
-    ptx::wgmma_nt(typename Shape::T{}, s, ptx::operand(query + step / 4 * Shape::query_column_bytes + step % 4 * 32),
-                  ptx::operand(key + half * (64 * 128) + step / 4 * Shape::column_bytes + step % 4 * 32), step > 0);
+    ptx::wgmma_nt(typename Shape::T{}, s, ptx::advance(query, step / 4 * Shape::query_column_bytes + step % 4 * 32),
+                  ptx::advance(keys, step / 4 * Shape::column_bytes + step % 4 * 32), step > 0);
   ptx::wgmma_commit();
 }
 
@@ -258,7 +247,7 @@ __device__ __forceinline__ void consume(const SelectArguments<Shape>& a, const S
   const int warpgroup = threadIdx.x / 128 - 1;
   const int query = warpgroup * 4 + threadIdx.x / 32 % 4;  // in the tile
   const bool speaks = threadIdx.x % 128 == 0;
-  const std::uint32_t own_query = shared.query() + warpgroup * 64 * 128;
+  const std::uint64_t own_query = ptx::operand(ptx::uniform(shared.query() + warpgroup * 64 * 128));
   RingPosition<Shape::stages> ring;
   int item_phase = 0;
   for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x) {
@@ -268,20 +257,20 @@ __device__ __forceinline__ void consume(const SelectArguments<Shape>& a, const S
     const int tiles = a.tiles(tile, start);
     QueryScores<Shape> scores(a, tile, group, query, start + query);
     if (tiles > 0) {
-      float first_half[32], second_half[32];
       ptx::barrier_wait(shared.query_ready(), item_phase);
       item_phase ^= 1;
       for (int index = 0; index < tiles; ++index, ring.advance()) {
         ptx::barrier_wait(shared.key_ready(ring.stage), ring.phase);
-        enqueue_half<Shape>(first_half, own_query, shared.key(ring.stage), 0);
-        enqueue_half<Shape>(second_half, own_query, shared.key(ring.stage), 1);
-        ptx::wgmma_wait<1>();
-        ptx::hold(first_half);
-        scores.take(first_half, index * Shape::keys, a);
-        ptx::wgmma_wait<0>();
-        ptx::hold(second_half);
-        if (speaks) ptx::barrier_arrive(shared.key_free(ring.stage));
-        scores.take(second_half, index * Shape::keys + 64, a);
+        const std::uint64_t keys = ptx::operand(ptx::uniform(shared.key(ring.stage)));
+#pragma unroll 1
+        for (int half = 0; half < 2; ++half) {
+          float s[32];
+          enqueue_half<Shape>(s, own_query, ptx::advance(keys, half * (64 * 128)));
+          ptx::wgmma_wait<0>();
+          ptx::hold(s);
+          if (half == 1 && speaks) ptx::barrier_arrive(shared.key_free(ring.stage));
+          scores.take(s, index * Shape::keys + half * 64, a);
+        }
       }
       if (speaks) ptx::barrier_arrive(shared.query_free());
     }
