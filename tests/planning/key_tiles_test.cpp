@@ -41,13 +41,13 @@ Problem problem_of(std::uint64_t seed) {
   return problem;
 }
 
-void check_window(const planning::Plan& plan, const Config& config) {
-  const WindowKeyTiles found = cuda::window_key_tiles(plan.segments);
+void check_window(const planning::Plan& plan, const Config& config, std::int64_t keys) {
+  const WindowKeyTiles found = cuda::window_key_tiles(plan.segments, keys);
   // By (halo or own row): its tile.
   std::map<std::pair<bool, std::int64_t>, const WindowKeyTile*> tile_of;
   for (const WindowKeyTile& tile : found.tiles) {
     ASSERT_GE(tile.rows, 1);
-    ASSERT_LE(tile.rows, cuda::keys_per_tile);
+    ASSERT_LE(tile.rows, keys);
     ASSERT_LT(tile.segment_begin, tile.segment_end);
     ASSERT_LE(static_cast<std::size_t>(tile.segment_end), found.segments.size());
     for (std::int32_t i = tile.segment_begin + 1; i < tile.segment_end; ++i)
@@ -103,15 +103,15 @@ void check_places(const SummaryKeyTiles& found, std::int64_t summaries) {
   }
 }
 
-void check_summaries(const planning::Plan& plan, const Config& config) {
-  const SummaryKeyTiles found = cuda::summary_key_tiles(plan.segments, config);
+void check_summaries(const planning::Plan& plan, const Config& config, std::int64_t keys) {
+  const SummaryKeyTiles found = cuda::summary_key_tiles(plan.segments, config, keys);
   check_places(found, plan.layout.summaries);
   const std::int64_t part = std::max<std::int64_t>(1, cuda::rows_per_part / config.heads_per_group());
   const auto summaries = static_cast<std::size_t>(plan.layout.summaries);
   std::vector<int> pairs(static_cast<std::size_t>(plan.rows) * summaries);
   for (const SummaryKeyTile& tile : found.tiles) {
     ASSERT_GE(tile.summaries, 1);
-    ASSERT_LE(tile.summaries, cuda::keys_per_tile);
+    ASSERT_LE(tile.summaries, keys);
     ASSERT_LT(tile.query_begin, tile.query_end);
     ASSERT_LE(tile.query_end - tile.query_begin, part);
     const std::vector<std::int64_t> rows = rows_of(found, tile);
@@ -144,9 +144,11 @@ TEST(KeyTiles, HaveEveryPairOnce) {
         const Partition partition = make_partition(kind, problem, ranks);
         for (int rank = 0; rank < ranks; ++rank) {
           const planning::Plan plan(problem.config, partition, rank, {});
-          check_window(plan, problem.config);
-          check_summaries(plan, problem.config);
-          if (HasFatalFailure()) return;
+          for (const std::int64_t keys : {cuda::keys_per_tile, 2 * cuda::keys_per_tile}) {
+            check_window(plan, problem.config, keys);
+            check_summaries(plan, problem.config, keys);
+            if (HasFatalFailure()) return;
+          }
         }
       }
   }
