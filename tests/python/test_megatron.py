@@ -1,0 +1,44 @@
+"""The adapter for Megatron-core in the real package: two context-parallel ranks against one."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("torch", reason="PyTorch is not installed")
+pytest.importorskip("megatron.core", reason="megatron-core is not installed (it needs a newer PyTorch than Debian's)")
+
+ranks = 2
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("megatron")
+    script = pathlib.Path(__file__).parent / "megatron_ranks.py"
+    processes = [subprocess.Popen([sys.executable, str(script), str(rank), str(ranks), str(folder)],
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for rank in range(ranks)]
+    try:
+        texts = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for rank, process in enumerate(processes):
+        assert process.returncode == 0, f"rank {rank}:\n{texts[rank]}"
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
+
+
+@pytest.mark.parametrize("name", ["batch", "packed"])
+def test_same_as_one_rank(results, name):
+    assert all(result[name] < 1e-12 for result in results)
+    assert any("compress_v.w1" in parameter for parameter in results[0]["names"])
+    assert any("gate_projection" in parameter for parameter in results[0]["names"])
+
+
+def test_documents_that_megatron_cuts_inside_a_block_are_refused(results):
+    assert all("found a document of 24 tokens" in result["uneven"] for result in results)
+
+
+def test_checkpoint_names(results):
+    assert "core.compress_k.pos" in results[0]["sharded"]
