@@ -28,7 +28,7 @@ std::tuple<int, int, int> version() {
 nb::bytes unique_id() {
   ncclUniqueId id{};
   check(ncclGetUniqueId(&id), "ncclGetUniqueId");
-  return {id.internal, sizeof id.internal};
+  return nb::bytes(id.internal, sizeof id.internal);
 }
 
 SharedCommunicator borrow(std::uintptr_t communicator, nb::object owner) {

@@ -1,7 +1,9 @@
 """The adapter for Megatron-core in the real package: two context-parallel ranks against one."""
 
 import json
+import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -42,3 +44,23 @@ def test_documents_that_megatron_cuts_inside_a_block_are_refused(results):
 
 def test_checkpoint_names(results):
     assert "core.compress_k.pos" in results[0]["sharded"]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_page(tmp_path, ranks):
+    """The page's program runs, and its losses are those of one rank."""
+    page = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "megatron.md").read_text()
+    program = re.search(r"^```python\n(# train\.py\n.*?)^```$", page, re.MULTILINE | re.DOTALL).group(1)
+    (tmp_path / "train.py").write_text(program)
+    result = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks),
+         str(tmp_path / "train.py")], text=True, timeout=280, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    assert result.returncode == 0, result.stdout
+    losses = [float(loss) for loss in re.findall(r"^loss (.*)$", result.stdout, re.MULTILINE)]
+    one_rank.setdefault("losses", losses)
+    assert len(losses) == 3 and losses[2] < losses[0]
+    assert all(abs(a - b) < 1e-4 for a, b in zip(losses, one_rank["losses"]))
+
+
+one_rank = {}

@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+"""What the Python path costs: host time a call, and the card's time a step against `cpnsa bench` of the same shape.
+
+    python3 bench/python_overhead.py --cpnsa build/cuda/bin/cpnsa --tokens 8192
+
+Host time is that of enqueuing: the card is idle when a call begins, and on one rank no demand is read. Of it, `library` is
+inside the C++ interface (validation, launches), the rest is Python, PyTorch's allocator and autograd. Medians.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import torch
+
+import cpnsa
+import cpnsa.torch
+
+
+def median_of(samples):
+    return statistics.median(samples)
+
+
+class Timed:
+    """In a plan's place for the C++ layer: adds up the time spent in it."""
+
+    def __init__(self, layer):
+        self.layer, self.seconds = layer, 0.0
+
+    def _run(self, function, *arguments):
+        begin = time.perf_counter()
+        function(*arguments)
+        self.seconds += time.perf_counter() - begin
+
+    def forward(self, *arguments):
+        self._run(self.layer.forward, *arguments)
+
+    def backward(self, *arguments):
+        self._run(self.layer.backward, *arguments)
+
+
+def synchronized(device):
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure(opts):
+    dtype = getattr(torch, opts.dtype)
+    config = cpnsa.Config(num_q_heads=opts.heads, num_kv_heads=opts.kv_heads, head_dim_qk=opts.dk, head_dim_v=opts.dv,
+                          compress_hidden_k=opts.hidden, compress_hidden_v=opts.hidden)
+    plan = cpnsa.torch.Plan(config, [0, opts.tokens], dtype=dtype, device=opts.device)
+    made = {"dtype": dtype, "device": opts.device}
+    leaves = [torch.randn(opts.tokens, *shape, **made).requires_grad_() for shape in (
+        (opts.heads, opts.dk), (opts.kv_heads, opts.dk), (opts.kv_heads, opts.dv), (opts.heads, 3))]
+    sides = [cpnsa.torch.Compressor(config, dim, opts.hidden, **made).tensors() for dim in (opts.dk, opts.dv)]
+    dout = torch.randn(opts.tokens, opts.heads, opts.dv, **made)
+
+    def forward():
+        return cpnsa.torch.attention(plan, *leaves, *sides)
+
+    for _ in range(opts.warmup):
+        forward().backward(dout)
+    synchronized(opts.device)
+    plan._attention = timed = Timed(plan._attention)
+    rows = {"forward": {"host": [], "library": []}, "backward": {"host": [], "library": []}}
+    for _ in range(opts.iterations):
+        out = None
+        for name in rows:
+            synchronized(opts.device)
+            timed.seconds = 0.0
+            begin = time.perf_counter()
+            if name == "forward":
+                out = forward()
+            else:
+                out.backward(dout)
+            rows[name]["host"].append(time.perf_counter() - begin)
+            rows[name]["library"].append(timed.seconds)
+    result = {name: {key: median_of(samples) * 1e6 for key, samples in row.items()} for name, row in rows.items()}
+    for row in result.values():
+        row["python"] = row["host"] - row["library"]
+    if opts.device == "cuda":
+        events = {name: [] for name in rows}
+        for _ in range(opts.iterations):
+            begin, middle, end = (torch.cuda.Event(enable_timing=True) for _ in range(3))
+            begin.record()
+            out = forward()
+            middle.record()
+            out.backward(dout)
+            end.record()
+            end.synchronize()
+            events["forward"].append(begin.elapsed_time(middle))
+            events["backward"].append(middle.elapsed_time(end))
+        for name, samples in events.items():
+            result[name]["card_ms"] = median_of(samples)
+    return result
+
+
+def bench(opts):
+    """Milliseconds of `cpnsa bench` for the same shape."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder) / "bench.json"
+        subprocess.run([opts.cpnsa, "bench", "-b", str(opts.tokens), "-e", str(opts.tokens), "--heads", str(opts.heads),
+                        "--kv-heads", str(opts.kv_heads), "--dk", str(opts.dk), "--dv", str(opts.dv), "-J", str(file)],
+                       check=True, stdout=subprocess.DEVNULL)
+        return json.loads(file.read_text())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cpnsa", help="the command, to compare with; without it host times alone")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--heads", type=int, default=64)
+    parser.add_argument("--kv-heads", type=int, default=4)
+    parser.add_argument("--dk", type=int, default=128)
+    parser.add_argument("--dv", type=int, default=128)
+    parser.add_argument("--hidden", type=int, default=256, help="of the mlp compressors")
+    parser.add_argument("--dtype", default="bfloat16", choices=("float64", "float32", "bfloat16", "float16"))
+    parser.add_argument("--iterations", type=int, default=50)
+    parser.add_argument("--warmup", type=int, default=5)
+    opts = parser.parse_args()
+    result = measure(opts)
+    print(f"{'':9} {'host us':>9} {'library us':>11} {'Python us':>10} {'card ms':>9}")
+    for name, row in result.items():
+        card = f"{row['card_ms']:9.3f}" if "card_ms" in row else f"{'-':>9}"
+        print(f"{name:9} {row['host']:9.1f} {row['library']:11.1f} {row['python']:10.1f} {card}")
+    if opts.cpnsa:
+        print("cpnsa bench, same shape:", json.dumps(bench(opts))[:2000])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
