@@ -4,8 +4,7 @@
 // reads is shared by those of its neighbours that chose the same blocks. Thread blocks are persistent: three warps
 // build the union of the next tile, and its first blocks come in, while the consumers finish one.
 
-#include "kernels/cuda/attention_launch_sm90.cuh"
-#include "kernels/cuda/selected_union.cuh"
+#include "kernels/cuda/selected_work_sm90.cuh"
 
 namespace cpnsa::cuda::sm90 {
 namespace {
@@ -79,76 +78,9 @@ struct BlockMaps {
   CUtensorMap pool_values;
 };
 
-template <class T>
-struct SelectedArguments {
-  AttentionProblem<T> problem;
-  WorkList work;                 ///< items: one KV head's tiles after another's, whose keys and values stay in the L2
-  const BlockLocation* table;    ///< [B, G]
-  const std::int32_t* selected;  ///< [rows, G, n]
-  int head_begin;
-  int select_count;
-  int words;
-  int capacity;
-
-  __device__ QueryTile tile(int item) const { return problem.tiles[work.tiles - 1 - item % work.tiles]; }
-  __device__ int group(int item) const { return head_begin + item / work.tiles; }
-  __device__ int position(const QueryTile& tile) const {
-    const Segment& segment = problem.segments[tile.segment];
-    return static_cast<int>(segment.position + tile.row - segment.row);
-  }
-};
-
-/// The unions and where their blocks are, behind the tiles.
-struct UnionBuffers {
-  unsigned char* memory;
-  int words;
-  int capacity;
-
-  __host__ __device__ static int locations_bytes(int capacity) { return (capacity * 4 + 15) / 16 * 16; }
-  __host__ __device__ static int buffer_bytes(int capacity) {
-    return SelectedUnion::list_bytes(capacity) + locations_bytes(capacity);
-  }
-  __host__ __device__ static int bytes(int lists, int words, int capacity) {
-    return lists * buffer_bytes(capacity) + SelectedUnion::bitmap_bytes(words);
-  }
-
-  __device__ SelectedUnion list(int lists, int i) const {
-    return {memory + i * buffer_bytes(capacity), capacity, memory + lists * buffer_bytes(capacity), words};
-  }
-  __device__ BlockLocation* locations(int i) const {
-    return reinterpret_cast<BlockLocation*>(memory + i * buffer_bytes(capacity) + SelectedUnion::list_bytes(capacity));
-  }
-};
-
-/// Three warps: the union of each tile, one ahead of the consumers.
-template <class Shape>
-__device__ __forceinline__ void build_unions(const SelectedArguments<typename Shape::T>& a, const UnionBuffers& buffers,
-                                             const SelectedShared<Shape>& shared) {
-  const int thread = threadIdx.x - (Shape::threads - Shape::builders);
-  const auto wait_for_all = [] { ptx::named_barrier(1, Shape::builders); };
-  RingPosition<Shape::lists> ring;
-#pragma unroll 1
-  for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x, ring.advance()) {
-    const QueryTile tile = a.tile(item);
-    const int group = a.group(item), last = a.position(tile) + tile.rows - 1;
-    const SelectedUnion list = buffers.list(Shape::lists, ring.stage);
-    BlockLocation* const locations = buffers.locations(ring.stage);
-    ptx::barrier_wait(shared.list_free(ring.stage), ring.phase ^ 1);
-    list.template build<Shape::builders>(thread, wait_for_all,
-                                         a.selected + (tile.row * a.problem.groups + group) * a.select_count, tile.rows,
-                                         a.select_count, static_cast<std::int64_t>(a.problem.groups) * a.select_count,
-                                         min(a.words, last / Shape::keys / 32 + 1));
-    const BlockLocation* const table = a.table + a.problem.segments[tile.segment].block * a.problem.groups + group;
-    for (int i = thread; i < *list.count; i += Shape::builders)
-      locations[i] = table[static_cast<std::int64_t>(list.blocks[i]) * a.problem.groups];
-    wait_for_all();
-    if (thread == 0) ptx::barrier_arrive(shared.list_ready(ring.stage));
-  }
-}
-
 /// One thread: queries and blocks of each tile.
 template <class Shape>
-__device__ __forceinline__ void load(const SelectedArguments<typename Shape::T>& a, const BlockMaps& maps,
+__device__ __forceinline__ void load(const SelectedWork<AttentionProblem<typename Shape::T>>& a, const BlockMaps& maps,
                                      const UnionBuffers& buffers, const SelectedShared<Shape>& shared) {
   RingPosition<Shape::stages> ring;
   RingPosition<Shape::lists> lists;
@@ -184,7 +116,7 @@ __device__ __forceinline__ void load(const SelectedArguments<typename Shape::T>&
 }
 
 template <class Shape>
-__device__ __forceinline__ void write_rows(const SelectedArguments<typename Shape::T>& arguments, int item,
+__device__ __forceinline__ void write_rows(const SelectedWork<AttentionProblem<typename Shape::T>>& arguments, int item,
                                            float (&o)[Shape::dv / 8][4], const SoftmaxRows& state) {
   const auto& a = arguments.problem;
   const QueryTile tile = arguments.tile(item);
@@ -231,8 +163,8 @@ __device__ __forceinline__ void attend_block(SoftmaxRows& state, float (&o)[Shap
 }
 
 template <class Shape>
-__device__ __forceinline__ void consume(const SelectedArguments<typename Shape::T>& a, const UnionBuffers& buffers,
-                                        const SelectedShared<Shape>& shared) {
+__device__ __forceinline__ void consume(const SelectedWork<AttentionProblem<typename Shape::T>>& a,
+                                        const UnionBuffers& buffers, const SelectedShared<Shape>& shared) {
   const int query = threadIdx.x / 32;
   const bool speaks = threadIdx.x % 32 == 0;
   int turn = 0;  // of the ring
@@ -274,7 +206,7 @@ __device__ __forceinline__ void consume(const SelectedArguments<typename Shape::
 
 template <class Shape>
 __global__ void __launch_bounds__(Shape::threads, 1)
-    selected_attention_kernel(const __grid_constant__ SelectedArguments<typename Shape::T> arguments,
+    selected_attention_kernel(const __grid_constant__ SelectedWork<AttentionProblem<typename Shape::T>> arguments,
                               const __grid_constant__ BlockMaps maps) {
   extern __shared__ unsigned char memory[];
   const std::uint32_t start_of_memory = ptx::shared_address(memory);
@@ -293,28 +225,6 @@ __global__ void __launch_bounds__(Shape::threads, 1)
     else if (threadIdx.x >= Shape::threads - Shape::builders)
       build_unions<Shape>(arguments, buffers, shared);
   }
-}
-
-struct UnionSize {
-  int words;
-  int capacity;
-};
-
-template <class Shape>
-UnionSize union_size(const SelectedAttention& a) {
-  const std::int64_t blocks = a.config->blocks_of(cuda_schedule(a.queries).end_position());
-  return {SelectedUnion::words(blocks),
-          static_cast<int>(std::min<std::int64_t>(blocks, Shape::queries * a.config->select_count))};
-}
-
-constexpr std::size_t most_shared_bytes = 227 * 1024;
-
-/// Tiles, room to align them, the union and where its blocks are.
-template <class Shape>
-std::size_t selected_shared_bytes(const SelectedAttention& a) {
-  const UnionSize size = union_size<Shape>(a);
-  return static_cast<std::size_t>(Shape::shared_bytes) + 1024 +
-         UnionBuffers::bytes(Shape::lists, size.words, size.capacity);
 }
 
 template <class Shape>
@@ -354,22 +264,14 @@ bool serves(const SelectedAttention& a) {
 void selected_attention(const SelectedAttention& a, cudaStream_t stream) {
   visit_shape<SelectedShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using T = typename Shape::T;
-    const Config& config = *a.config;
     const CudaSegmentSchedule& schedule = cuda_schedule(a.queries);
     const ListView<QueryTile> tiles = schedule.tiles(Shape::queries);
     if (tiles.count == 0 || a.head_begin == a.head_end) return;
-    SelectedArguments<T> arguments{};
-    arguments.problem = attention_problem<T>(a, schedule, tiles);
-    arguments.work = {static_cast<int>(tiles.count), static_cast<int>(a.head_end - a.head_begin)};
-    arguments.table = a.table;
-    arguments.selected = a.selected;
-    arguments.head_begin = static_cast<int>(a.head_begin);
-    arguments.select_count = static_cast<int>(config.select_count);
-    arguments.problem.out = static_cast<T*>(a.out);
-    arguments.problem.log_sum_exp = static_cast<float*>(a.log_sum_exp);
-    const UnionSize size = union_size<Shape>(a);
-    arguments.words = size.words;
-    arguments.capacity = size.capacity;
+
+    AttentionProblem<T> problem = attention_problem<T>(a, schedule, tiles);
+    problem.out = static_cast<T*>(a.out);
+    problem.log_sum_exp = static_cast<float*>(a.log_sum_exp);
+    const auto arguments = selected_work<Shape>(a, problem, tiles);
     const std::size_t bytes = selected_shared_bytes<Shape>(a);
     allow_shared_memory(selected_attention_kernel<Shape>, bytes);
     const int blocks = std::min(multiprocessors(), arguments.work.tiles * arguments.work.groups);

@@ -5,7 +5,7 @@
 
 #include "kernels/cuda/block_maps_sm90.cuh"
 #include "kernels/cuda/gradient_launch_sm90.cuh"
-#include "kernels/cuda/selected_union.cuh"
+#include "kernels/cuda/selected_work_sm90.cuh"
 
 namespace cpnsa::cuda::sm90 {
 namespace {
@@ -32,7 +32,6 @@ struct SelectedGradientShape {
   using Queries = SwizzledTile<rows, Dk>;
   using Keys = SwizzledTile<keys, Dk>;
   using Values = SwizzledTile<keys, Dv>;
-  static constexpr int row_column_bytes = rows * 128;  ///< of 64 channels
   static constexpr int column_bytes = keys * 128;
   static constexpr int query_bytes = queries_in_registers ? 0 : Queries::bytes;
   static constexpr int tile_bytes = query_bytes + stages * (Keys::bytes + Values::bytes);
@@ -69,77 +68,10 @@ struct SelectedGradientShared {
   }
 };
 
-template <class T>
-struct SelectedGradientArguments {
-  GradientProblem<T> problem;
-  WorkList work;                 ///< items: one KV head's tiles after another's, whose keys and values stay in the L2
-  const BlockLocation* table;    ///< [B, G]
-  const std::int32_t* selected;  ///< [rows, G, n]
-  int head_begin;
-  int select_count;
-  int words;
-  int capacity;
-
-  __device__ QueryTile tile(int item) const { return problem.tiles[work.tiles - 1 - item % work.tiles]; }
-  __device__ int group(int item) const { return head_begin + item / work.tiles; }
-  __device__ int position(const QueryTile& tile) const {
-    const Segment& segment = problem.segments[tile.segment];
-    return static_cast<int>(segment.position + tile.row - segment.row);
-  }
-};
-
-/// The unions and where their blocks are, behind the tiles.
-struct UnionBuffers {
-  unsigned char* memory;
-  int words;
-  int capacity;
-
-  __host__ __device__ static int locations_bytes(int capacity) { return (capacity * 4 + 15) / 16 * 16; }
-  __host__ __device__ static int buffer_bytes(int capacity) {
-    return SelectedUnion::list_bytes(capacity) + locations_bytes(capacity);
-  }
-  __host__ __device__ static int bytes(int lists, int words, int capacity) {
-    return lists * buffer_bytes(capacity) + SelectedUnion::bitmap_bytes(words);
-  }
-
-  __device__ SelectedUnion list(int lists, int i) const {
-    return {memory + i * buffer_bytes(capacity), capacity, memory + lists * buffer_bytes(capacity), words};
-  }
-  __device__ BlockLocation* locations(int i) const {
-    return reinterpret_cast<BlockLocation*>(memory + i * buffer_bytes(capacity) + SelectedUnion::list_bytes(capacity));
-  }
-};
-
-/// Three warps: the union of each tile, one ahead of the consumers.
-template <class Shape>
-__device__ __forceinline__ void build_unions(const SelectedGradientArguments<typename Shape::T>& a,
-                                             const UnionBuffers& buffers, const SelectedGradientShared<Shape>& shared) {
-  const int thread = threadIdx.x - (Shape::threads - Shape::builders);
-  const auto wait_for_all = [] { ptx::named_barrier(1, Shape::builders); };
-  RingPosition<Shape::lists> ring;
-#pragma unroll 1
-  for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x, ring.advance()) {
-    const QueryTile tile = a.tile(item);
-    const int group = a.group(item), last = a.position(tile) + tile.rows - 1;
-    const SelectedUnion list = buffers.list(Shape::lists, ring.stage);
-    BlockLocation* const locations = buffers.locations(ring.stage);
-    ptx::barrier_wait(shared.list_free(ring.stage), ring.phase ^ 1);
-    list.template build<Shape::builders>(thread, wait_for_all,
-                                         a.selected + (tile.row * a.problem.groups + group) * a.select_count, tile.rows,
-                                         a.select_count, static_cast<std::int64_t>(a.problem.groups) * a.select_count,
-                                         min(a.words, last / Shape::keys / 32 + 1));
-    const BlockLocation* const table = a.table + a.problem.segments[tile.segment].block * a.problem.groups + group;
-    for (int i = thread; i < *list.count; i += Shape::builders)
-      locations[i] = table[static_cast<std::int64_t>(list.blocks[i]) * a.problem.groups];
-    wait_for_all();
-    if (thread == 0) ptx::barrier_arrive(shared.list_ready(ring.stage));
-  }
-}
-
 /// One thread: blocks of each tile, and queries that registers do not hold.
 template <class Shape>
-__device__ __forceinline__ void load(const SelectedGradientArguments<typename Shape::T>& a, const CUtensorMap& queries,
-                                     const BlockMaps& blocks, const UnionBuffers& buffers,
+__device__ __forceinline__ void load(const SelectedWork<GradientProblem<typename Shape::T>>& a,
+                                     const CUtensorMap& queries, const BlockMaps& blocks, const UnionBuffers& buffers,
                                      const SelectedGradientShared<Shape>& shared) {
   RingPosition<Shape::stages> ring;
   RingPosition<Shape::lists> lists;
@@ -151,7 +83,7 @@ __device__ __forceinline__ void load(const SelectedGradientArguments<typename Sh
       ptx::barrier_wait(shared.query_free(), query_phase);
       ptx::barrier_arrive_expect(shared.query_ready(), Shape::query_bytes);
       for (int column = 0; column < Shape::dk / 64; ++column)
-        ptx::tensor_load(shared.query() + column * Shape::row_column_bytes, &queries, shared.query_ready(), column * 64,
+        ptx::tensor_load(shared.query() + column * (Shape::rows * 128), &queries, shared.query_ready(), column * 64,
                          group * Shape::heads, row);
     }
     ptx::barrier_wait(shared.list_ready(lists.stage), lists.phase);
@@ -224,7 +156,7 @@ __device__ __forceinline__ void read_rows(std::uint32_t (&a)[Steps][4], const T*
 }
 
 template <class Shape>
-__device__ __forceinline__ void consume(const SelectedGradientArguments<typename Shape::T>& a,
+__device__ __forceinline__ void consume(const SelectedWork<GradientProblem<typename Shape::T>>& a,
                                         const UnionBuffers& buffers, const SelectedGradientShared<Shape>& shared) {
   const int query = threadIdx.x / 32, lane = threadIdx.x % 32;
   const bool speaks = lane == 0;
@@ -269,7 +201,7 @@ __device__ __forceinline__ void consume(const SelectedGradientArguments<typename
 
 template <class Shape>
 __global__ void __launch_bounds__(Shape::threads, 1)
-    selected_query_gradients_kernel(const __grid_constant__ SelectedGradientArguments<typename Shape::T> arguments,
+    selected_query_gradients_kernel(const __grid_constant__ SelectedWork<GradientProblem<typename Shape::T>> arguments,
                                     const __grid_constant__ CUtensorMap queries,
                                     const __grid_constant__ BlockMaps blocks) {
   extern __shared__ unsigned char memory[];
@@ -291,33 +223,13 @@ __global__ void __launch_bounds__(Shape::threads, 1)
   }
 }
 
-struct UnionSize {
-  int words;
-  int capacity;
-};
-
-template <class Shape>
-UnionSize union_size(const SelectedAttentionBackward& a) {
-  const std::int64_t blocks = a.config->blocks_of(cuda_schedule(a.queries).end_position());
-  return {SelectedUnion::words(blocks),
-          static_cast<int>(std::min<std::int64_t>(blocks, Shape::queries * a.config->select_count))};
-}
-
-/// Tiles, room to align them, the union and where its blocks are.
-template <class Shape>
-std::size_t shared_bytes(const SelectedAttentionBackward& a) {
-  const UnionSize size = union_size<Shape>(a);
-  return static_cast<std::size_t>(Shape::shared_bytes) + 1024 +
-         UnionBuffers::bytes(Shape::lists, size.words, size.capacity);
-}
-
 }  // namespace
 
 bool serves(const SelectedAttentionBackward& a) {
   if (!serves_attention(*a.config) || a.config->select_block != 64) return false;
   bool fits = false;
   visit_shape<SelectedGradientShape>(
-      a, [&]<class Shape>(std::type_identity<Shape>) { fits = shared_bytes<Shape>(a) <= 227 * 1024; });
+      a, [&]<class Shape>(std::type_identity<Shape>) { fits = selected_shared_bytes<Shape>(a) <= most_shared_bytes; });
   return fits;
 }
 
@@ -326,17 +238,8 @@ void selected_query_gradients(const SelectedAttentionBackward& a, cudaStream_t s
     using T = typename Shape::T;
     const ListView<QueryTile> tiles = cuda_schedule(a.queries).tiles(Shape::queries);
     if (tiles.count == 0 || a.head_begin == a.head_end) return;
-    SelectedGradientArguments<T> arguments{};
-    arguments.problem = gradient_problem<T>(a, tiles);
-    arguments.work = {static_cast<int>(tiles.count), static_cast<int>(a.head_end - a.head_begin)};
-    arguments.table = a.table;
-    arguments.selected = a.selected;
-    arguments.head_begin = static_cast<int>(a.head_begin);
-    arguments.select_count = static_cast<int>(a.config->select_count);
-    const UnionSize size = union_size<Shape>(a);
-    arguments.words = size.words;
-    arguments.capacity = size.capacity;
-    const std::size_t bytes = shared_bytes<Shape>(a);
+    const auto arguments = selected_work<Shape>(a, gradient_problem<T>(a, tiles), tiles);
+    const std::size_t bytes = selected_shared_bytes<Shape>(a);
     auto* const kernel = selected_query_gradients_kernel<Shape>;
     allow_shared_memory(kernel, bytes);
     const int blocks = std::min(multiprocessors(), arguments.work.tiles * arguments.work.groups);

@@ -1,0 +1,115 @@
+#pragma once
+
+// What Hopper's selected attention and its dQ share: persistent thread blocks that walk tiles of neighbouring queries,
+// and three warps of each that build the union of the next tile's blocks while the consumers are at one.
+
+#include "kernels/cuda/attention_launch_sm90.cuh"
+#include "kernels/cuda/selected_union.cuh"
+
+namespace cpnsa::cuda::sm90 {
+
+/// `Problem`: AttentionProblem or what extends it.
+template <class Problem>
+struct SelectedWork {
+  Problem problem;
+  WorkList work;                 ///< items: one KV head's tiles after another's, whose keys and values stay in the L2
+  const BlockLocation* table;    ///< [B, G]
+  const std::int32_t* selected;  ///< [rows, G, n]
+  int head_begin;
+  int select_count;
+  int words;
+  int capacity;
+
+  __device__ QueryTile tile(int item) const { return problem.tiles[work.tiles - 1 - item % work.tiles]; }
+  __device__ int group(int item) const { return head_begin + item / work.tiles; }
+  __device__ int position(const QueryTile& tile) const {
+    const Segment& segment = problem.segments[tile.segment];
+    return static_cast<int>(segment.position + tile.row - segment.row);
+  }
+};
+
+/// The unions and where their blocks are, behind the tiles.
+struct UnionBuffers {
+  unsigned char* memory;
+  int words;
+  int capacity;
+
+  __host__ __device__ static int locations_bytes(int capacity) { return (capacity * 4 + 15) / 16 * 16; }
+  __host__ __device__ static int buffer_bytes(int capacity) {
+    return SelectedUnion::list_bytes(capacity) + locations_bytes(capacity);
+  }
+  __host__ __device__ static int bytes(int lists, int words, int capacity) {
+    return lists * buffer_bytes(capacity) + SelectedUnion::bitmap_bytes(words);
+  }
+
+  __device__ SelectedUnion list(int lists, int i) const {
+    return {memory + i * buffer_bytes(capacity), capacity, memory + lists * buffer_bytes(capacity), words};
+  }
+  __device__ BlockLocation* locations(int i) const {
+    return reinterpret_cast<BlockLocation*>(memory + i * buffer_bytes(capacity) + SelectedUnion::list_bytes(capacity));
+  }
+};
+
+/// Three warps: the union of each tile, one ahead of the consumers.
+template <class Shape, class Problem, class Shared>
+__device__ __forceinline__ void build_unions(const SelectedWork<Problem>& a, const UnionBuffers& buffers,
+                                             const Shared& shared) {
+  const int thread = threadIdx.x - (Shape::threads - Shape::builders);
+  const auto wait_for_all = [] { ptx::named_barrier(1, Shape::builders); };
+  RingPosition<Shape::lists> ring;
+#pragma unroll 1
+  for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x, ring.advance()) {
+    const QueryTile tile = a.tile(item);
+    const int group = a.group(item), last = a.position(tile) + tile.rows - 1;
+    const SelectedUnion list = buffers.list(Shape::lists, ring.stage);
+    BlockLocation* const locations = buffers.locations(ring.stage);
+    ptx::barrier_wait(shared.list_free(ring.stage), ring.phase ^ 1);
+    list.template build<Shape::builders>(thread, wait_for_all,
+                                         a.selected + (tile.row * a.problem.groups + group) * a.select_count, tile.rows,
+                                         a.select_count, static_cast<std::int64_t>(a.problem.groups) * a.select_count,
+                                         min(a.words, last / Shape::keys / 32 + 1));
+    const BlockLocation* const table = a.table + a.problem.segments[tile.segment].block * a.problem.groups + group;
+    for (int i = thread; i < *list.count; i += Shape::builders)
+      locations[i] = table[static_cast<std::int64_t>(list.blocks[i]) * a.problem.groups];
+    wait_for_all();
+    if (thread == 0) ptx::barrier_arrive(shared.list_ready(ring.stage));
+  }
+}
+
+struct UnionSize {
+  int words;
+  int capacity;
+};
+
+template <class Shape, class Stage>
+UnionSize union_size(const Stage& a) {
+  const std::int64_t blocks = a.config->blocks_of(cuda_schedule(a.queries).end_position());
+  return {SelectedUnion::words(blocks),
+          static_cast<int>(std::min<std::int64_t>(blocks, Shape::queries * a.config->select_count))};
+}
+
+inline constexpr std::size_t most_shared_bytes = 227 * 1024;
+
+/// Tiles, room to align them, the union and where its blocks are.
+template <class Shape, class Stage>
+std::size_t selected_shared_bytes(const Stage& a) {
+  const UnionSize size = union_size<Shape>(a);
+  return static_cast<std::size_t>(Shape::shared_bytes) + 1024 +
+         UnionBuffers::bytes(Shape::lists, size.words, size.capacity);
+}
+
+/// Everything of the arguments but the outputs.
+template <class Shape, class Problem, class Stage>
+SelectedWork<Problem> selected_work(const Stage& a, const Problem& problem, const ListView<QueryTile>& tiles) {
+  const UnionSize size = union_size<Shape>(a);
+  return {problem,
+          {static_cast<int>(tiles.count), static_cast<int>(a.head_end - a.head_begin)},
+          a.table,
+          a.selected,
+          static_cast<int>(a.head_begin),
+          static_cast<int>(a.config->select_count),
+          size.words,
+          size.capacity};
+}
+
+}  // namespace cpnsa::cuda::sm90
