@@ -128,7 +128,7 @@ void bind_communicator(nb::module_& module) {
       .def("close", &SharedCommunicator::close,
            "Layers that were made with it refuse to go on, and nothing keeps its group.");
   module.def("callback_communicator", &callback_communicator, "rank"_a, "size"_a, "exchange"_a, "all_gather"_a,
-             "set_deadline"_a, "owner"_a = nb::none(),
+             "set_deadline"_a, "owner"_a.none() = nb::none(),
              "Over Python functions: exchange([(peer, memory)...] to send, [...] to receive), all_gather(memory of all "
              "parts, bytes a part), set_deadline(seconds). They return when all has arrived; memory is valid until "
              "then. DeadlineError stays one, anything else that they raise becomes a CommunicationError.");

@@ -58,8 +58,8 @@ NB_MODULE(_nccl, module) {
   module.attr("id_bytes") = sizeof(ncclUniqueId::internal);
   module.def("version", &version, "Of the NCCL that this module runs on.");
   module.def("unique_id", &unique_id);
-  module.def("borrow", &borrow, "communicator"_a, "owner"_a,
+  module.def("borrow", &borrow, "communicator"_a, "owner"_a.none(),
              "Over an ncclComm_t, given as a number, which stays the owner's.");
-  module.def("create", &create, "id"_a, "size"_a, "rank"_a, "device"_a, "owner"_a,
+  module.def("create", &create, "id"_a, "size"_a, "rank"_a, "device"_a, "owner"_a.none(),
              "Over a communicator of its own; collective.");
 }
