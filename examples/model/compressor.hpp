@@ -5,19 +5,24 @@
 
 namespace model {
 
+/// What summaries are before training: anything, or close to the sum of the rows they cover.
+enum class FirstSummaries { random, sums };
+
 /// The parameters of one of cpnsa's mlp compressors, of the keys or of the values. The library reads them, and writes
 /// their gradients, where they lie in Parameters.
 class Compressor {
  public:
-  Compressor(Parameters& parameters, const cpnsa::Config& config, std::int64_t dim, std::int64_t hidden);
+  Compressor(Parameters& parameters, const cpnsa::Config& config, std::int64_t dim, std::int64_t hidden,
+             FirstSummaries first);
 
   cpnsa::CompressorTensors values() const;
   cpnsa::CompressorTensors gradients() const;
 
  private:
+  void add_sums();
   cpnsa::CompressorTensors views(TensorView (Parameters::*of)(const Weight&) const) const;
 
-  const Parameters& parameters_;
+  Parameters& parameters_;
   std::int64_t heads_, block_, dim_, hidden_;
   Weight pos_, w1_, b1_, w2_, b2_;
 };

@@ -37,6 +37,10 @@ Weight Parameters::add_constant(std::int64_t rows, std::int64_t columns, double 
   return weight;
 }
 
+void Parameters::add_to(const Weight& weight, std::int64_t row, std::int64_t column, double value) {
+  initial_[static_cast<std::size_t>(weight.offset + row * weight.columns + column)] += value;
+}
+
 void Parameters::place() {
   const auto size = static_cast<std::int64_t>(initial_.size());
   values_ = Tensor(operations_, operations_.wide(), {size});

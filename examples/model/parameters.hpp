@@ -27,6 +27,7 @@ class Parameters {
 
   Weight add_normal(std::int64_t rows, std::int64_t columns, double deviation);
   Weight add_constant(std::int64_t rows, std::int64_t columns, double value);
+  void add_to(const Weight& weight, std::int64_t row, std::int64_t column, double value);  ///< to the initial value
   void place();
 
   /// Rounds the values for the matrix products and attention; after every change of them.

@@ -42,10 +42,10 @@ ShardedAttention::ShardedAttention(Parameters& parameters, const AttentionKind& 
   workspace.reserve(attention_.workspace_bytes());
   saved_.memory = saved_memory_.data();
   if (kind.config.compressor != cpnsa::Compressor::mlp) return;
-  compress_k_ =
-      std::make_unique<Compressor>(parameters, kind.config, kind.config.head_dim_qk, kind.config.compress_hidden_k);
-  compress_v_ =
-      std::make_unique<Compressor>(parameters, kind.config, kind.config.head_dim_v, kind.config.compress_hidden_v);
+  compress_k_ = std::make_unique<Compressor>(parameters, kind.config, kind.config.head_dim_qk,
+                                             kind.config.compress_hidden_k, kind.first_summaries);
+  compress_v_ = std::make_unique<Compressor>(parameters, kind.config, kind.config.head_dim_v,
+                                             kind.config.compress_hidden_v, kind.first_summaries);
 }
 
 cpnsa::BranchTensors ShardedAttention::branches(const std::vector<Tensor>& tensors, std::int64_t dim) const {

@@ -23,7 +23,8 @@ struct AttentionKind {
   cpnsa::Config config;
   cpnsa::AttentionOptions options;
   int key_value_pairs = 3;  ///< 3: each branch has keys and values of its own; 1: shared
-  bool gated = true;        ///< false: the window branch alone, gates 0, 0, 1
+  FirstSummaries first_summaries = FirstSummaries::random;
+  bool gated = true;  ///< false: the window branch alone, gates 0, 0, 1
 
   /// NSA with small blocks, for sequences of a few thousand tokens.
   static AttentionKind nsa(std::int64_t heads, std::int64_t kv_heads, std::int64_t head_dim);

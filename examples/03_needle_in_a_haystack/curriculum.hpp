@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string_view>
+#include <vector>
+
+#include "instance.hpp"
+
+namespace needle {
+
+/// A part of the training: haystacks of one length, packed to the tokens of a step.
+struct Lesson {
+  std::string_view teaches;
+  std::int64_t length;   ///< of a haystack
+  std::int64_t needles;  ///< in a haystack
+  std::int64_t nearest;  ///< least distance of a question from its needle
+  bool alternates;       ///< every other step is made with the summaries alone
+  std::int64_t steps;
+};
+
+/// What Options::steps and Options::tokens make of the lessons; at least one step each.
+std::vector<Lesson> curriculum(const Options& options);
+
+/// Told after each step: the lesson, the step of it (from 1), what could be
+/// reached, the loss in nats a question.
+using StepObserver = std::function<void(const Lesson&, std::int64_t, Reach, double)>;
+
+/// Goes through the lessons, each with an optimizer of its own, and returns what was learnt. Collective.
+Values learn(const Options& options, model::Operations& operations, cpnsa::Communicator& communicator,
+             const StepObserver& observe);
+
+}  // namespace needle

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "cpnsa/communicator.hpp"
+#include "cpnsa/partition.hpp"
+#include "options.hpp"
+#include "retriever.hpp"
+
+namespace needle {
+
+/// What a query can see.
+enum class Reach { all, summaries };
+
+/// How the model attends: NSA with small blocks. A query sees 16 blocks of 16 tokens and the last 64, however long the
+/// sequence is; which blocks, the summaries of 8 tokens tell. Reach::summaries takes the rest away, but for a query's
+/// own block and a window of 8.
+model::AttentionKind attention_of(const Options& options, cpnsa::DType dtype, Reach reach);
+
+/// The values of all parameters, on the host; every rank has the same.
+using Values = std::vector<double>;
+
+/// This rank's part of the model for sequences of one shape, sharded by one partition.
+class Instance {
+ public:
+  /// With the values that were learnt, or new ones where `values` is empty. Collective.
+  Instance(const Options& options, const model::AttentionKind& kind, std::span<const std::int64_t> cu_seqlens,
+           model::Operations& operations, cpnsa::Communicator& communicator, const Values& values);
+
+  std::span<const std::int64_t> positions() const { return positions_; }  ///< of this rank's rows
+  model::Parameters& parameters() { return parameters_; }
+  Retriever& retriever() { return retriever_; }
+  Values values() const;
+
+ private:
+  cpnsa::Partition partition_;
+  std::vector<std::int64_t> positions_;
+  model::Parameters parameters_;
+  Retriever retriever_;
+};
+
+}  // namespace needle

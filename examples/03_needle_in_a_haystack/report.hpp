@@ -1,0 +1,33 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+
+#include "curriculum.hpp"
+#include "grid.hpp"
+
+namespace needle {
+
+/// Lines on standard output: the heading of each lesson, and the mean loss of every tenth part of it; how far the
+/// evaluation is. Each at most a line a second, but for the last of its kind.
+class Progress {
+ public:
+  void step(const Lesson& lesson, std::int64_t step, Reach reach, double loss);
+  void sequence(std::int64_t length, std::int64_t sequence, std::int64_t sequences);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  struct Mean {
+    double sum = 0;
+    std::int64_t count = 0;
+  };
+
+  Mean all_, summaries_;
+  int lessons_ = 0;
+  Clock::time_point last_ = Clock::now();
+};
+
+void print_summary(const Options& options, const Grid& grid, double training_seconds, double evaluation_seconds);
+
+}  // namespace needle

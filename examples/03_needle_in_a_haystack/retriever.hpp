@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "examples/model/rms_norm.hpp"
+#include "examples/model/self_attention.hpp"
+
+namespace needle {
+
+/// What the model reads of this rank's rows. The token before a row's may be another rank's; that is why it is told.
+struct Rows {
+  std::vector<std::int32_t> tokens, previous;
+};
+
+/// One layer of attention and nothing else that moves anything between tokens, but that each token also sees the one
+/// before it: a value carries its key. There is no position encoding, so that no length is new to the model.
+///
+///   x = E[token] + E[previous] S,   x += attention(norm(x)),   logits = norm(x) E^T
+class Retriever {
+ public:
+  /// Adds its weights to the parameters and places them. Collective, as the calls below are.
+  Retriever(model::Parameters& parameters, const model::AttentionKind& kind, std::int64_t width,
+            std::int64_t vocabulary, const cpnsa::Partition& partition, cpnsa::Communicator& communicator);
+
+  /// Sum of the losses of this rank's rows in nats; a row whose target is model::ignored has none. The Parameters'
+  /// gradients become those of `scale` times the loss.
+  double forward_backward(const Rows& rows, std::span<const std::int32_t> targets, double scale);
+
+  /// The most likely next token after each.
+  std::vector<std::int32_t> predict(const Rows& rows);
+
+  cpnsa::Statistics statistics() { return attention_.statistics(); }  ///< of the last step
+
+ private:
+  model::Tensor logits(model::TokenView tokens, model::TokenView previous);
+
+  model::Parameters& parameters_;
+  model::Rope nowhere_;  // all tokens at position 0
+  model::Workspace workspace_;
+  model::Weight table_, shift_;  // E, S
+  model::RmsNorm norm_;
+  model::SelfAttention attention_;
+  model::RmsNorm last_norm_;
+  model::Tensor shifted_, normed_;
+};
+
+}  // namespace needle

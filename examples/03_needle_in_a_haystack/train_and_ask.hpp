@@ -1,0 +1,12 @@
+#pragma once
+
+#include "options.hpp"
+#include "tools/ranks.hpp"
+
+namespace needle {
+
+/// Trains the model, evaluates it, and writes the results on rank 0. Collective; a mistake that one rank finds ends all
+/// of them with the same cpnsa::Error.
+void train_and_ask(const Options& options, const cpnsa::tool::RankPlace& place);
+
+}  // namespace needle
