@@ -154,8 +154,8 @@ def measure(session, counts):
 def run_examples(session, counts):
     tiny, device = session.arguments.device == "cpu", session.arguments.device
     steps = {"language_model": ["--steps", "4" if tiny else "30", "--tokens", "256" if tiny else "16384"],
-             "needle_in_a_haystack": ["--steps", "4" if tiny else "60", "--tokens", "128" if tiny else "2048",
-                                      "--longest", "256" if tiny else "8192"]}
+             "needle_in_a_haystack": ["--steps", "4" if tiny else "60", "--tokens", "512" if tiny else "2048",
+                                      "--longest", "1K" if tiny else "8K", "--sequences", "1" if tiny else "20"]}
     results = []
     for name, flags in steps.items():
         if not session.has(name):
