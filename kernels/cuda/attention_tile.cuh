@@ -105,9 +105,11 @@ __device__ __forceinline__ void attend(const AttentionProblem<typename Shape::T>
 
   SoftmaxRows state;
   float o[Shape::dv / 8][4] = {};
-  load_queries<Shape>(a, tile, group, queries);
   const int tiles = source.tiles();
-  if (tiles > 0) load_stage(0);
+  if (tiles > 0) {  // else nothing would wait for the queries
+    load_queries<Shape>(a, tile, group, queries);
+    load_stage(0);
+  }
   for (int index = 0; index < tiles; ++index) {
     if (index + 1 < tiles) {
       load_stage(index + 1);

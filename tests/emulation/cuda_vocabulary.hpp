@@ -1,0 +1,156 @@
+#pragma once
+
+// What kernels say beside PTX, for the compiler of the host: included before every kernel.
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <cuda/atomic>
+#include <type_traits>
+
+#include "tests/emulation/thread_block.hpp"
+
+#define threadIdx (::emulation::ThreadBlock::current().thread().index)
+#define blockIdx (::emulation::ThreadBlock::current().index)
+#define blockDim (::emulation::ThreadBlock::current().size)
+#define gridDim (::emulation::ThreadBlock::current().grid)
+#undef __launch_bounds__
+#define __launch_bounds__(...)
+#undef __grid_constant__
+#define __grid_constant__
+#undef __shared__
+#define __shared__ static thread_local  // blocks of one grid run one after another
+
+using std::isnan;
+
+template <class A, class B>
+std::common_type_t<A, B> min(A a, B b) {
+  return b < a ? b : a;
+}
+template <class A, class B>
+std::common_type_t<A, B> max(A a, B b) {
+  return a < b ? b : a;
+}
+
+inline void __syncthreads() {
+  auto& block = emulation::ThreadBlock::current();
+  block.meet(0, block.live_threads(), "__syncthreads");
+}
+
+inline void __syncwarp(unsigned mask = 0xffffffffu) {
+  char nothing = 0;
+  emulation::ThreadBlock::current().meet_warp("__syncwarp", mask, nothing, [](const auto&) {});
+}
+
+inline void __nanosleep(unsigned) {
+  emulation::ThreadBlock::current().sleep();
+}
+
+namespace emulation {
+
+template <class Value>
+struct Shuffle {
+  Value value;
+  int source;
+  Value result;
+};
+
+template <class Value>
+Value shuffle(std::string_view verb, unsigned mask, Value value, int source) {
+  Shuffle<Value> shuffle{value, source, value};
+  ThreadBlock::current().meet_warp(verb, mask, shuffle, [](const auto& lanes) {
+    for (Shuffle<Value>* lane : lanes)
+      if (lane) lane->result = lanes.at(static_cast<std::size_t>(lane->source))->value;
+  });
+  return shuffle.result;
+}
+
+inline int own_lane() {
+  return ThreadBlock::current().thread().lane();
+}
+
+struct Vote {
+  bool value;
+  unsigned result;
+};
+
+inline unsigned vote(std::string_view verb, unsigned mask, bool value) {
+  Vote vote{value, 0};
+  ThreadBlock::current().meet_warp(verb, mask, vote, [](const auto& lanes) {
+    unsigned result = 0;
+    for (std::size_t lane = 0; lane < lanes.size(); ++lane)
+      if (lanes[lane] && lanes[lane]->value) result |= 1u << lane;
+    for (Vote* lane : lanes)
+      if (lane) lane->result = result;
+  });
+  return vote.result;
+}
+
+}  // namespace emulation
+
+template <class Value>
+Value __shfl_sync(unsigned mask, Value value, int source) {
+  return emulation::shuffle("__shfl_sync", mask, value, source % 32);
+}
+template <class Value>
+Value __shfl_xor_sync(unsigned mask, Value value, int bits) {
+  return emulation::shuffle("__shfl_xor_sync", mask, value, emulation::own_lane() ^ bits);
+}
+template <class Value>
+Value __shfl_up_sync(unsigned mask, Value value, int by) {
+  const int lane = emulation::own_lane();
+  return emulation::shuffle("__shfl_up_sync", mask, value, lane < by ? lane : lane - by);
+}
+template <class Value>
+Value __shfl_down_sync(unsigned mask, Value value, int by) {
+  const int lane = emulation::own_lane();
+  return emulation::shuffle("__shfl_down_sync", mask, value, lane + by > 31 ? lane : lane + by);
+}
+inline unsigned __ballot_sync(unsigned mask, bool value) {
+  return emulation::vote("__ballot_sync", mask, value);
+}
+inline bool __any_sync(unsigned mask, bool value) {
+  return emulation::vote("__any_sync", mask, value) != 0;
+}
+
+// Ranks are threads that share the card.
+inline unsigned atomicAdd(unsigned* to, unsigned value) {
+  return std::atomic_ref(*to).fetch_add(value);
+}
+template <class Word>
+Word atomicOr(Word* to, Word value) {
+  return std::atomic_ref(*to).fetch_or(value);
+}
+
+inline int __popc(unsigned x) {
+  return std::popcount(x);
+}
+inline int __ffs(int x) {
+  return ffs(x);
+}
+template <class Value>
+Value __ldg(const Value* from) {
+  return *from;
+}
+template <class Value>
+Value __ldcg(const Value* from) {
+  return *from;
+}
+inline unsigned __float_as_uint(float x) {
+  return std::bit_cast<unsigned>(x);
+}
+inline float __uint_as_float(unsigned x) {
+  return std::bit_cast<float>(x);
+}
+
+template <class... Parameters>
+cudaError_t cudaFuncSetAttribute(void (*)(Parameters...), cudaFuncAttribute, int) {
+  return cudaSuccess;
+}
