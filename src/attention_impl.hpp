@@ -34,9 +34,11 @@ struct HaloLists {
 /// Host memory that this call's lists are copied to the device from; the event keeps the next call from overwriting
 /// what is still being copied.
 struct ListStaging {
-  ListStaging(Device& device, std::size_t bytes) : memory(device, bytes, DeviceMemory::Place::host), copied(device) {}
+  ListStaging(Device& device, std::size_t bytes)
+      : memory(device, bytes, DeviceMemory::Place::host), copied(device), waits(device) {}
   DeviceMemory memory;
   OwnedEvent copied;
+  OwnedStream waits;  ///< drains with `copied`, so that the communicator's wait, which has a deadline, serves for it
   bool in_use = false;
 };
 

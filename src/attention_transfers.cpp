@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <thread>
 
 #include "src/attention_impl.hpp"
 
@@ -96,7 +95,10 @@ ListView<BlockSlot> Attention::Impl::packed_of(const planning::BlockSchedule& sc
 
 void Attention::Impl::upload(const planning::BlockSchedule& schedule, const ExchangeBuffers& buffers,
                              ListStaging& staging, Stream stream) {
-  while (staging.in_use && !device.done(staging.copied.get())) std::this_thread::yield();
+  if (staging.in_use && !device.done(staging.copied.get())) {
+    device.wait(staging.waits.get(), staging.copied.get());
+    communicator.wait(device, staging.waits.get());
+  }
 
   auto* table = static_cast<std::byte*>(staging.memory.data());
   const std::size_t table_bytes = schedule.table.size() * sizeof(BlockLocation);

@@ -53,7 +53,10 @@ void agree(Communicator& communicator, std::string_view call, std::string_view p
   communicator.all_gather_host(&own, all.data(), sizeof own);
 
   for (std::size_t rank = 0; rank < all.size(); ++rank)
-    if (all[rank].problem_length != 0) throw ArgumentError(fmt::format("rank {}: {}", rank, text_of(all[rank])));
+    if (all[rank].problem_length != 0) {
+      const bool is_own = static_cast<int>(rank) == communicator.rank();  // whose text is here at its full length
+      throw ArgumentError(fmt::format("rank {}: {}", rank, is_own ? problem : text_of(all[rank])));
+    }
   for (std::size_t rank = 1; rank < all.size(); ++rank)
     if (all[rank].call_hash != all[0].call_hash)
       throw MismatchError(fmt::format("rank {}: found \"{}\", expected \"{}\" as on rank 0", rank,

@@ -47,32 +47,6 @@ class DeviceMemory {
   std::size_t bytes_ = 0;
 };
 
-/// A list fixed when planning, with its copy in the device's memory.
-template <class T>
-class DeviceList {
- public:
-  DeviceList() = default;
-  DeviceList(Device& device, std::vector<T> items) : items_(std::move(items)) {
-    if (device.host_accessible() || items_.empty()) return;
-    memory_ = DeviceMemory(device, items_.size() * sizeof(T));
-    device.copy(memory_.data(), items_.data(), items_.size() * sizeof(T), Stream{});
-    device.synchronize(Stream{});
-  }
-
-  ListView<T> view() const { return view(0, static_cast<std::int64_t>(items_.size())); }
-  /// Items [first, first + count).
-  ListView<T> view(std::int64_t first, std::int64_t count) const {
-    const T* device = memory_.data() ? static_cast<const T*>(memory_.data()) : items_.data();
-    return {items_.data() + first, device + first, count};
-  }
-  const std::vector<T>& items() const { return items_; }
-  std::size_t device_bytes() const { return memory_.bytes(); }
-
- private:
-  std::vector<T> items_;
-  DeviceMemory memory_;
-};
-
 /// Owners of a stream and of an event.
 class OwnedStream {
  public:
@@ -98,6 +72,34 @@ class OwnedEvent {
  private:
   Device& device_;
   Event event_;
+};
+
+/// A list fixed when planning, with its copy in the device's memory.
+template <class T>
+class DeviceList {
+ public:
+  DeviceList() = default;
+  DeviceList(Device& device, std::vector<T> items) : items_(std::move(items)) {
+    if (device.host_accessible() || items_.empty()) return;
+    memory_ = DeviceMemory(device, items_.size() * sizeof(T));
+    // Not by the default stream, which would wait for whatever the caller's streams are doing.
+    const OwnedStream stream(device);
+    device.copy(memory_.data(), items_.data(), items_.size() * sizeof(T), stream.get());
+    device.synchronize(stream.get());
+  }
+
+  ListView<T> view() const { return view(0, static_cast<std::int64_t>(items_.size())); }
+  /// Items [first, first + count).
+  ListView<T> view(std::int64_t first, std::int64_t count) const {
+    const T* device = memory_.data() ? static_cast<const T*>(memory_.data()) : items_.data();
+    return {items_.data() + first, device + first, count};
+  }
+  const std::vector<T>& items() const { return items_; }
+  std::size_t device_bytes() const { return memory_.bytes(); }
+
+ private:
+  std::vector<T> items_;
+  DeviceMemory memory_;
 };
 
 }  // namespace cpnsa

@@ -69,8 +69,8 @@ void add_bench(CLI::App& app, BenchOptions& options) {
   flags.add_path("-J,--json", options.json, "FILE", "write the results there too; an existing file is an error");
   for (const IntegerKey& key : integer_keys) {
     const std::string value = key.required ? "the device's" : fmt::format("{}", options.config.*key.member);
-    flags.add_integer(flags_of(key.name, short_name_of(key.name)), options.config.*key.member, 0, largest_integer,
-                      fmt::format("config key {} (default {})", key.name, value));
+    flags.add_integer(flags_of(key.name, short_name_of(key.name)), options.config.*key.member, key.required ? 1 : 0,
+                      largest_integer, fmt::format("config key {} (default {})", key.name, value));
   }
   flags.add_number(flags_of("softmax_scale"), options.config.softmax_scale,
                    "config key softmax_scale (default 1/sqrt(dk))");
@@ -102,6 +102,17 @@ std::string problem_of(const CLI::App& app, const CLI::App& run, const RunOption
   if (options.in.empty()) return "--in: found nothing, expected the folder of the inputs";
   if (options.out.empty()) return "--out: found nothing, expected a folder for the results";
   return {};
+}
+
+// CLI11 says "--flag: At Most 1 required ..." of values, and "flag was given a disallowed ..." of a switch's.
+std::string problem_of(const CLI::ArgumentMismatch& error) {
+  const std::string_view what = error.what();
+  if (const std::size_t given = what.find(" was given "); given != what.npos)
+    return fmt::format("--{}: found a value, expected none", what.substr(0, given));
+  const std::size_t colon = what.find(": ");
+  if (colon == what.npos) return fmt::format("found a wrong number of values ({}), expected one a flag", what);
+  return fmt::format("{}: found a wrong number of values ({}), expected one", what.substr(0, colon),
+                     what.substr(colon + 2));
 }
 
 }  // namespace
@@ -153,12 +164,7 @@ Invocation parse_command_line(int argc, const char* const* argv) {
   } catch (const CLI::CallForHelp&) {
     invocation.help = app.help();
   } catch (const CLI::ArgumentMismatch& error) {
-    const std::string_view what = error.what();
-    const std::size_t colon = what.find(": ");
-    invocation.problem = colon == what.npos
-                             ? fmt::format("found a wrong number of values ({}), expected one a flag", what)
-                             : fmt::format("{}: found a wrong number of values ({}), expected one",
-                                           what.substr(0, colon), what.substr(colon + 2));
+    invocation.problem = problem_of(error);
   } catch (const CLI::ValidationError& error) {  // Flags' own
     invocation.problem = error.what();
   } catch (const CLI::ParseError& error) {

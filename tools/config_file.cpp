@@ -130,6 +130,9 @@ class ConfigReader {
 Config read_config(const std::filesystem::path& path) {
   const std::string text = read_text(path, longest_file);
   try {
+    // Where the parser would take the text to end.
+    if (const std::size_t zero = text.find('\0'); zero != std::string::npos)
+      throw ArgumentError(fmt::format("found a zero byte at {}, expected text", position_of(text, zero + 1)));
     const json object = parse(text);
     if (!object.is_object()) throw ArgumentError(fmt::format("found {}, expected an object", show(object)));
     return ConfigReader(object).read();

@@ -52,7 +52,8 @@ void Flags::add_path(const std::string& flags, std::filesystem::path& target, co
 
 void Flags::add_switch(const std::string& flags, bool& target, bool value, const std::string& help) {
   app_.add_flag_callback(
-      flags, [&target, value] { target = value; }, help);
+          flags, [&target, value] { target = value; }, help)
+      ->disable_flag_override();
 }
 
 void Flags::add_execution(ExecutionOptions& options) {

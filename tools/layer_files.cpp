@@ -31,7 +31,10 @@ std::uint64_t hash_of(const std::vector<std::int64_t>& numbers) {  // FNV-1a, a 
 }  // namespace
 
 LayerFiles::LayerFiles(const fs::path& folder, bool with_dout) : folder_(folder) {
-  if (!fs::is_directory(folder_)) fail(folder_, fs::exists(folder_) ? "a file" : "no such folder", "an input folder");
+  std::error_code problem;
+  const fs::file_status status = fs::status(folder_, problem);
+  if (status.type() == fs::file_type::none) fail(folder_, fmt::format("\"{}\"", problem.message()), "an input folder");
+  if (!fs::is_directory(status)) fail(folder_, fs::exists(status) ? "a file" : "no such folder", "an input folder");
   const fs::path config_path = folder_ / "config.json";
   config_ = read_config(config_path);
   // The other keys are checked before the files are, which they are compared with.

@@ -29,8 +29,12 @@ void print_error(std::string message) {
 void run_rank(const Invocation& invocation, const RankPlace& place) {
   together(place.control, [&]() -> std::string {
     if (!invocation.problem.empty()) throw ArgumentError(invocation.problem);
-    return invocation.bench ? "command=bench" : "command=run";
+    return !invocation.help.empty() ? "command=help" : invocation.bench ? "command=bench" : "command=run";
   });
+  if (!invocation.help.empty()) {
+    if (place.control.rank() == 0) fmt::print("{}", invocation.help);
+    return;
+  }
   if (invocation.bench)
     bench(*invocation.bench, place);
   else
@@ -72,7 +76,8 @@ int main(int argc, char** argv) {
 
   const Launch launch = launch_of_environment();
   const Invocation invocation = parse_command_line(argc, argv);
-  if (!invocation.help.empty()) {
+  // One of several processes agrees with the others on that too: those that have a layer to run would wait for it.
+  if (!invocation.help.empty() && (launch.size == 1 || !backends::has_mpi())) {
     if (launch.rank == 0) fmt::print("{}", invocation.help);
     return 0;
   }

@@ -42,11 +42,7 @@ OutputFolder::OutputFolder(const fs::path& target) : target_(without_trailing_sl
 
   try {
     if (!target_exists_) create_parents();
-    const fs::path hidden =
-        target_exists_ ? target_ / fmt::format(".cpnsa-{}", ::getpid())
-                       : target_.parent_path() / fmt::format(".{}.cpnsa-{}", target_.filename().string(), ::getpid());
-    create_folder(hidden);
-    unfinished_ = hidden;
+    create_unfinished();
   } catch (...) {
     remove_unfinished();
     throw;
@@ -68,6 +64,28 @@ void OutputFolder::create_parents() {
   }
 }
 
+// What a run that was killed left behind stays; its process's number may be this one's.
+void OutputFolder::create_unfinished() {
+  const fs::path stem =
+      target_exists_ ? target_ / fmt::format(".cpnsa-{}", ::getpid())
+                     : target_.parent_path() / fmt::format(".{}.cpnsa-{}", target_.filename().string(), ::getpid());
+  std::error_code ignored;  // creating it says what is wrong
+  fs::path hidden = stem;
+  for (int attempt = 1; fs::exists(fs::symlink_status(hidden, ignored)); ++attempt)
+    hidden = fmt::format("{}-{}", stem.string(), attempt);
+  create_folder(hidden);
+  unfinished_ = hidden;
+}
+
+// A folder in a file's place would stop commit() half-way.
+void OutputFolder::add(const std::string& file_name) {
+  std::error_code ignored;  // what cannot be looked at is no folder
+  const fs::path place = target_ / file_name;
+  if (target_exists_ && fs::is_directory(fs::symlink_status(place, ignored)))
+    throw ArgumentError(fmt::format("{}: found a folder, expected a file or nothing", place.string()));
+  files_.push_back(file_name);
+}
+
 void OutputFolder::remove_unfinished() noexcept {
   std::error_code ignored;  // there is already an error to report
   if (!unfinished_.empty()) fs::remove_all(unfinished_, ignored);
@@ -76,19 +94,19 @@ void OutputFolder::remove_unfinished() noexcept {
 }
 
 void OutputFolder::add_array(const std::string& file_name, const NpyArray& array) {
+  add(file_name);
   File file = File::create(unfinished_ / file_name);
   const std::string header = array.header();
   file.reserve(header.size() + array.elements() * size_of(array.type));
   file.write_at(header.data(), header.size(), 0);
   file.close();
-  files_.push_back(file_name);
 }
 
 void OutputFolder::add_text(const std::string& file_name, std::string_view text) {
+  add(file_name);
   File file = File::create(unfinished_ / file_name);
   file.write_at(text.data(), text.size(), 0);
   file.close();
-  files_.push_back(file_name);
 }
 
 void OutputFolder::commit(const std::vector<std::string>& stale_names) {

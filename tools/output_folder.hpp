@@ -35,6 +35,8 @@ class OutputFolder {
 
  private:
   void create_parents();
+  void create_unfinished();
+  void add(const std::string& file_name);
   void remove_unfinished() noexcept;
 
   std::filesystem::path target_;

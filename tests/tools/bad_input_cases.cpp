@@ -199,6 +199,7 @@ std::vector<BadInput> bad_flags() {
       flags("exchange", {"--exchange", "swap"}, {"--exchange", "found swap", "expected one of"}),
       flags("dtype", {"--dtype", "f8"}, {"--dtype", "found f8", "expected one of f64|f32|bf16|f16"}),
       flags("flag without value", {"--dtype"}, {"--dtype"}),
+      flags("switch with a value", {"--no-backward=3"}, {"--no-backward", "found a value", "expected none"}),
       flags("flag twice", {"--dtype", "f32", "--dtype", "f64"}, {"--dtype"}),
       flags("empty value", {"--dtype", ""}, {"--dtype", "expected one of"}),
   };

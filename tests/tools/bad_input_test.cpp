@@ -107,6 +107,15 @@ TEST(BadInput, CommandLineAlone) {
   expect({"run", "--in", in}, {"--out", "found nothing", "expected"});
   expect({"run", "--in", "", "--out", out}, {"--in", "found nothing", "expected a path"});
   expect({"run", "--in", none, "--out", out}, {none, "no such folder", "expected an input folder"});
+  fs::path deep = folder.path();
+  for (int i = 0; i < 6; ++i) deep /= std::string(200, 'd');
+  expect({"run", "--in", deep, "--out", out}, {deep, "no such folder", "expected an input folder"});
+  const std::string loop = folder.path() / "loop", long_name = folder.path() / std::string(300, 'd');
+  fs::create_symlink("loop", loop);
+  for (const std::string& path : {loop, long_name}) {
+    expect({"run", "--in", path, "--out", out}, {path, "found \"", "expected an input folder"});
+    expect({"run", "--in", in, "--out", path}, {path, "found", "expected an output folder"});
+  }
   expect({"run", "--in", in + "/q.npy", "--out", out}, {"q.npy", "found a file", "expected an input folder"});
 }
 
@@ -215,6 +224,12 @@ TEST_F(RanksThatDisagree, AboutFlags) {
   expect_refused(run("in"), run("in", {"--partition", "zigzag"}), {"rank 1", "found \"--partition=zigzag\""});
   expect_refused(run("in"), run("in", {"--dtype", "f64"}), {"rank 1", "found \"dtype=f64\""});
   expect_refused(run("in"), {"bench"}, {"rank 1", "command=bench"});
+}
+
+// Help needs no other rank, but the others would wait for this one.
+TEST_F(RanksThatDisagree, WhenOneOfThemIsAskedForHelp) {
+  expect_refused(run("in"), {"--help"}, {"rank 1", "found \"command=help\"", "expected \"command=run\""});
+  expect_refused({"--version"}, run("in"), {"rank 1", "found \"command=run\"", "expected \"command=help\""});
 }
 
 TEST_F(RanksThatDisagree, WhenOneOfThemIsWrong) {

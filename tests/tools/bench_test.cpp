@@ -148,6 +148,7 @@ TEST(Bench, WrongInput) {
   expect({"-b", "2", "--documents", "3"}, {"--documents", "found 3", "expected at most --begin = 2"});
   expect({"-f", "1"}, {"found 1", "expected a whole number from 2"});
   expect({"--init-blocks", "20"}, {"init_blocks", "found 22", "expected"});
+  expect({"--kv-heads", "0"}, {"--kv-heads", "found 0", "expected a whole number from 1"});
   expect({"--kv-heads", "3"}, {"num_q_heads", "found 8", "num_kv_heads = 3"});
   expect({"--selection", "global"}, {"--selection", "found global", "expected one of random|local"});
   expect({"-J", "/nowhere/at/all.json"}, {"/nowhere/at/all.json", "found", "expected"});

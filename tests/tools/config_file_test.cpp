@@ -41,5 +41,12 @@ TEST(ConfigFile, CutOffFiles) {
     EXPECT_THROW(read(good.substr(0, size)), ArgumentError) << size;
 }
 
+// The JSON parser takes a zero byte for the end, whatever follows it.
+TEST(ConfigFile, ZeroBytes) {
+  const std::string zero(1, '\0');
+  EXPECT_THROW(read(layer_config() + zero), ArgumentError);
+  EXPECT_THROW(read(layer_config() + zero + "and more"), ArgumentError);
+}
+
 }  // namespace
 }  // namespace cpnsa::test

@@ -58,6 +58,31 @@ TEST(OutputFolder, RefusesWhatIsNoFolder) {
   EXPECT_THROW(tool::OutputFolder(folder.path() / "dangling"), ArgumentError);
 }
 
+// Before anything is computed, not when some of the results have been moved.
+TEST(OutputFolder, RefusesAFolderInAFilesPlace) {
+  const TemporaryFolder folder;
+  fs::create_directory(folder.path() / "two");
+  {
+    tool::OutputFolder output(folder.path());
+    output.add_text("one", "1");
+    EXPECT_THROW(output.add_text("two", "2"), ArgumentError);
+  }
+  EXPECT_EQ(names_in(folder.path()), Names{"two"});
+}
+
+// In a container the next process often has the same number.
+TEST(OutputFolder, WhatAKilledRunLeftIsNotInTheWay) {
+  const TemporaryFolder folder;
+  for (const fs::path& target : {folder.path() / "new", folder.path() / "old"}) {
+    fs::create_directory(folder.path() / "old");
+    tool::OutputFolder killed(target), next(target);
+    EXPECT_NE(next.unfinished(), killed.unfinished());
+    next.add_text("one", "1");
+    next.commit({});
+    EXPECT_EQ(read_file(target / "one"), "1");
+  }
+}
+
 TEST(OutputFolder, ArraysAreWrittenInPieces) {
   const TemporaryFolder folder;
   const tool::NpyArray array{tool::NpyType::f4, {3, 2}};

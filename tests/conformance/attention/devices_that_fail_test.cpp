@@ -1,4 +1,4 @@
-// Layers on devices without memory, or whose work never ends.
+// Layers on devices without memory, or that are busy, or whose work never ends.
 
 #include <gmock/gmock.h>
 
@@ -91,6 +91,59 @@ TEST(DevicesThatFail, ALayerWhoseStepNeverEndsIsLeftBehind) {
       EXPECT_THROW(layer.statistics(), CommunicationError);
     }
     EXPECT_EQ(device.freed, 0) << "what the step reads was freed under it";
+  });
+}
+
+class DeviceWhoseEventsStayAway final : public cpu::CpuDevice {
+ public:
+  bool done(Event event) override { return !away && cpu::CpuDevice::done(event); }
+  bool away = false;
+};
+
+// The lists of the call before may still be on their way behind work that waits for ranks that never come.
+TEST(DevicesThatFail, ACallAfterOneThatNeverEndsHasADeadline) {
+  const Problem problem = make_problem(small_config(), {0, 96}, 1);
+  const Partition partition = make_partition(PartitionKind::contiguous, problem, 1);
+  threads::run_ranks(1, [&](Communicator& communicator) {
+    LostCommunicator lost(communicator);
+    DeviceWhoseEventsStayAway device;
+    const LayerSetting setting;
+    Attention layer(problem.config, partition, device, lost, options_of(setting));
+    RankTensors tensors(problem, partition, 0, setting, device);
+    LayerMemory memory(layer, device);
+    const auto forward = [&] {
+      layer.forward(tensors.inputs, tensors.out, nullptr, &memory.saved, memory.workspace(), Stream{});
+    };
+    forward();
+    device.away = lost.lost = true;
+    EXPECT_THROW(forward(), CommunicationError);
+    device.away = lost.lost = false;
+  });
+}
+
+/// Its memory is out of the host's reach, and its default stream waits for all others.
+class DeviceWithABusyDefaultStream final : public cpu::CpuDevice {
+ public:
+  bool host_accessible() const override { return false; }
+  Stream create_stream() override { return {&own_stream_}; }
+  void synchronize(Stream stream) override { busy_waits += stream.handle == nullptr; }
+  void copy(void* destination, const void* source, std::size_t bytes, Stream stream) override {
+    busy_waits += stream.handle == nullptr;
+    cpu::CpuDevice::copy(destination, source, bytes, stream);
+  }
+  int busy_waits = 0;
+
+ private:
+  int own_stream_ = 0;
+};
+
+TEST(DevicesThatFail, APlanDoesNotWaitForTheCallersStreams) {
+  const Problem problem = make_problem(small_config(), {0, 96}, 1);
+  const Partition partition = make_partition(PartitionKind::zigzag, problem, 2);
+  threads::run_ranks(2, [&](Communicator& communicator) {
+    DeviceWithABusyDefaultStream device;
+    const Attention layer(problem.config, partition, device, communicator, options_of({}));
+    EXPECT_EQ(device.busy_waits, 0);
   });
 }
 
