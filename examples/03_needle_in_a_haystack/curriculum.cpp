@@ -82,13 +82,13 @@ std::vector<Lesson> curriculum(const Options& options) {
   // Whoever asks farther than this reaches the needle by the summaries alone, where there is nothing else.
   constexpr std::int64_t far = 24;
   std::vector<Lesson> lessons{
-      {"which value goes with a key", 32, 4, 0, false, 20},
-      {"to find a key by the summaries", 64, 4, far, true, 20},
-      {"to find it among many blocks", 512, 16, far, true, 38},
-      {"the same, farther", 2048, 64, far, true, 22},
+      {"which value goes with a key", 32, 4, 0, false, 1},
+      {"to find a key by the summaries", 64, 4, far, true, 1},
+      {"to find it among many blocks", 512, 16, far, true, 2},
+      {"the same, farther", 2048, 64, far, true, 2},
   };
-  for (Lesson& lesson : lessons) {  // the steps above are shares of a hundred
-    lesson.steps = std::max<std::int64_t>(1, lesson.steps * options.steps / 100);
+  for (Lesson& lesson : lessons) {  // the steps above are sixths of all
+    lesson.steps = std::max<std::int64_t>(1, lesson.steps * options.steps / 6);
     lesson.length = std::min(lesson.length, options.tokens);
     lesson.needles = std::min(lesson.needles, lesson.length / 8);
   }

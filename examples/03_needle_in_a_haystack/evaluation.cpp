@@ -1,8 +1,10 @@
 #include "evaluation.hpp"
 
+#include <algorithm>
 #include <chrono>
 
 #include "batch.hpp"
+#include "curriculum.hpp"
 #include "examples/model/all_reduce.hpp"
 
 namespace needle {
@@ -37,6 +39,7 @@ Grid evaluate(const Options& options, const Values& values, model::Operations& o
   model::AllReduce all_reduce(operations, communicator);
   Grid grid;
   grid.bands = options.bands;
+  for (const Lesson& lesson : curriculum(options)) grid.longest_learnt = std::max(grid.longest_learnt, lesson.length);
   for (std::int64_t length = options.shortest; length <= options.longest; length *= 2) {
     const auto begin = std::chrono::steady_clock::now();
     const std::int64_t document[] = {0, length};

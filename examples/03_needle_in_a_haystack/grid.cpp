@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 namespace needle {
 namespace {
@@ -28,6 +29,11 @@ std::string name_of_length(std::int64_t tokens) {
   return tokens % 1024 == 0 ? fmt::format("{}K", tokens / 1024) : fmt::format("{}", tokens);
 }
 
+std::string per_cent(double share) {
+  constexpr double rounding = 1e-9;
+  return share >= 1.0 ? "100" : fmt::format("{:.1f}", std::floor(share * 1000 + rounding) / 10);
+}
+
 std::string to_table(const Grid& grid) {
   std::string table = fmt::format("{:<16}", "depth");
   for (const std::int64_t length : grid.lengths) table += fmt::format("{:>9}", name_of_length(length));
@@ -36,7 +42,7 @@ std::string to_table(const Grid& grid) {
         fmt::format("{:.0f} - {:.0f} %", 100 * depth(band, grid.bands), 100 * depth(band + 1, grid.bands));
     table += fmt::format("\n{:<16}", depths);
     for (std::size_t length = 0; length < grid.lengths.size(); ++length)
-      table += fmt::format("{:>7.1f} %", 100 * grid.accuracy(length, band));
+      table += fmt::format("{:>7} %", per_cent(grid.accuracy(length, band)));
   }
   table += fmt::format("\n{:<16}", "asked in a cell");
   for (const std::int64_t asked : grid.asked) table += fmt::format("{:>9}", asked);

@@ -9,7 +9,8 @@
 namespace needle {
 namespace {
 
-constexpr double cell_width = 74, cell_height = 34, left = 118, top = 62, bottom = 66, legend = 100;
+constexpr double cell_width = 74, cell_height = 34, left = 118, top = 78, bottom = 66, legend = 100;
+constexpr double margin = 16, headings_width = 430;
 
 struct Colour {
   double red, green, blue;
@@ -39,12 +40,6 @@ std::string rectangle(double x, double y, double width, double height, const std
       width, height, colour);
 }
 
-// Down to a tenth of a per cent and never rounded up to 100 %.
-std::string percent(double accuracy) {
-  const double tenths = std::floor(accuracy * 1000 + 1e-9);
-  return accuracy >= 1.0 ? "100" : fmt::format("{:.1f}", tenths / 10);
-}
-
 std::string cells(const Grid& grid) {
   std::string svg;
   for (std::size_t length = 0; length < grid.lengths.size(); ++length)
@@ -52,7 +47,7 @@ std::string cells(const Grid& grid) {
       const double x = left + cell_width * static_cast<double>(length), y = top + cell_height * band;
       const double accuracy = grid.accuracy(length, band);
       svg += rectangle(x, y, cell_width, cell_height, colour_of(accuracy));
-      svg += text(x + cell_width / 2, y + cell_height / 2 + 5, "middle", percent(accuracy));
+      svg += text(x + cell_width / 2, y + cell_height / 2 + 5, "middle", per_cent(accuracy));
     }
   return svg;
 }
@@ -73,6 +68,16 @@ std::string axes(const Grid& grid) {
   return svg;
 }
 
+std::string headings(const Grid& grid) {
+  const auto [least, most] = std::minmax_element(grid.asked.begin(), grid.asked.end());
+  const std::string asked = *least == *most ? fmt::format("{}", *least) : fmt::format("{} \u2013 {}", *least, *most);
+  return text(margin, 30, "start", "Needle in a haystack: values retrieved (%)", "font-size=\"17\"") +
+         text(margin, 54, "start",
+              fmt::format("trained on at most {} tokens; {} needles asked for in a cell",
+                          name_of_length(grid.longest_learnt), asked),
+              "fill=\"#555555\"");
+}
+
 std::string colour_bar(const Grid& grid) {
   constexpr int steps = 50;
   const double x = left + cell_width * static_cast<double>(grid.lengths.size()) + 24, height = cell_height * grid.bands;
@@ -88,14 +93,13 @@ std::string colour_bar(const Grid& grid) {
 }  // namespace
 
 std::string to_heat_map(const Grid& grid) {
-  const double width = left + cell_width * static_cast<double>(grid.lengths.size()) + legend;
+  const double width = std::max(left + cell_width * static_cast<double>(grid.lengths.size()) + legend, headings_width);
   const double height = top + cell_height * grid.bands + bottom;
   std::string svg = fmt::format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0:g}\" height=\"{1:g}\" viewBox=\"0 0 {0:g} {1:g}\" "
       "font-family=\"sans-serif\" font-size=\"14\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
       width, height);
-  svg += text(left, 34, "start", "Needle in a haystack: values retrieved (%)", "font-size=\"17\"");
-  return svg + cells(grid) + axes(grid) + colour_bar(grid) + "</svg>\n";
+  return svg + headings(grid) + cells(grid) + axes(grid) + colour_bar(grid) + "</svg>\n";
 }
 
 }  // namespace needle

@@ -33,7 +33,7 @@ constexpr std::int64_t shortest_step = 512, longest_sequence = std::int64_t{1} <
 
 void add_flags(Flags& flags, Options& options, std::optional<double>& learning_rate) {
   flags.add_path("--out", options.out, "DIR", "folder for needle.csv and needle.svg (default: needle)");
-  flags.add_integer("--steps", options.steps, 4, 10'000'000, "training steps (default: 2400)");
+  flags.add_integer("--steps", options.steps, 4, 10'000'000, "training steps (default: 2880)");
   flags.add_integer("--tokens", options.tokens, shortest_step, longest_sequence,
                     "tokens of a training step, and the most of a sequence to learn from (default: 4K)", true);
   flags.add_number("--learning-rate", learning_rate, "highest learning rate (default: 0.005)");
@@ -43,7 +43,7 @@ void add_flags(Flags& flags, Options& options, std::optional<double>& learning_r
                     "length of the grid's last column, at most (default: 4K)", true);
   flags.add_integer("--bands", options.bands, 1, keys, "rows of the grid: equal parts of the depths (default: 10)");
   flags.add_integer("--sequences", options.sequences, 1, 1'000'000,
-                    "sequences of each length; one asks for 64 / bands needles in each band (default: 20)");
+                    "sequences of each length; one asks for 64 / bands needles in each band (default: 50)");
   flags.add_integer("--seed", options.seed, 0, std::int64_t{1} << 62,
                     "of the parameters and of all haystacks (default: 1)");
 

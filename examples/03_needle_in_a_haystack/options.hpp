@@ -10,13 +10,13 @@ namespace needle {
 
 struct Options {
   std::filesystem::path out = "needle";
-  std::int64_t steps = 2400;   ///< of training, all lessons together
+  std::int64_t steps = 2880;   ///< of training, all lessons together
   std::int64_t tokens = 4096;  ///< of a training step
   double learning_rate = 5e-3;
   std::int64_t shortest = 1024;  ///< length of the grid's first column; each next one is twice as long
   std::int64_t longest = 4096;
   int bands = 10;               ///< rows of the grid
-  std::int64_t sequences = 20;  ///< of each length
+  std::int64_t sequences = 50;  ///< of each length
   std::uint64_t seed = 1;
   cpnsa::tool::ExecutionOptions execution;
 

@@ -8,6 +8,9 @@
 
 namespace needle {
 
+/// Files in the folder of --out.
+inline constexpr const char *numbers_name = "needle.csv", *picture_name = "needle.svg";
+
 /// Lines on standard output: the heading of each lesson, and the mean loss of every tenth part of it; how far the
 /// evaluation is. Each at most a line a second, but for the last of its kind.
 class Progress {

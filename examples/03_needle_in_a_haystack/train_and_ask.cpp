@@ -27,14 +27,27 @@ void create_folder(const std::filesystem::path& path) {
                                            error ? error.message() : "no folder"));
 }
 
+[[noreturn]] void refuse(const std::filesystem::path& path) {
+  throw cpnsa::ArgumentError(
+      fmt::format("--out: found {} ({}), expected a file that can be written", path.string(), std::strerror(errno)));
+}
+
 void write_file(const std::filesystem::path& path, const std::string& content) {
   errno = 0;
   std::ofstream file(path, std::ios::binary);
   file << content;
   file.close();
-  if (!file)
-    throw cpnsa::ArgumentError(
-        fmt::format("--out: found {} ({}), expected a file that can be written", path.string(), std::strerror(errno)));
+  if (!file) refuse(path);
+}
+
+// Finds out before the work is done, and leaves things as they are.
+void check_writable(const std::filesystem::path& path) {
+  const bool there = std::filesystem::exists(path);
+  errno = 0;
+  std::ofstream file(path, std::ios::binary | std::ios::app);
+  if (!file) refuse(path);
+  file.close();
+  if (!there) std::filesystem::remove(path);
 }
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
@@ -81,7 +94,10 @@ void train_and_ask(const Options& options, const cpnsa::tool::RankPlace& place) 
   cpnsa::tool::together(control, [&] {
     execution.emplace(options.execution, place);
     operations = model::make_operations(execution->device(), execution->dtype());
-    if (first) create_folder(options.out);
+    if (first) {
+      create_folder(options.out);
+      for (const char* name : {numbers_name, picture_name}) check_writable(options.out / name);
+    }
     return fmt::format("{} {}", options.describe(), execution->describe());
   });
   execution->connect();
@@ -94,8 +110,8 @@ void train_and_ask(const Options& options, const cpnsa::tool::RankPlace& place) 
   const Result result = run(options, *operations, execution->communicator());
   cpnsa::tool::together(control, [&] {
     if (first) {
-      write_file(options.out / "needle.csv", to_csv(result.grid));
-      write_file(options.out / "needle.svg", to_heat_map(result.grid));
+      write_file(options.out / numbers_name, to_csv(result.grid));
+      write_file(options.out / picture_name, to_heat_map(result.grid));
     }
     return std::string("results");
   });

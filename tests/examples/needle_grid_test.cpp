@@ -13,6 +13,7 @@ using testing::Not;
 
 Grid example() {
   Grid grid;
+  grid.longest_learnt = 512;
   grid.lengths = {1024, 1500};
   grid.bands = 2;
   grid.right = {{2000, 1999}, {0, 500}};
@@ -70,7 +71,9 @@ TEST(NeedleGrid, TableHasALineABand) {
   EXPECT_THAT(table, HasSubstr("1K"));
   EXPECT_THAT(table, HasSubstr("1500"));
   EXPECT_THAT(table, HasSubstr("\n50 - 100 %"));
-  EXPECT_THAT(table, HasSubstr("50.0 %"));
+  EXPECT_THAT(table, HasSubstr(" 100 %"));
+  EXPECT_THAT(table, HasSubstr(" 99.9 %"));  // 1999 of 2000: not all of them
+  EXPECT_THAT(table, HasSubstr(" 50.0 %"));
   EXPECT_EQ(count(table, "\n"), 5u);
 }
 
@@ -81,9 +84,18 @@ TEST(NeedleGrid, PictureHasACellForEach) {
   EXPECT_TRUE(svg.ends_with("</svg>\n"));
   EXPECT_EQ(count(svg, "stroke=\"white\""), 4u);  // the cells
   for (const char* label : {">100<", ">99.9<", ">0.0<", ">50.0<", ">1K<", ">1500<"}) EXPECT_EQ(count(svg, label), 1u);
+  EXPECT_THAT(svg, HasSubstr(">trained on at most 512 tokens; 1000 \u2013 2000 needles asked for in a cell<"));
   EXPECT_THAT(svg, HasSubstr("#46a05f"));  // all of them
   EXPECT_THAT(svg, HasSubstr("#c83c3c"));  // none of them
   EXPECT_THAT(svg, Not(HasSubstr("nan")));
+}
+
+TEST(NeedleGrid, PictureOfOneColumnHasRoomForItsHeadings) {
+  Grid grid = example();
+  grid.lengths = {1024};
+  grid.right.resize(1);
+  grid.asked.resize(1);
+  EXPECT_THAT(needle::to_heat_map(grid), HasSubstr("width=\"430\""));
 }
 
 }  // namespace

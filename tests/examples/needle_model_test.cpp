@@ -99,7 +99,7 @@ Grid counted(const Options& options, const Values& learnt) {
 TEST(NeedleEvaluation, CountsWhatAModelThatHasLearntAnswers) {
   Options options;
   options.tokens = 1024;
-  options.steps = 1000;
+  options.steps = 1200;
   options.learning_rate = 0.005;
   options.shortest = 512;
   options.longest = 2048;

@@ -60,6 +60,7 @@ TEST(Needle, BadInputIsOneLineAndAFailure) {
   };
   const TemporaryFolder folder;
   write_file(folder.path() / "file", "");
+  std::filesystem::create_directories(folder.path() / "taken" / "needle.svg");
   const std::string out = folder.path() / "out";
   const std::vector<BadInput> cases{
       {{"--nonsense", "1"}, "nonsense"},
@@ -74,6 +75,7 @@ TEST(Needle, BadInputIsOneLineAndAFailure) {
       {{"--device", "cpu", "--dtype", "bf16"}, "bf16"},
       {{"--device", "tpu"}, "--device: found tpu"},
       {{"--out", (folder.path() / "file").string()}, "--out: found"},
+      {{"--out", (folder.path() / "taken").string()}, "needle.svg (Is a directory)"},  // said before it has trained
   };
   std::vector<Launcher> launchers{one_rank(), threads(3)};
   if (const std::optional<Launcher> launcher = processes(2)) launchers.push_back(*launcher);
@@ -95,7 +97,8 @@ TEST(Needle, BadInputIsOneLineAndAFailure) {
       EXPECT_THAT(lines.front(), HasSubstr(bad.said));
     }
   }
-  EXPECT_EQ(names_in(folder.path()), (std::vector<std::string>{"file"}));
+  EXPECT_EQ(names_in(folder.path()), (std::vector<std::string>{"file", "taken"}));
+  EXPECT_EQ(names_in(folder.path() / "taken"), (std::vector<std::string>{"needle.svg"}));
 }
 
 TEST(Needle, HelpNamesEveryFlag) {
