@@ -200,8 +200,8 @@ BackwardBuffers Attention::Impl::backward_buffers(Arena& arena) const {
 
 void Attention::Impl::enter(const std::string& call, const std::function<void()>& validate) {
   device.activate();
-  ++calls;
-  agree_on(communicator, fmt::format("layer={:x} call={} {}", fingerprint, calls, call), validate);
+  agree_on(communicator, fmt::format("layer={:x} call={} {}", fingerprint, calls + 1, call), validate);
+  ++calls;  // of those that all ranks made: one that some made of another layer leaves none out of step
 }
 
 void Attention::Impl::guarded(Stream compute, const std::function<void()>& step) {
