@@ -115,6 +115,7 @@ def checks(rank, ranks):
         plan, *(tensor.float() if rank == 2 and i == 0 else tensor for i, tensor in enumerate(layer_tensors(plan)))))
     results.update(mistakes_found_in_python(rank, world, plan))
     results.update(copies(layer))
+    results.update(fsdp2())
     results.update(few_rows(world, ranks))
     results["goes on"] = bool(torch.isfinite(layer(x, plan=plan)).all())
     results["own messages"] = own_messages(rank, ranks)
@@ -180,6 +181,32 @@ def few_rows(world, ranks):
     found, expected = summed(layer.compress_k.w1.grad, world), layer_of()
     expected(sequence(), cu_seqlens).sum().backward()
     return {"no rows": error_of(found, expected.compress_k.w1.grad)}
+
+
+def fsdp2():
+    """Parameters sharded over dp x cp, as docs/pytorch.md has it: the gradients are those of one rank, also once a layer
+    was initialised sharded."""
+    try:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+    except ImportError:
+        return {}
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "cp"))
+    both = mesh[("dp", "cp")]._flatten("dp_cp")
+    layer, alone = layer_of(mesh["cp"].get_group()), layer_of()
+    fully_shard(layer, mesh=both)
+    plan = layer.plan(cu_seqlens, torch.float64, torch.device("cpu"))
+    (layer(plan.shard(sequence()), plan=plan).sum() * 2).backward()  # averaged over four, of two halves twice
+    alone(sequence(), cu_seqlens).sum().backward()
+    errors = [error_of(found.grad.full_tensor(), expected.grad)
+              for found, expected in zip(layer.parameters(), alone.parameters())]
+    config = cpnsa.Config(**{**keys, "compressor": "linear"})
+    made, expected = (cpnsa.torch.Compressor(config, 4, position=False) for _ in range(2))
+    with torch.no_grad():
+        made.weight.zero_()
+    fully_shard(made, mesh=both)
+    made.reset_parameters()
+    return {"fsdp2": max(errors), "fsdp2 initialises": torch.equal(made.weight.full_tensor(), expected.weight)}
 
 
 def layer_tensors(plan):

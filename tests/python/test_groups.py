@@ -36,6 +36,12 @@ def test_same_as_one_rank(results, name):
     assert all(result[name] < 1e-12 for result in results)
 
 
+def test_fsdp2(results):
+    if "fsdp2" not in results[0]:
+        pytest.skip(f"PyTorch {torch.__version__} has no torch.distributed.fsdp.fully_shard")
+    assert all(result["fsdp2"] < 1e-12 and result["fsdp2 initialises"] for result in results)
+
+
 @pytest.mark.parametrize("name", ["checkpoint", "goes on", "own messages", "copy has the group"])
 def test_holds(results, name):
     assert all(result[name] is True for result in results)

@@ -42,7 +42,7 @@ class Compressor(nn.Module):
                     parameter.normal_(0.0, 0.02)
                 elif name == "weight":
                     mean = torch.eye(self.dim, dtype=torch.float32).repeat(self.length, 1) / self.length
-                    parameter.copy_(mean.expand_as(parameter))
+                    parameter.copy_(_like(parameter, mean.expand_as(parameter)))
                 elif name in ("w1", "w2"):
                     parameter.normal_(0.0, 1.0 / math.sqrt(parameter.shape[1]))
                 else:
@@ -51,6 +51,15 @@ class Compressor(nn.Module):
     def tensors(self):
         # By name: wrappers (FSDP, parametrisations) put tensors where parameters were.
         return {name: getattr(self, name) for name in self.names}
+
+
+def _like(parameter, whole):
+    """`whole`, laid out as a parameter that FSDP2 has sharded is."""
+    if not hasattr(parameter, "device_mesh"):
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(whole.to(parameter.device, parameter.dtype), parameter.device_mesh, parameter.placements)
 
 
 class NativeSparseAttention(nn.Module):
