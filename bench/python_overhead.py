@@ -3,8 +3,9 @@
 
     python3 bench/python_overhead.py --cpnsa build/cuda/bin/cpnsa --tokens 8192
 
-Host time is that of enqueuing: the card is idle when a call begins, and on one rank no demand is read. Of it, `library` is
-inside the C++ interface (validation, launches), the rest is Python, PyTorch's allocator and autograd. Medians.
+Host time is that of enqueuing: the card is idle when a call begins, and on one rank no demand is read. Of it, `library`
+is inside the C++ interface (validation, launches), the rest is Python, PyTorch's allocator and autograd. A step is the
+card's time for one pass, between events in the stream; `overhead` is what of it `cpnsa bench` does not need. Medians.
 """
 
 import argparse
@@ -20,6 +21,9 @@ import torch
 
 import cpnsa
 import cpnsa.torch
+
+
+dtypes = {"float64": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
 def median_of(samples):
@@ -60,7 +64,11 @@ def measure(opts):
     sides = [cpnsa.torch.Compressor(config, dim, opts.hidden, **made).tensors() for dim in (opts.dk, opts.dv)]
     dout = torch.randn(opts.tokens, opts.heads, opts.dv, **made)
 
+    parameters = [parameter for side in sides for parameter in side.values()]
+
     def forward():
+        for leaf in leaves + parameters:
+            leaf.grad = None  # else the card would also add to the last step's
         return cpnsa.torch.attention(plan, *leaves, *sides)
 
     for _ in range(opts.warmup):
@@ -83,6 +91,7 @@ def measure(opts):
     result = {name: {key: median_of(samples) * 1e6 for key, samples in row.items()} for name, row in rows.items()}
     for row in result.values():
         row["python"] = row["host"] - row["library"]
+        row["step_ms"] = row["host"] * 1e-3  # on the CPU a call returns when it is done
     if opts.device == "cuda":
         events = {name: [] for name in rows}
         for _ in range(opts.iterations):
@@ -96,7 +105,7 @@ def measure(opts):
             events["forward"].append(begin.elapsed_time(middle))
             events["backward"].append(middle.elapsed_time(end))
         for name, samples in events.items():
-            result[name]["card_ms"] = median_of(samples)
+            result[name]["step_ms"] = median_of(samples)
     return result
 
 
@@ -105,9 +114,12 @@ def bench(opts):
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder) / "bench.json"
         subprocess.run([opts.cpnsa, "bench", "-b", str(opts.tokens), "-e", str(opts.tokens), "--heads", str(opts.heads),
-                        "--kv-heads", str(opts.kv_heads), "--dk", str(opts.dk), "--dv", str(opts.dv), "-J", str(file)],
+                        "--kv-heads", str(opts.kv_heads), "--dk", str(opts.dk), "--dv", str(opts.dv),
+                        "--hidden", str(opts.hidden), "--device", opts.device, "--dtype", dtypes[opts.dtype],
+                        "-n", str(opts.iterations), "-w", str(opts.warmup), "-J", str(file)],
                        check=True, stdout=subprocess.DEVNULL)
-        return json.loads(file.read_text())
+        row = json.loads(file.read_text())["rows"][0]
+        return {name: row[name]["seconds"] * 1e3 for name in ("forward", "backward")}
 
 
 def main():
@@ -120,17 +132,19 @@ def main():
     parser.add_argument("--dk", type=int, default=128)
     parser.add_argument("--dv", type=int, default=128)
     parser.add_argument("--hidden", type=int, default=256, help="of the mlp compressors")
-    parser.add_argument("--dtype", default="bfloat16", choices=("float64", "float32", "bfloat16", "float16"))
+    parser.add_argument("--dtype", default="bfloat16", choices=tuple(dtypes))
     parser.add_argument("--iterations", type=int, default=50)
     parser.add_argument("--warmup", type=int, default=5)
     opts = parser.parse_args()
     result = measure(opts)
-    print(f"{'':9} {'host us':>9} {'library us':>11} {'Python us':>10} {'card ms':>9}")
+    benched = bench(opts) if opts.cpnsa else {}
+    print(f"{'':9} {'host us':>9} {'library us':>11} {'Python us':>10} {'step ms':>9} {'bench ms':>9} {'overhead':>9}")
     for name, row in result.items():
-        card = f"{row['card_ms']:9.3f}" if "card_ms" in row else f"{'-':>9}"
-        print(f"{name:9} {row['host']:9.1f} {row['library']:11.1f} {row['python']:10.1f} {card}")
-    if opts.cpnsa:
-        print("cpnsa bench, same shape:", json.dumps(bench(opts))[:2000])
+        of_bench = f"{'-':>9} {'-':>9}"
+        if name in benched:
+            of_bench = f"{benched[name]:9.3f} {row['step_ms'] / benched[name] - 1:9.1%}"
+        host = f"{row['host']:9.1f} {row['library']:11.1f} {row['python']:10.1f}"
+        print(f"{name:9} {host} {row['step_ms']:9.3f} {of_bench}")
 
 
 if __name__ == "__main__":

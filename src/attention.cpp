@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <atomic>
 #include <chrono>
 #include <exception>
 #include <mutex>
@@ -12,6 +13,12 @@
 
 namespace cpnsa {
 namespace {
+
+std::uint64_t hash_of(std::string_view text) {  // FNV-1a, the same on all machines
+  std::uint64_t hash = 14695981039346656037ull;
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ull;
+  return hash;
+}
 
 /// What every rank must have been given alike; words, so that agree() can show the one that differs.
 std::string fingerprint(const Config& config, const Partition& partition, const AttentionOptions& options) {
@@ -170,6 +177,11 @@ Attention::Impl::Impl(const Config& config_, const Partition& partition, Device&
   }
 }
 
+std::int64_t Attention::Impl::next_number() {
+  static std::atomic<std::int64_t> given{0};
+  return ++given;
+}
+
 std::size_t Attention::Impl::list_bytes() const {
   return static_cast<std::size_t>(plan.layout.blocks * config.num_kv_heads) * sizeof(BlockLocation) +
          static_cast<std::size_t>(plan.blocks.send_slots() * config.num_kv_heads) * sizeof(BlockSlot);
@@ -188,8 +200,8 @@ BackwardBuffers Attention::Impl::backward_buffers(Arena& arena) const {
 
 void Attention::Impl::enter(const std::string& call, const std::function<void()>& validate) {
   device.activate();
-  ++calls;
-  agree_on(communicator, fmt::format("call={} {}", calls, call), validate);
+  agree_on(communicator, fmt::format("layer={:x} call={} {}", fingerprint, calls + 1, call), validate);
+  ++calls;  // of those that all ranks made: one that some made of another layer leaves none out of step
 }
 
 void Attention::Impl::guarded(Stream compute, const std::function<void()>& step) {
@@ -245,11 +257,12 @@ void leave_behind(std::unique_ptr<Attention::Impl> layer) noexcept {
 Attention::Attention(const Config& config, const Partition& partition, Device& device, Communicator& communicator,
                      const AttentionOptions& options) {
   device.activate();
-  agree_on(communicator, fingerprint(config, partition, options),
-           [&] { validate_plan(config, partition, device, communicator, options); });
+  const std::string given = fingerprint(config, partition, options);
+  agree_on(communicator, given, [&] { validate_plan(config, partition, device, communicator, options); });
   // A rank without memory for its lists tells the others, who would wait for it in their first step.
   agree_on(communicator, "plan",
            [&] { impl_ = std::make_unique<Impl>(config, partition, device, communicator, options); });
+  impl_->fingerprint = hash_of(given);
 }
 
 Attention::~Attention() {

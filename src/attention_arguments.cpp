@@ -71,7 +71,9 @@ void Attention::Impl::validate_backward(const AttentionInputs& inputs, const Ten
                                         const void* workspace) const {
   const std::int64_t rows = plan.rows, q_heads = config.num_q_heads, heads = config.num_kv_heads;
   if (!options.backward) throw ArgumentError("backward: found options.backward = false, expected true");
-  if (!saved.state().valid) throw ArgumentError("saved: found none, expected that of a forward");
+  if (saved.state().layer == 0) throw ArgumentError("saved: found none, expected that of a forward");
+  if (saved.state().layer != number)
+    throw ArgumentError("saved: found that of another layer's forward, expected this layer's");
   validate_inputs(inputs);
   check(dout, "dout", options.dtype, {rows, q_heads, config.head_dim_v});
   check(gradients.q, "dq", gradient_type, {rows, q_heads, config.head_dim_qk});

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <string>
 
 #include "src/attention_impl.hpp"
 #include "src/branch_attention.hpp"
@@ -388,7 +389,10 @@ void BackwardStep::convert() {
 void Attention::backward(const AttentionInputs& inputs, const TensorView& dout, const SavedForward& saved,
                          const AttentionGradients& gradients, void* workspace, Stream stream) {
   Impl& self = *impl_;
-  self.enter("backward parameters=" + given_parameters(gradients), [&] {
+  // Of one forward on every rank: each has its own schedule of blocks.
+  const std::string call =
+      "backward of_call=" + std::to_string(saved.state().call) + " parameters=" + given_parameters(gradients);
+  self.enter(call, [&] {
     self.device.check_stream(stream);
     self.validate_backward(inputs, dout, saved, gradients, workspace);
   });

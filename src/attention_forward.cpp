@@ -277,9 +277,10 @@ void Attention::forward(const AttentionInputs& inputs, const TensorView& out, st
   self.guarded(stream, [&] {
     self.statistics = {};
     self.timer.reset();
+    if (saved) saved->state().layer = 0;
     ForwardStep step(self, inputs, out.data, saved, workspace, stream);
     step.run(selected);
-    if (saved) saved->state().valid = true;
+    if (saved) saved->state().layer = self.number, saved->state().call = self.calls;
     self.account(self.plan.bytes_forward(step.schedule()), step.demand_bytes());
   });
 }

@@ -14,7 +14,8 @@ namespace cpnsa {
 
 /// The demand that the ranks agreed on in a forward, and what follows from it.
 struct SavedForward::State {
-  bool valid = false;
+  std::int64_t layer = 0;  ///< the Attention::Impl::number whose forward it is; 0 until one has run to its end
+  std::int64_t call = 0;   ///< that forward's Attention::Impl::calls, the same on every rank
   planning::BlockSchedule schedule;
 };
 
@@ -76,6 +77,7 @@ struct Attention::Impl {
                 const SavedBuffers& kept) const;
   /// If options ask for it: each parameter gradient becomes the ranks' sum, by way of `work`. Returns bytes received.
   std::int64_t sum_parameters(const AttentionGradients& gradients, void* work, Stream compute);
+  static std::int64_t next_number();
   std::size_t list_bytes() const;    ///< of one schedule at most: table and packed lists
   std::size_t demand_bytes() const;  ///< of one rank
   /// The round's part of ExchangeBuffers::packed.
@@ -157,6 +159,8 @@ struct Attention::Impl {
   Statistics statistics;
   bool own_demand_pending = false;  ///< Exchange::gather: blocks_needed is counted when statistics are asked for
   std::int64_t calls = 0;
+  std::uint64_t fingerprint = 0;  ///< of what all ranks were given alike: shows layers called in another order
+  const std::int64_t number = next_number();  ///< of all layers of this process its own, from 1
 };
 
 /// Elements of all parameters of both compressors.

@@ -31,3 +31,23 @@ class DeadlineError(CommunicationError, TimeoutError):
 
 class DeviceError(Error):
     """The compute device reported a failure."""
+
+
+class Refusing:
+    """A rank's way to a collective call of `of`, a layer, or the communicator of one to be made: what goes wrong on it
+    is raised here, and told to the other ranks, which make the call."""
+
+    __slots__ = ("of",)
+
+    def __init__(self, of):
+        self.of = of
+
+    def __enter__(self):
+        pass
+
+    def __exit__(self, kind, problem, trace):
+        if isinstance(problem, Exception):
+            try:
+                self.of.refuse(str(problem) or kind.__name__)
+            except Error:  # closed, or the others did not come: the caller is told the problem
+                pass

@@ -11,7 +11,7 @@ Ranks are threads: hand one of cpnsa.threads_communicators(P) to each.
 import numpy
 
 from . import _core, tensors
-from .errors import ArgumentError
+from .errors import ArgumentError, Refusing
 
 _types = {"f64": numpy.float64, "f32": numpy.float32, "f16": numpy.float16}
 
@@ -19,8 +19,9 @@ _types = {"f64": numpy.float64, "f32": numpy.float32, "f16": numpy.float16}
 class Saved:
     """What a forward leaves for its backward, its inputs included."""
 
-    def __init__(self, inputs, state, memory):
+    def __init__(self, inputs, places, state, memory):
         self.inputs = inputs
+        self.places = places
         self.state = state
         self.memory = memory
 
@@ -32,14 +33,17 @@ class Attention:
 
     def __init__(self, config, partition=None, *, cu_seqlens=None, communicator=None, dtype="f32", exchange="auto",
                  backward=True, **options):
-        if dtype not in _types:
-            raise ArgumentError(f"dtype: found {dtype!r}, expected one of {', '.join(_types)}, which NumPy has")
-        if (partition is None) == (cu_seqlens is None):
-            raise ArgumentError("Attention: found both or neither of partition and cu_seqlens, expected one of them")
         if communicator is None:
             communicator = _core.threads_communicators(1)[0]
-        if partition is None:
-            partition = _core.Partition.zigzag(cu_seqlens, config.select_block, communicator.size)
+        with Refusing(communicator):
+            if dtype not in _types:
+                raise ArgumentError(f"dtype: found {dtype!r}, expected one of {', '.join(_types)}, which NumPy has")
+            if (partition is None) == (cu_seqlens is None):
+                raise ArgumentError("Attention: found both or neither of partition and cu_seqlens, expected one of "
+                                    "them")
+            if partition is None:
+                bounds = tensors.bounds_of(cu_seqlens)
+                partition = _core.Partition.zigzag(bounds, config.select_block, communicator.size)
         self.config = config
         self.partition = partition
         self._device = _core.cpu_device()
@@ -59,24 +63,27 @@ class Attention:
         `compress_v` are dictionaries of pos, weight, w1, b1, w2, b2, as the compressor has them. `out` is written if
         given, and so is `selected`, int32 [rows, G, n].
         """
-        inputs = tensors.flat(q, k, v, gate, compress_k, compress_v)
-        if out is None:
-            out = numpy.empty((self.rows, self.config.num_q_heads, self.config.head_dim_v), self._type)
-        state = memory = None
-        if self._backward:
-            state, memory = _core.Saved(), self._device.allocate(self._attention.saved_bytes)
+        with Refusing(self._attention):
+            inputs = tensors.flat(q, k, v, gate, compress_k, compress_v)
+            places = tensors.places(k, v, inputs)
+            if out is None:
+                out = numpy.empty((self.rows, self.config.num_q_heads, self.config.head_dim_v), self._type)
+            state = memory = None
+            if self._backward:
+                state, memory = _core.Saved(), self._device.allocate(self._attention.saved_bytes)
         self._attention.forward(inputs, out, selected, state, memory, self._workspace, 0)
-        return out, Saved(inputs, state, memory) if self._backward else None
+        return out, Saved(inputs, places, state, memory) if self._backward else None
 
     def backward(self, dout, saved):
         """Gradients by name ("q", "k_cmp", ... "compress_v_b2"); "k" and "v" where branches share an array."""
-        if not isinstance(saved, Saved):
-            raise ArgumentError(f"saved: found {type(saved).__name__}, expected what forward() returned")
-
-        def allocate(tensor, parameter):
+        def allocate(index, tensor):
+            parameter = index >= tensors.first_parameter
             return numpy.empty(numpy.shape(tensor), self._accumulate if parameter else self._type)
 
-        gradients = tensors.shared_gradients(saved.inputs, allocate)
+        with Refusing(self._attention):
+            if not isinstance(saved, Saved):
+                raise ArgumentError(f"saved: found {type(saved).__name__}, expected what forward() returned")
+            gradients = tensors.gradients_of(saved.places, saved.inputs, allocate)
         self._attention.backward(saved.inputs, dout, saved.state, saved.memory, gradients, self._workspace, 0)
         named = {name: gradient for name, gradient in zip(tensors.names, gradients) if gradient is not None}
         for name in ("k", "v"):

@@ -1,5 +1,7 @@
 """The tensors of a step in the order that the C++ interface takes them in; shapes in docs/algorithm.md."""
 
+import operator
+
 from ._core import tensor_names as names
 from .errors import ArgumentError
 
@@ -8,6 +10,18 @@ parameter_names = ("pos", "weight", "w1", "b1", "w2", "b2")
 
 if len(names) != 1 + 3 + 3 + 1 + 2 * len(parameter_names):
     raise ImportError("cpnsa: the extension module and the Python files are of different versions")
+
+
+def bounds_of(cu_seqlens):
+    """The documents' bounds as a list of integers, of a sequence, an array or a tensor of them."""
+    values = cu_seqlens.tolist() if hasattr(cu_seqlens, "tolist") else cu_seqlens
+    try:
+        bounds = [operator.index(value) for value in values]
+    except TypeError:
+        raise ArgumentError(f"cu_seqlens: found {cu_seqlens!r}, expected integers, the bounds of documents") from None
+    if any(bound.bit_length() > 62 for bound in bounds):
+        raise ArgumentError(f"cu_seqlens: found {max(bounds, key=abs)}, expected integers of 64 bits")
+    return bounds
 
 
 def of_branches(name, tensors):
@@ -60,15 +74,11 @@ def places(k, v, flat):
 first_parameter = names.index("compress_k_pos")
 
 
-def shared_gradients(inputs, allocate):
-    """Gradients of the flat inputs: one for branches that share a tensor, which then receives their sum."""
+def gradients_of(places, inputs, allocate):
+    """Gradients of the flat inputs, made by allocate(index, tensor), which may be None: one for branches of one place,
+    which then receives their sum. A tensor given in several places has a gradient for each."""
     made = {}
-    gradients = []
-    for index, tensor in enumerate(inputs):
-        if tensor is None:
-            gradients.append(None)
-            continue
-        if id(tensor) not in made:
-            made[id(tensor)] = allocate(tensor, index >= first_parameter)
-        gradients.append(made[id(tensor)])
-    return tuple(gradients)
+    for index, (place, tensor) in enumerate(zip(places, inputs)):
+        if place >= 0 and place not in made:
+            made[place] = allocate(index, tensor)
+    return tuple(made.get(place) for place in places)

@@ -63,7 +63,7 @@ std::array<TensorView*, tensor_names.size()> places(Tensors& to) {
 }
 
 template <class Tensors>
-Tensors tensors_of(nb::sequence sequence, const Device& device, bool gradients) {
+Tensors tensors_of(nb::sequence sequence, const Device& device, bool gradients, Kept& kept) {
   const std::size_t count = nb::len(sequence);
   if (count != tensor_names.size())
     throw ArgumentError(fmt::format("tensors: found {}, expected {}", count, tensor_names.size()));
@@ -71,7 +71,7 @@ Tensors tensors_of(nb::sequence sequence, const Device& device, bool gradients) 
   const auto to = places(tensors);
   for (std::size_t i = 0; i < count; ++i) {
     const nb::object tensor = sequence[i];
-    *to[i] = view_of(tensor, std::string(gradients ? "d" : "") + tensor_names[i], device, gradients);
+    *to[i] = view_of(tensor, std::string(gradients ? "d" : "") + tensor_names[i], device, gradients, kept);
   }
   return tensors;
 }
@@ -117,6 +117,9 @@ SharedAttention::SharedAttention(const Config& config, const Partition& partitio
   Communicator& transport = communicator_.get();
   const nb::gil_scoped_release released;
   attention_ = std::make_unique<Attention>(config, partition, *device_, transport, options);
+  rows_ = attention_->rows();
+  workspace_bytes_ = attention_->workspace_bytes();
+  saved_bytes_ = attention_->saved_bytes();
 }
 
 SharedAttention::~SharedAttention() {
@@ -137,55 +140,64 @@ void SharedAttention::close() {
 }
 
 void SharedAttention::refuse(const std::string& problem) {
+  const nb::gil_scoped_release released;
+  const std::lock_guard lock(mutex_);
+  open().refuse(problem);
+}
+
+void SharedAttention::refuse_and_throw(const std::string& problem) {
   open().refuse(problem);
   throw ArgumentError(problem);
 }
 
 /// int32 [rows, G, n], or none.
-std::int32_t* SharedAttention::selection(nb::handle object) const {
+std::int32_t* SharedAttention::selection(nb::handle object, Kept& kept) const {
   if (object.is_none()) return nullptr;
-  const auto count = static_cast<std::size_t>(open().rows() * config_.num_kv_heads * config_.select_count);
-  return static_cast<std::int32_t*>(indices_of(object, "selected", *device_, count));
+  const auto count = static_cast<std::size_t>(rows_ * config_.num_kv_heads * config_.select_count);
+  return static_cast<std::int32_t*>(indices_of(object, "selected", *device_, count, kept));
 }
 
 void SharedAttention::forward(nb::sequence inputs, nb::handle out, nb::handle selected, Saved* saved,
                               nb::handle saved_memory, nb::handle workspace, std::uintptr_t stream) {
-  Attention& attention = open();
+  open();
+  Kept kept;
   AttentionInputs in;
   TensorView result;
   std::int32_t* indices = nullptr;
-  void *kept = nullptr, *work = nullptr;
+  void *memory = nullptr, *work = nullptr;
   const std::string problem = problem_of([&] {
-    in = tensors_of<AttentionInputs>(inputs, *device_, false);
-    result = view_of(out, "out", *device_, true);
-    indices = selection(selected);
-    if (saved) kept = memory_of(saved_memory, "saved", *device_, attention.saved_bytes());
-    work = memory_of(workspace, "workspace", *device_, attention.workspace_bytes());
+    in = tensors_of<AttentionInputs>(inputs, *device_, false, kept);
+    result = view_of(out, "out", *device_, true, kept);
+    indices = selection(selected, kept);
+    if (saved) memory = memory_of(saved_memory, "saved", *device_, saved_bytes_, kept);
+    work = memory_of(workspace, "workspace", *device_, workspace_bytes_, kept);
   });
   const nb::gil_scoped_release released;
   const std::lock_guard lock(mutex_);
-  if (!problem.empty()) refuse(problem);
-  if (saved) saved->forward->memory = kept;
+  if (!problem.empty()) refuse_and_throw(problem);
+  if (saved) saved->forward->memory = memory;
   open().forward(in, result, indices, saved ? saved->forward.get() : nullptr, work, {reinterpret_cast<void*>(stream)});
 }
 
 void SharedAttention::backward(nb::sequence inputs, nb::handle dout, const Saved& saved, nb::handle saved_memory,
                                nb::sequence gradients, nb::handle workspace, std::uintptr_t stream) {
-  Attention& attention = open();
+  open();
+  Kept kept;
   AttentionInputs in;
   AttentionGradients to;
   TensorView from;
-  void* work = nullptr;
+  void *memory = nullptr, *work = nullptr;
   const std::string problem = problem_of([&] {
-    in = tensors_of<AttentionInputs>(inputs, *device_, false);
-    from = view_of(dout, "dout", *device_, false);
-    to = tensors_of<AttentionGradients>(gradients, *device_, true);
-    saved.forward->memory = memory_of(saved_memory, "saved", *device_, attention.saved_bytes());
-    work = memory_of(workspace, "workspace", *device_, attention.workspace_bytes());
+    in = tensors_of<AttentionInputs>(inputs, *device_, false, kept);
+    from = view_of(dout, "dout", *device_, false, kept);
+    to = tensors_of<AttentionGradients>(gradients, *device_, true, kept);
+    memory = memory_of(saved_memory, "saved", *device_, saved_bytes_, kept);
+    work = memory_of(workspace, "workspace", *device_, workspace_bytes_, kept);
   });
   const nb::gil_scoped_release released;
   const std::lock_guard lock(mutex_);
-  if (!problem.empty()) refuse(problem);
+  if (!problem.empty()) refuse_and_throw(problem);
+  saved.forward->memory = memory;
   open().backward(in, from, *saved.forward, to, work, {reinterpret_cast<void*>(stream)});
 }
 
@@ -211,9 +223,15 @@ void bind_attention(nb::module_& module) {
              std::optional<std::string> gradient_dtype, bool backward, bool refetch_blocks, bool recompute_branches,
              bool sum_parameter_gradients, bool timing) {
             AttentionOptions options;
-            options.dtype = dtype_named("dtype", dtype);
-            options.exchange = named("exchange", exchange, {Exchange::automatic, Exchange::fetch, Exchange::gather});
-            if (gradient_dtype) options.gradient_dtype = dtype_named("gradient_dtype", *gradient_dtype);
+            const std::string problem = problem_of([&] {
+              options.dtype = dtype_named("dtype", dtype);
+              options.exchange = named("exchange", exchange, {Exchange::automatic, Exchange::fetch, Exchange::gather});
+              if (gradient_dtype) options.gradient_dtype = dtype_named("gradient_dtype", *gradient_dtype);
+            });
+            if (!problem.empty()) {
+              communicator.refuse(problem);
+              throw ArgumentError(problem);
+            }
             options.backward = backward;
             options.refetch_blocks = refetch_blocks;
             options.recompute_branches = recompute_branches;
@@ -228,6 +246,9 @@ void bind_attention(nb::module_& module) {
            "saved_memory"_a.none(), "workspace"_a.none(), "stream"_a)
       .def("backward", &SharedAttention::backward, "inputs"_a, "dout"_a, "saved"_a, "saved_memory"_a.none(),
            "gradients"_a, "workspace"_a.none(), "stream"_a)
+      .def("refuse", &SharedAttention::refuse, "problem"_a,
+           "Takes the place of this rank's next forward() or backward(), which it cannot make: the others' raises "
+           "ArgumentError with the problem.")
       .def("statistics", [](SharedAttention& self) { return dictionary_of(self.statistics()); })
       .def("close", &SharedAttention::close)
       .def_prop_ro("rows", &SharedAttention::rows)

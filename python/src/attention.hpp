@@ -7,6 +7,7 @@
 #include "cpnsa/attention.hpp"
 #include "src/communicator.hpp"
 #include "src/saved.hpp"
+#include "src/tensor.hpp"
 
 namespace cpnsa::python {
 
@@ -21,24 +22,27 @@ class SharedAttention {
                nb::handle workspace, std::uintptr_t stream);
   void backward(nb::sequence inputs, nb::handle dout, const Saved& saved, nb::handle saved_memory,
                 nb::sequence gradients, nb::handle workspace, std::uintptr_t stream);
+  void refuse(const std::string& problem);
   Statistics statistics();
   void close();
 
-  std::int64_t rows() const { return open().rows(); }
-  std::size_t workspace_bytes() const { return open().workspace_bytes(); }
-  std::size_t saved_bytes() const { return open().saved_bytes(); }
+  std::int64_t rows() const { return rows_; }
+  std::size_t workspace_bytes() const { return workspace_bytes_; }
+  std::size_t saved_bytes() const { return saved_bytes_; }
 
  private:
   /// Throws ArgumentError where it, or its communicator, was closed.
   Attention& open() const;
   /// Tells the other ranks what is wrong with this rank's arguments, and throws it.
-  [[noreturn]] void refuse(const std::string& problem);
-  std::int32_t* selection(nb::handle object) const;
+  [[noreturn]] void refuse_and_throw(const std::string& problem);
+  std::int32_t* selection(nb::handle object, Kept& kept) const;
 
   Config config_;
   std::shared_ptr<Device> device_;
   SharedCommunicator communicator_;
-  std::unique_ptr<Attention> attention_;
+  std::unique_ptr<Attention> attention_;  // another thread, or a tensor's own code, may close it between two looks
+  std::int64_t rows_ = 0;
+  std::size_t workspace_bytes_ = 0, saved_bytes_ = 0;
   std::mutex mutex_;
 };
 

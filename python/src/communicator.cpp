@@ -74,8 +74,11 @@ class Functions {
       body();
     } catch (nb::python_error& error) {
       const nb::object deadline = nb::module_::import_("cpnsa.errors").attr("DeadlineError");
-      if (error.matches(deadline)) throw DeadlineError(nb::str(error.value()).c_str());
-      throw CommunicationError(error.what());
+      const std::string text = nb::str(error.value()).c_str();
+      if (error.matches(deadline)) throw DeadlineError(text);
+      if (error.matches(nb::module_::import_("cpnsa.errors").attr("CommunicationError")))
+        throw CommunicationError(text);
+      throw CommunicationError(fmt::format("{}: {}", nb::str(error.type().attr("__name__")).c_str(), text));
     }
   }
 
@@ -105,6 +108,17 @@ std::chrono::milliseconds deadline_of(double seconds) {
   return std::chrono::milliseconds(std::max<std::int64_t>(1, static_cast<std::int64_t>(seconds * 1e3)));
 }
 
+void SharedCommunicator::refuse(const std::string& problem) const {
+  const SharedCommunicator kept = *this;
+  Communicator& communicator = get();
+  if (communicator.size() == 1) return;
+  const nb::gil_scoped_release released;
+  try {
+    agree(communicator, {}, problem);
+  } catch (const ArgumentError&) {  // what this rank's caller knows
+  }
+}
+
 void bind_communicator(nb::module_& module) {
   using namespace nb::literals;
   nb::class_<SharedCommunicator>(module, "Communicator", "Moves bytes between ranks.")
@@ -122,6 +136,9 @@ void bind_communicator(nb::module_& module) {
              const nb::gil_scoped_release released;
              communicator.barrier();
            })
+      .def("refuse", &SharedCommunicator::refuse, "problem"_a,
+           "Takes the place of this rank's next layer, which it cannot make: the others' raises ArgumentError with the "
+           "problem.")
       .def(
           "abort", [](const SharedCommunicator& self, std::string_view reason) { self.get().abort(reason); },
           "reason"_a, "Ends the ranks' present and later waits with this reason, as far as the transport reaches them.")

@@ -22,6 +22,8 @@ class SharedCommunicator {
     if (!state_->open) throw ArgumentError("communicator: found one that was closed, expected an open one");
     return *state_->communicator;
   }
+  /// Takes the place of this rank's next layer, which it cannot make because of `problem`: the others learn of it.
+  void refuse(const std::string& problem) const;
   void close() {
     state_->open = false;
     state_->owner.reset();

@@ -167,6 +167,11 @@ TensorView view_of_array(const Array& array, const std::string& name, const Devi
   return view;
 }
 
+template <class Array>
+void keep(const Array& array, Kept& kept) {
+  kept.exports.push_back(std::make_shared<Array>(array));
+}
+
 [[noreturn]] void no_tensor(nb::handle object, const std::string& name, const char* wanted) {
   throw ArgumentError(
       fmt::format("{}: found an object of type {}, expected {}", name, Py_TYPE(object.ptr())->tp_name, wanted));
@@ -174,21 +179,25 @@ TensorView view_of_array(const Array& array, const std::string& name, const Devi
 
 }  // namespace
 
-TensorView view_of(nb::handle object, const std::string& name, const Device& device, bool written) {
+TensorView view_of(nb::handle object, const std::string& name, const Device& device, bool written, Kept& kept) {
   if (object.is_none()) return {};
+  kept.objects.push_back(nb::borrow(object));
   if (is_torch(object)) return view_of_torch(object, name, device);
   if (written) {
     nb::ndarray<> array;
     if (!nb::try_cast(object, array, false)) no_tensor(object, name, "a writable tensor (PyTorch, NumPy, DLPack)");
+    keep(array, kept);
     return view_of_array(array, name, device);
   }
   nb::ndarray<nb::ro> array;
   if (!nb::try_cast(object, array, false)) no_tensor(object, name, "a tensor (PyTorch, NumPy, DLPack)");
+  keep(array, kept);
   return view_of_array(array, name, device);
 }
 
-void* memory_of(nb::handle object, const std::string& name, const Device& device, std::size_t bytes) {
+void* memory_of(nb::handle object, const std::string& name, const Device& device, std::size_t bytes, Kept& kept) {
   if (bytes == 0) return nullptr;
+  kept.objects.push_back(nb::borrow(object));
   void* data = nullptr;
   std::size_t found = 0;
   if (nb::isinstance<Buffer>(object)) {
@@ -205,6 +214,7 @@ void* memory_of(nb::handle object, const std::string& name, const Device& device
     nb::ndarray<> array;
     if (!nb::try_cast(object, array, false))
       no_tensor(object, name, "a cpnsa Buffer or a writable tensor (PyTorch, NumPy, DLPack)");
+    keep(array, kept);
     check_place(array, name, device);
     data = array.data();
     found = array.nbytes();
@@ -217,7 +227,8 @@ void* memory_of(nb::handle object, const std::string& name, const Device& device
   return data;
 }
 
-void* indices_of(nb::handle object, const std::string& name, const Device& device, std::size_t count) {
+void* indices_of(nb::handle object, const std::string& name, const Device& device, std::size_t count, Kept& kept) {
+  kept.objects.push_back(nb::borrow(object));
   void* data = nullptr;
   std::size_t found = 0;
   bool int32 = false;
@@ -228,6 +239,7 @@ void* indices_of(nb::handle object, const std::string& name, const Device& devic
   } else {
     nb::ndarray<> array;
     if (!nb::try_cast(object, array, false)) no_tensor(object, name, "a writable tensor (PyTorch, NumPy, DLPack)");
+    keep(array, kept);
     check_place(array, name, device);
     data = array.data();
     found = array.size();

@@ -1,8 +1,10 @@
 """What each process of test_groups.py does: group_ranks.py RANK RANKS FOLDER. Its results go to FOLDER/RANK.json."""
 
+import copy
 import datetime
 import json
 import pathlib
+import pickle
 import sys
 import time
 
@@ -64,7 +66,7 @@ def against_one_rank(group, **options):
 def raised(body):
     try:
         body()
-    except cpnsa.Error as error:
+    except (cpnsa.Error, RuntimeError) as error:
         return f"{type(error).__name__}: {error}"
     return "nothing"
 
@@ -111,6 +113,10 @@ def checks(rank, ranks):
     x = plan.shard(sequence())
     results["wrong type on rank 2"] = raised(lambda: cpnsa.torch.attention(
         plan, *(tensor.float() if rank == 2 and i == 0 else tensor for i, tensor in enumerate(layer_tensors(plan)))))
+    results.update(mistakes_found_in_python(rank, world, plan))
+    results.update(copies(layer))
+    results.update(fsdp2())
+    results.update(few_rows(world, ranks))
     results["goes on"] = bool(torch.isfinite(layer(x, plan=plan)).all())
     results["own messages"] = own_messages(rank, ranks)
 
@@ -127,6 +133,80 @@ def checks(rank, ranks):
         results["late again"] = raised(communicator.barrier)
         results["seconds"] = time.monotonic() - begin
     return results
+
+
+def mistakes_found_in_python(rank, world, plan):
+    """Of rank 2, before it calls the library: the others are told, and none waits."""
+    results = {}
+    config = cpnsa.Config(**keys)
+    q, k, v, gate, *sides = layer_tensors(plan)
+    odd = rank == 2
+    results["no tensor on rank 2"] = raised(
+        lambda: cpnsa.torch.attention(plan, q, k, v, gate.numpy() if odd else gate, *sides))
+    results["two branches on rank 2"] = raised(
+        lambda: cpnsa.torch.attention(plan, q, [k, k] if odd else k, v, gate, *sides))
+    for name, wrong in (("dtype", torch.int8), ("exchange", "maybe"), ("partition", "diagonal"), ("device", "meta"),
+                        ("deadline", -1)):
+        results[f"{name} on rank 2"] = raised(
+            lambda: cpnsa.torch.Plan(config, cu_seqlens, group=world, **({name: wrong} if odd else {})))
+    results["config on rank 2"] = raised(lambda: cpnsa.torch.Plan({} if odd else config, cu_seqlens, group=world))
+    results["cu_seqlens on rank 2"] = raised(lambda: cpnsa.torch.Plan(config, "x" if odd else cu_seqlens, group=world))
+
+    written = q.clone().requires_grad_() * 1
+    out = cpnsa.torch.attention(plan, written, k, v, gate, *sides).sum()
+    if odd:
+        written.add_(1)
+    results["written to on rank 2"] = raised(out.backward)
+
+    other = cpnsa.torch.Plan(config, [0, 400], group=world, dtype=torch.float64)
+    called = other if odd else plan
+    layer = layer_of(world)
+    x = torch.zeros(plan.row_count, 15 if odd else 16, dtype=torch.float64)
+    results["x on rank 2"] = raised(lambda: layer(x, plan=plan))
+    results["order of layers"] = raised(lambda: cpnsa.torch.attention(called, *layer_tensors(called)))
+    return results
+
+
+def copies(layer):
+    return {"copy has the group": copy.deepcopy(torch.nn.Sequential(layer))[0].group is layer.group,
+            "pickle": raised(lambda: pickle.dumps(layer))}
+
+
+def few_rows(world, ranks):
+    """Everything is rank 0's: the others have no rows, and gradients of zero."""
+    layer = layer_of(world)
+    partition = cpnsa.Partition.custom(cu_seqlens, 4, [[(0, T)]] + [[] for _ in range(ranks - 1)])
+    plan = cpnsa.torch.Plan(layer.config, cu_seqlens, group=world, dtype=torch.float64, partition=partition)
+    layer(plan.shard(sequence()), plan=plan).sum().backward()
+    found, expected = summed(layer.compress_k.w1.grad, world), layer_of()
+    expected(sequence(), cu_seqlens).sum().backward()
+    return {"no rows": error_of(found, expected.compress_k.w1.grad)}
+
+
+def fsdp2():
+    """Parameters sharded over dp x cp, as docs/pytorch.md has it: the gradients are those of one rank, also once a layer
+    was initialised sharded."""
+    try:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+    except ImportError:
+        return {}
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "cp"))
+    both = mesh[("dp", "cp")]._flatten("dp_cp")
+    layer, alone = layer_of(mesh["cp"].get_group()), layer_of()
+    fully_shard(layer, mesh=both)
+    plan = layer.plan(cu_seqlens, torch.float64, torch.device("cpu"))
+    (layer(plan.shard(sequence()), plan=plan).sum() * 2).backward()  # averaged over four, of two halves twice
+    alone(sequence(), cu_seqlens).sum().backward()
+    errors = [error_of(found.grad.full_tensor(), expected.grad)
+              for found, expected in zip(layer.parameters(), alone.parameters())]
+    config = cpnsa.Config(**{**keys, "compressor": "linear"})
+    made, expected = (cpnsa.torch.Compressor(config, 4, position=False) for _ in range(2))
+    with torch.no_grad():
+        made.weight.zero_()
+    fully_shard(made, mesh=both)
+    made.reset_parameters()
+    return {"fsdp2": max(errors), "fsdp2 initialises": torch.equal(made.weight.full_tensor(), expected.weight)}
 
 
 def layer_tensors(plan):

@@ -94,12 +94,14 @@ def test_backward():
         layer.backward(np.zeros((T, 4, 5), np.float32), saved)
     with pytest.raises(cpnsa.ArgumentError, match="saved: found NoneType"):
         layer.backward(np.zeros((T, 4, 6), np.float32), None)
-    fresh = cpnsa.numpy.Saved(saved.inputs, cpnsa.Saved(), saved.memory)
+    fresh = cpnsa.numpy.Saved(saved.inputs, saved.places, cpnsa.Saved(), saved.memory)
     with pytest.raises(cpnsa.ArgumentError, match="saved: found none"):
         layer.backward(np.zeros((T, 4, 6), np.float32), fresh)
-    small = cpnsa.numpy.Saved(saved.inputs, saved.state, cpnsa.cpu_device().allocate(16))
+    small = cpnsa.numpy.Saved(saved.inputs, saved.places, saved.state, cpnsa.cpu_device().allocate(16))
     with pytest.raises(cpnsa.ArgumentError, match="saved: found"):
         layer.backward(np.zeros((T, 4, 6), np.float32), small)
+    with pytest.raises(cpnsa.ArgumentError, match="saved: found (a buffer|that) of another"):
+        attention().backward(np.ones((T, 4, 6), np.float32), saved)
     assert np.isfinite(layer.backward(np.ones((T, 4, 6), np.float32), saved)["q"]).all()
 
 
@@ -171,7 +173,22 @@ def test_ranks_that_disagree():
         assert isinstance(error, cpnsa.MismatchError) and "window" in str(error)
 
 
-@pytest.mark.parametrize("wrong", ["type", "object"])
+@pytest.mark.parametrize("change, message", [(dict(dtype="bf16"), "dtype: found 'bf16'"),
+                                             (dict(exchange="maybe"), "exchange: found 'maybe'"),
+                                             (dict(cu_seqlens=["a"]), "cu_seqlens: found")])
+def test_one_rank_that_cannot_make_its_layer(change, message):
+    def body(rank, communicator):
+        communicator.set_deadline(20)
+        options = {"cu_seqlens": [0, T], "communicator": communicator, **(change if rank == 1 else {})}
+        with pytest.raises(cpnsa.ArgumentError, match=message) as error:
+            cpnsa.numpy.Attention(cpnsa.Config(**keys), **options)
+        cpnsa.numpy.Attention(cpnsa.Config(**keys), cu_seqlens=[0, T], communicator=communicator)
+        return "rank 1" in str(error.value)
+
+    assert on_ranks(2, body) == [True, False]
+
+
+@pytest.mark.parametrize("wrong", ["type", "object", "branches"])
 def test_one_rank_that_is_wrong(wrong):
     """Every rank learns of it, and the layer goes on."""
     def body(rank, communicator):
@@ -180,7 +197,9 @@ def test_one_rank_that_is_wrong(wrong):
         good = {name: array[rows] for name, array in arrays().items()}
         bad = dict(good)
         if rank == 1:
-            bad["q"] = good["q"].astype(np.float64) if wrong == "type" else "no tensor"
+            bad["q"] = {"type": good["q"].astype(np.float64), "object": "no tensor", "branches": good["q"]}[wrong]
+            if wrong == "branches":
+                bad["k"] = [good["k"]] * 2
         try:
             layer.forward(**bad)
         except cpnsa.ArgumentError as error:
@@ -188,4 +207,17 @@ def test_one_rank_that_is_wrong(wrong):
             return str(error), np.isfinite(out).all()
 
     for text, finite in on_ranks(2, body):
-        assert "q: found" in text and finite
+        assert ("k: found 2" if wrong == "branches" else "q: found") in text and finite
+
+
+def test_one_rank_without_what_its_forward_saved():
+    def body(rank, communicator):
+        communicator.set_deadline(20)
+        layer = cpnsa.numpy.Attention(cpnsa.Config(**keys), cu_seqlens=[0, T], communicator=communicator)
+        rows = np.from_dlpack(layer.partition.global_rows(rank))
+        out, saved = layer.forward(**{name: array[rows] for name, array in arrays().items()})
+        with pytest.raises(cpnsa.ArgumentError, match="saved: found NoneType"):
+            layer.backward(np.ones_like(out), saved if rank == 0 else None)
+        return np.isfinite(layer.backward(np.ones_like(out), saved)["q"]).all()
+
+    assert on_ranks(2, body) == [True, True]

@@ -31,12 +31,18 @@ def results(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["world zigzag", "world contiguous", "world zigzag_per_document", "gather", "halves",
-                                  "strided", "alone", "sums"])
+                                  "strided", "alone", "sums", "no rows"])
 def test_same_as_one_rank(results, name):
     assert all(result[name] < 1e-12 for result in results)
 
 
-@pytest.mark.parametrize("name", ["checkpoint", "goes on", "own messages"])
+def test_fsdp2(results):
+    if "fsdp2" not in results[0]:
+        pytest.skip(f"PyTorch {torch.__version__} has no torch.distributed.fsdp.fully_shard")
+    assert all(result["fsdp2"] < 1e-12 and result["fsdp2 initialises"] for result in results)
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "goes on", "own messages", "copy has the group"])
 def test_holds(results, name):
     assert all(result[name] is True for result in results)
 
@@ -47,6 +53,19 @@ def test_holds(results, name):
     ("wrong type on rank 2", "ArgumentError: "),
     ("closed", "ArgumentError: attention: found one that was closed"),
     ("not a member", "ArgumentError: group: found"),
+    ("no tensor on rank 2", "gate: found ndarray, expected a torch.Tensor"),
+    ("two branches on rank 2", "k: found 2 tensors"),
+    ("dtype on rank 2", "dtype: found torch.int8"),
+    ("exchange on rank 2", "exchange: found 'maybe'"),
+    ("partition on rank 2", "partition: found 'diagonal'"),
+    ("device on rank 2", "device: found meta"),
+    ("deadline on rank 2", "deadline: found -1"),
+    ("config on rank 2", "config: found dict"),
+    ("cu_seqlens on rank 2", "cu_seqlens: found 'x'"),
+    ("written to on rank 2", "modified by an inplace operation"),
+    ("x on rank 2", "x: found ["),
+    ("order of layers", "MismatchError: rank 2: found \"layer="),
+    ("pickle", "ArgumentError: pickle: found a layer with a group"),
 ])
 def test_mistakes_reach_every_rank(results, name, message):
     assert all(message in result[name] for result in results), [result[name] for result in results]
@@ -54,7 +73,8 @@ def test_mistakes_reach_every_rank(results, name, message):
 
 def test_the_rank_at_fault_is_named(results):
     assert all("q: found f32" in result["wrong type on rank 2"] for result in results)
-    assert all("rank 2" in result["wrong type on rank 2"] for rank, result in enumerate(results) if rank != 2)
+    for name in (name for name in results[0] if name.endswith("on rank 2")):
+        assert all("ArgumentError: rank 2: " in result[name] for rank, result in enumerate(results) if rank != 2), name
 
 
 def test_deadline(results):

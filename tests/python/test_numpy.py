@@ -133,6 +133,43 @@ def test_read_only_inputs_are_read():
     assert is_close(case.run(attention)["out"], case.expected["out"], 0, 1e-7)
 
 
+def test_one_array_in_several_places():
+    """Has a gradient for each of them."""
+    config = cpnsa.Config(num_q_heads=2, num_kv_heads=2, head_dim_qk=8, head_dim_v=8, compressor="mean")
+    random = np.random.default_rng(0)
+    x, gate, dout = (random.standard_normal((100, 2, width)) for width in (8, 3, 8))
+    layer = cpnsa.numpy.Attention(config, cu_seqlens=[0, 100], dtype="f64")
+    found = layer.backward(dout, layer.forward(x, x, [x, x, x], gate)[1])
+    expected = layer.backward(dout, layer.forward(x.copy(), x.copy(), [x.copy() for _ in range(3)], gate)[1])
+    assert set(found) == set(expected)
+    for name in expected:
+        assert np.array_equal(found[name], expected[name]), name
+
+
+class Exporting:
+    """Hands out another array by DLPack each time, after running what a test wants run."""
+
+    def __init__(self, array, first=lambda: None):
+        self.array, self.first = array, first
+
+    def __dlpack__(self, **options):
+        self.first()
+        return self.array.copy().__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+def test_arrays_made_for_the_call():
+    case = Case(cases[0], "f64")
+    layer = cpnsa.numpy.Attention(case.config, cu_seqlens=case.cu_seqlens, dtype="f64", backward=False)
+    q, k, v, gate, compress_k, compress_v = case.inputs()
+    out, _ = layer.forward(Exporting(q), k, v, Exporting(gate), compress_k, compress_v)
+    assert is_close(out, case.expected["out"], 0, 1e-7)
+    with pytest.raises(cpnsa.ArgumentError, match="closed"):
+        layer.forward(Exporting(q, layer.close), k, v, gate, compress_k, compress_v)
+
+
 def test_partition():
     partition = cpnsa.Partition.zigzag_per_document([0, 512, 768], 64, 2)
     assert partition.ranges(0) == [(0, 128), (384, 576), (704, 768)]

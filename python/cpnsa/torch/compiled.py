@@ -9,7 +9,7 @@ from typing import List, Tuple
 import torch
 
 from .. import _core
-from .function import gathered, placed, wanted_of
+from .function import dense, gathered, placed, wanted_of
 from .plan import of_handle
 
 
@@ -31,9 +31,12 @@ def _(plan, saved_bytes, head_dim_v, places, tensors):
 @torch.library.custom_op("cpnsa::attention_backward", mutates_args=())
 def attention_backward(plan: int, places: List[int], needed: List[bool], tensors: List[torch.Tensor],
                        dout: torch.Tensor, memory: torch.Tensor, token: torch.Tensor) -> List[torch.Tensor]:
-    state = _core.Saved.of_token(token.item())
-    flat = of_handle(plan).backward_step(placed(places, tensors), dout.contiguous(), state, memory,
-                                         wanted_of(places, needed))
+    plan = of_handle(plan)
+    with plan.refusing():
+        plan.expect_backward()
+        state = _core.Saved.of_token(token.item())
+        dout = dense(dout)
+    flat = plan.backward_step(places, placed(places, tensors), dout, state, memory, wanted_of(places, needed))
     gradients = gathered(places, tensors, flat)
     # An operator returns tensors alone: those not asked for are empty.
     return [tensor.new_empty(0) if gradient is None else gradient for tensor, gradient in zip(tensors, gradients)]

@@ -19,6 +19,20 @@ def attention(plan, q, k, v, gate, compress_k=None, compress_v=None, *, selected
     """
     if not isinstance(plan, Plan):
         raise ArgumentError(f"plan: found {type(plan).__name__}, expected a cpnsa.torch.Plan")
+    if _compiling():
+        from . import compiled
+
+        if selected is not None:
+            raise ArgumentError("selected: found a tensor, expected none inside torch.compile")
+        places, unique = _checked(plan, q, k, v, gate, compress_k, compress_v)
+        return compiled.attention(plan.handle, plan.saved_bytes, plan.head_dim_v, places, unique)
+    with plan.refusing():
+        places, unique = _checked(plan, q, k, v, gate, compress_k, compress_v)
+    return _Attention.apply(plan, places, selected, *unique)
+
+
+def _checked(plan, q, k, v, gate, compress_k, compress_v):
+    """The different tensors among those given, as the plan takes them, and the place of each flat input in them."""
     given = tensors.flat(q, k, v, gate, compress_k, compress_v)
     places = tensors.places(k, v, given)
     cast_all = _autocast(plan.device.type)
@@ -31,19 +45,18 @@ def attention(plan, q, k, v, gate, compress_k=None, compress_v=None, *, selected
         if tensor.layout != torch.strided:
             raise ArgumentError(f"{tensors.names[index]}: found a tensor of layout {tensor.layout}, expected a dense one")
         unique.append(_prepared(tensor, plan, cast_all or index >= tensors.first_parameter))
-    if _compiling():
-        if selected is not None:
-            raise ArgumentError("selected: found a tensor, expected none inside torch.compile")
-        from . import compiled
-
-        return compiled.attention(plan.handle, plan.saved_bytes, plan.head_dim_v, places, unique)
-    return _Attention.apply(plan, places, selected, *unique)
+    return places, unique
 
 
 def _prepared(tensor, plan, cast):
     if cast and tensor.dtype != plan.dtype and tensor.is_floating_point():
         tensor = tensor.to(plan.dtype)
-    return tensor.contiguous()
+    return dense(tensor)
+
+
+def dense(tensor):
+    """In C order, and not a view whose memory holds the opposite numbers."""
+    return tensor.contiguous().resolve_neg()
 
 
 if hasattr(torch, "get_autocast_dtype"):  # 2.4 and later ask about a device
@@ -91,11 +104,12 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dout):
-        if ctx.state is None:
-            raise ArgumentError("backward: found a plan made with backward=False, expected one made for it")
-        memory, *unique = ctx.saved_tensors
-        needed = ctx.needs_input_grad[3:]
-        flat = ctx.plan.backward_step(placed(ctx.places, unique), dout.contiguous(), ctx.state, memory,
+        with ctx.plan.refusing():
+            ctx.plan.expect_backward()
+            memory, *unique = ctx.saved_tensors  # raises where one was written to since
+            needed = ctx.needs_input_grad[3:]
+            dout = dense(dout)
+        flat = ctx.plan.backward_step(ctx.places, placed(ctx.places, unique), dout, ctx.state, memory,
                                       wanted_of(ctx.places, needed))
         gradients = gathered(ctx.places, unique, flat)
         return (None, None, None, *(gradient if need else None for gradient, need in zip(gradients, needed)))

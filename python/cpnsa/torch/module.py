@@ -1,5 +1,7 @@
 """The layer with its projections, gates and compressors."""
 
+import contextlib
+import copy
 import math
 
 import torch
@@ -28,6 +30,7 @@ class Compressor(nn.Module):
         elif self.kind == "mlp":
             shapes.update(w1=(groups, length * dim, hidden), b1=(groups, hidden), w2=(groups, hidden, dim),
                           b2=(groups, dim))
+        self.names = tuple(shapes)
         for name, shape in shapes.items():
             self.register_parameter(name, nn.Parameter(torch.empty(shape, **made)))
         self.reset_parameters()
@@ -39,14 +42,24 @@ class Compressor(nn.Module):
                     parameter.normal_(0.0, 0.02)
                 elif name == "weight":
                     mean = torch.eye(self.dim, dtype=torch.float32).repeat(self.length, 1) / self.length
-                    parameter.copy_(mean.expand_as(parameter))
+                    parameter.copy_(_like(parameter, mean.expand_as(parameter)))
                 elif name in ("w1", "w2"):
                     parameter.normal_(0.0, 1.0 / math.sqrt(parameter.shape[1]))
                 else:
                     parameter.zero_()
 
     def tensors(self):
-        return dict(self.named_parameters())
+        # By name: wrappers (FSDP, parametrisations) put tensors where parameters were.
+        return {name: getattr(self, name) for name in self.names}
+
+
+def _like(parameter, whole):
+    """`whole`, laid out as a parameter that FSDP2 has sharded is."""
+    if not hasattr(parameter, "device_mesh"):
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(whole.to(parameter.device, parameter.dtype), parameter.device_mesh, parameter.placements)
 
 
 class NativeSparseAttention(nn.Module):
@@ -120,8 +133,9 @@ class NativeSparseAttention(nn.Module):
                 cu_seqlens = [i * shape[1] for i in range(shape[0] + 1)]
             x = x.reshape(-1, shape[-1])
         if x.dim() != 2 or x.shape[1] != self.hidden:
-            raise ArgumentError(f"x: found {list(shape)}, expected [rows, {self.hidden}] or [batch, length, "
-                                f"{self.hidden}]")
+            with contextlib.nullcontext() if plan is None else plan.refusing():
+                raise ArgumentError(f"x: found {list(shape)}, expected [rows, {self.hidden}] or [batch, length, "
+                                    f"{self.hidden}]")
         q = self.q_proj(x)  # under autocast of another type than x
         if plan is None:
             if cu_seqlens is None:
@@ -140,8 +154,19 @@ class NativeSparseAttention(nn.Module):
 
     def __getstate__(self):
         """A copy, or a pickle, makes plans of its own."""
-        state = super().__getstate__() if hasattr(super(), "__getstate__") else self.__dict__
-        return {**state, "_plans": {}}
+        return {**self.__dict__, "_plans": {}}
+
+    def __deepcopy__(self, memo):
+        memo[id(self.group)] = self.group  # a copy is of the same group
+        made = self.__class__.__new__(self.__class__)
+        memo[id(self)] = made
+        made.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
+        return made
+
+    def __reduce_ex__(self, protocol):
+        if self.group is not None:
+            raise ArgumentError("pickle: found a layer with a group, which no pickle holds; save its state_dict()")
+        return super().__reduce_ex__(protocol)
 
     def extra_repr(self):
         return f"hidden={self.hidden}, {self.config!r}"

@@ -6,7 +6,7 @@ import weakref
 import torch
 
 from .. import _core, tensors
-from ..errors import ArgumentError
+from ..errors import ArgumentError, Refusing
 from .groups import communicator_of
 
 _plans = weakref.WeakValueDictionary()  # by handle, for compiled graphs, which carry numbers and tensors
@@ -53,7 +53,7 @@ class Plan:
     one-dimensional DeviceMesh, or None for this process alone; `partition` is "zigzag", "contiguous",
     "zigzag_per_document" (Megatron's layout), or a cpnsa.Partition. `dtype` is the type of q, k, v and gate.
     `backward=False` keeps nothing for a backward; `refetch_blocks=False` keeps other ranks' blocks for it, which are sent
-    twice otherwise; `recompute_branches` keeps no branch's output, but computes them again. With 
+    twice otherwise; `recompute_branches` keeps no branch's output, but computes them again. With
     `sum_parameter_gradients` the compressors' gradients are summed over the group here; without it they are this rank's
     share, as those of all other parameters are.
     """
@@ -63,20 +63,25 @@ class Plan:
                  sum_parameter_gradients=False, timing=False, deadline=None):
         from . import dtype_names
 
-        if dtype not in dtype_names:
-            raise ArgumentError(f"dtype: found {dtype}, expected float64, float32, bfloat16 or float16")
         self.config = config
         self.dtype = dtype
         self.device = _indexed(device)
         self.backward = backward
-        library_device = _device_of(self.device)
-        self.communicator = communicator_of(group, self.device, deadline)
-        if isinstance(partition, str):
-            if partition not in partitions:
+        self.communicator = communicator_of(group, self.device)
+        with Refusing(self.communicator):
+            if deadline is not None:
+                self.communicator.set_deadline(deadline)
+            library_device = _device_of(self.device)
+            if dtype not in dtype_names:
+                raise ArgumentError(f"dtype: found {dtype}, expected float64, float32, bfloat16 or float16")
+            if not isinstance(config, _core.Config):
+                raise ArgumentError(f"config: found {type(config).__name__}, expected a cpnsa.Config")
+            if isinstance(partition, str) and partition in partitions:
+                bounds = tensors.bounds_of(cu_seqlens)
+                partition = partitions[partition](bounds, config.select_block, self.communicator.size)
+            if not isinstance(partition, _core.Partition):
                 raise ArgumentError(f"partition: found {partition!r}, expected one of {', '.join(partitions)}, or a "
                                     "cpnsa.Partition")
-            bounds = cu_seqlens.tolist() if hasattr(cu_seqlens, "tolist") else list(cu_seqlens)
-            partition = partitions[partition](bounds, config.select_block, self.communicator.size)
         self.partition = partition
         self._attention = _core.Attention(
             config, partition, library_device, self.communicator, dtype=dtype_names[dtype], exchange=exchange,
@@ -87,26 +92,14 @@ class Plan:
         self.workspace_bytes = self._attention.workspace_bytes
         self.head_dim_v = config.head_dim_v  # plain numbers: compilers do not look into a Config
         self.out_shape = (self.row_count, config.num_q_heads, config.head_dim_v)
-        self._rows = self._positions = None
+        rows = torch.from_dlpack(partition.global_rows(self.communicator.rank))
+        bounds = torch.tensor(partition.cu_seqlens)
+        #: The token of the packed sequence that each local row is: int64 [rows], on the plan's device.
+        self.rows = rows.to(self.device)
+        #: Each local row's position in its document, e.g. for rotary embeddings: int64 [rows].
+        self.positions = (rows - bounds[torch.bucketize(rows, bounds, right=True) - 1]).to(self.device)
         self.handle = next(_handles)
         _plans[self.handle] = self
-
-    # --- the caller's data -------------------------------------------------------------------------------------
-
-    @property
-    def rows(self):
-        """The token of the packed sequence that each local row is: int64 [rows], on the plan's device."""
-        if self._rows is None:
-            self._rows = torch.from_dlpack(self.partition.global_rows(self.communicator.rank)).to(self.device)
-        return self._rows
-
-    @property
-    def positions(self):
-        """Each local row's position in its document, e.g. for rotary embeddings: int64 [rows]."""
-        if self._positions is None:
-            bounds = torch.tensor(self.partition.cu_seqlens, device=self.device)
-            self._positions = self.rows - bounds[torch.bucketize(self.rows, bounds, right=True) - 1]
-        return self._positions
 
     def shard(self, packed, dim=0):
         """This rank's rows of a tensor that every rank has whole."""
@@ -115,11 +108,13 @@ class Plan:
                                 f"{self.partition.tokens}")
         return packed.index_select(dim, self.rows.to(packed.device))
 
-    # --- a step ------------------------------------------------------------------------------------------------
-
     def statistics(self):
         """What the last forward and the backward after it did on this rank; waits for them."""
         return self._attention.statistics()
+
+    def refusing(self):
+        """A context for what this rank does on its way to a step; see Refusing."""
+        return Refusing(self._attention)
 
     def close(self):
         """Frees what the plan holds; a later call raises ArgumentError."""
@@ -127,30 +122,31 @@ class Plan:
 
     def forward(self, inputs, selected=None):
         """out, and what a backward needs: the library's Saved and its memory."""
-        out = torch.empty(self.out_shape, dtype=self.dtype, device=self.device)
-        # Of PyTorch's caching allocator, which may hand them on as soon as this stream has passed the step.
-        workspace = torch.empty(self.workspace_bytes, dtype=torch.uint8, device=self.device)
-        memory = torch.empty(self.saved_bytes, dtype=torch.uint8, device=self.device)
-        state = _core.Saved() if self.backward else None
+        with Refusing(self._attention):
+            out = torch.empty(self.out_shape, dtype=self.dtype, device=self.device)
+            # Of PyTorch's caching allocator, which may hand them on as soon as this stream has passed the step.
+            workspace = torch.empty(self.workspace_bytes, dtype=torch.uint8, device=self.device)
+            memory = torch.empty(self.saved_bytes, dtype=torch.uint8, device=self.device)
+            state = _core.Saved() if self.backward else None
         self._attention.forward(inputs, out, selected, state, memory, workspace, self._stream())
         return out, state, memory
 
-    def backward_step(self, inputs, dout, state, memory, wanted):
+    def expect_backward(self):
+        if not self.backward:
+            raise ArgumentError("backward: found a plan made with backward=False, expected one made for it")
+
+    def backward_step(self, places, inputs, dout, state, memory, wanted):
         """Gradients of the flat `inputs`, None for parameters that are not in `wanted`."""
-        made = {}
 
         def gradient(index, tensor):
-            if tensor is None or (index >= tensors.first_parameter and not wanted[index]):
-                return None
-            if id(tensor) not in made:  # branches that share a tensor get their sum
-                dtype = self.dtype
-                if index >= tensors.first_parameter and dtype != torch.float64:
-                    dtype = torch.float32
-                made[id(tensor)] = torch.empty(tensor.shape, dtype=dtype, device=self.device)
-            return made[id(tensor)]
+            if index < tensors.first_parameter:
+                return torch.empty(tensor.shape, dtype=self.dtype, device=self.device)
+            dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+            return torch.empty(tensor.shape, dtype=dtype, device=self.device) if wanted[index] else None
 
-        gradients = tuple(gradient(index, tensor) for index, tensor in enumerate(inputs))
-        workspace = torch.empty(self.workspace_bytes, dtype=torch.uint8, device=self.device)
+        with Refusing(self._attention):
+            gradients = tensors.gradients_of(places, inputs, gradient)
+            workspace = torch.empty(self.workspace_bytes, dtype=torch.uint8, device=self.device)
         self._attention.backward(inputs, dout, state, memory, gradients, workspace, self._stream())
         return gradients
 

@@ -1,0 +1,156 @@
+"""PyTorch: what callers do that no example does."""
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+import cpnsa  # noqa: E402
+import cpnsa.torch  # noqa: E402
+
+keys = dict(num_q_heads=2, num_kv_heads=2, head_dim_qk=4, head_dim_v=4, compress_block=4, compress_stride=2,
+            select_block=4, select_count=3, init_blocks=1, local_blocks=1, window=5, compress_hidden_k=6,
+            compress_hidden_v=6)
+mean = cpnsa.Config(**keys, compressor="mean")
+T = 40
+needs_compiler = pytest.mark.skipif(
+    not hasattr(torch.library, "custom_op"),
+    reason=f"PyTorch {torch.__version__} has no torch.library.custom_op, 2.4 and later do")
+
+
+def tensors(dtype=torch.float64):
+    torch.manual_seed(0)
+    return [torch.randn(T, *shape, dtype=dtype) for shape in ((2, 4), (2, 4), (2, 4), (2, 3))]
+
+
+def layer_of(**options):
+    torch.manual_seed(3)
+    return cpnsa.torch.NativeSparseAttention(16, cpnsa.Config(**keys), **options)
+
+
+def gradients_of(run, *given):
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in given]
+    run(*leaves).square().sum().backward()
+    return [leaf.grad for leaf in leaves]
+
+
+def assert_close(found, expected):
+    for a, b in zip(found, expected):
+        assert (a - b).norm() < 1e-13 * b.norm()
+
+
+@pytest.fixture(params=["eager", pytest.param("aot_eager", marks=needs_compiler)])
+def compiled(request):
+    if request.param == "eager":
+        return lambda function: function
+    torch._dynamo.reset()
+    return lambda function: torch.compile(function, fullgraph=True, backend=request.param)
+
+
+def test_one_tensor_for_three_branches_by_name(compiled):
+    plan = cpnsa.torch.Plan(mean, [0, T], dtype=torch.float64)
+    q, k, v, gate = tensors()
+    found = gradients_of(compiled(lambda q, k, v: cpnsa.torch.attention(plan, q, [k, k, k], [v, v, v], gate)), q, k, v)
+    assert_close(found, gradients_of(lambda q, k, v: cpnsa.torch.attention(plan, q, k, v, gate), q, k, v))
+
+
+def test_one_tensor_for_queries_keys_and_values(compiled):
+    plan = cpnsa.torch.Plan(mean, [0, T], dtype=torch.float64)
+    q, _, _, gate = tensors()
+    found = gradients_of(compiled(lambda x: cpnsa.torch.attention(plan, x, x, x, gate)), q)
+    assert_close(found, [sum(gradients_of(lambda q, k, v: cpnsa.torch.attention(plan, q, k, v, gate), q, q, q))])
+
+
+def test_one_compressor_for_keys_and_values():
+    config = cpnsa.Config(**keys)
+    plan = cpnsa.torch.Plan(config, [0, T], dtype=torch.float64)
+    parameters = cpnsa.torch.Compressor(config, 4, 6, dtype=torch.float64).tensors()
+    names = list(parameters)
+
+    def run(*both):
+        sides = [dict(zip(names, part)) for part in (both[:len(names)], both[-len(names):])]
+        return cpnsa.torch.attention(plan, *tensors(), *sides)
+
+    apart = gradients_of(run, *parameters.values(), *parameters.values())
+    assert_close(gradients_of(run, *parameters.values()), [a + b for a, b in zip(apart, apart[len(names):])])
+
+
+def test_a_compressor_whose_weight_is_computed():
+    """As by parametrisations, and by wrappers that put tensors where parameters were."""
+    from torch.nn.utils import parametrize
+
+    class Doubled(torch.nn.Module):
+        def forward(self, weight):
+            return 2 * weight
+
+    x = torch.randn(T, 16)
+    layer, expected = layer_of(), layer_of()
+    parametrize.register_parametrization(layer.compress_k, "w1", Doubled())
+    with torch.no_grad():
+        expected.compress_k.w1.mul_(2)
+    assert torch.equal(layer(x, [0, T]), expected(x, [0, T]))
+
+
+def test_views_of_opposite_numbers():
+    plan = cpnsa.torch.Plan(mean, [0, T], dtype=torch.float64)
+    q, k, v, gate = tensors()
+    assert torch.equal(cpnsa.torch.attention(plan, torch._neg_view(q), k, v, gate),
+                       cpnsa.torch.attention(plan, -q, k, v, gate))
+
+
+@pytest.mark.parametrize("cu_seqlens", ["bounds", ["a", "b"], [0, 40.0], torch.tensor([0.0, 40.0]), [0, 2**70], [0, None]])
+def test_bounds_that_are_no_integers(cu_seqlens):
+    with pytest.raises(cpnsa.ArgumentError, match="cu_seqlens: found .*, expected integers"):
+        cpnsa.torch.Plan(mean, cu_seqlens)
+
+
+def test_empty_documents_and_parts_of_tensors():
+    layer, x = layer_of(), torch.randn(T + 3, 16)
+    assert torch.equal(layer(x[3:], [0, 0, 17, 17, T, T]), layer(x[3:].clone(), [0, 17, T]))
+
+
+def test_no_compressor_trains():
+    """A gradient is computed for what wants one alone."""
+    config = cpnsa.Config(**keys)
+    plan = cpnsa.torch.Plan(config, [0, T], dtype=torch.float64)
+    sides = [cpnsa.torch.Compressor(config, 4, 6, dtype=torch.float64).requires_grad_(False) for _ in range(2)]
+    sides[1].w2.requires_grad_()
+    q, k, v, gate = tensors()
+    cpnsa.torch.attention(plan, q, k, v.requires_grad_(), gate, *(side.tensors() for side in sides)).sum().backward()
+    assert v.grad.norm() > 0 and sides[1].w2.grad.norm() > 0
+    assert q.grad is None and sides[0].w2.grad is None and sides[1].w1.grad is None
+
+
+def rotary(x, positions):
+    return x * positions[:, None, None].cos()
+
+
+@needs_compiler
+def test_compile_with_positions():
+    layer = layer_of(rotary=rotary)
+    plan, x = layer.plan([0, 17, T]), torch.randn(T, 16)
+    torch._dynamo.reset()
+    found = torch.compile(layer, fullgraph=True, backend="aot_eager")(x, plan=plan)
+    assert torch.allclose(found, layer(x, plan=plan))
+
+
+@needs_compiler
+@pytest.mark.parametrize("dynamic", [True, None])
+def test_compile_with_lengths_that_change(dynamic):
+    layer = layer_of()
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for length in (40, 52, 61, 80):
+        plan, x = layer.plan([0, length]), torch.randn(length, 16)
+        found = gradients_of(lambda x: compiled(x, plan=plan), x)
+        assert torch.allclose(found[0], gradients_of(lambda x: layer(x, plan=plan), x)[0], atol=1e-5)
+
+
+@needs_compiler
+def test_compile_of_a_plan_without_backward():
+    layer = layer_of()
+    plan = cpnsa.torch.Plan(layer.config, [0, T], backward=False)
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        assert torch.isfinite(compiled(torch.randn(T, 16), plan=plan)).all()
+    with pytest.raises(cpnsa.ArgumentError, match="backward=False"):
+        compiled(torch.randn(T, 16), plan=plan).sum().backward()
