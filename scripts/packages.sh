@@ -4,6 +4,9 @@
 packages=(g++ cmake ninja-build libopenmpi-dev openmpi-bin libgtest-dev libgmock-dev nlohmann-json3-dev libcli11-dev
           libfmt-dev libeigen3-dev pkg-config)
 
+# For the tests of CUDA kernels without a GPU.
+emulation_packages=(libboost-context-dev)
+
 # For the tests of the Python package; Debian's PyTorch is 1.13, the oldest that it works with.
 python_packages=(python3-dev python3-venv python3-numpy python3-pytest python3-torch)
 

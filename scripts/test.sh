@@ -65,7 +65,7 @@ fi
 preset=cpu
 if ! find_nvcc > /dev/null; then
   not_run+=("CUDA build: found no nvcc")
-elif configure cuda "${python_options[@]}"; then
+elif install_missing "${emulation_packages[@]}" && configure cuda "${python_options[@]}"; then
   preset=cuda
 else
   not_run+=("CUDA build: the preset cuda does not configure here: $(grep -m1 -A1 'CMake Error' build/cuda.configure.log |

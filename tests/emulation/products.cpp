@@ -137,7 +137,7 @@ void multiply(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std:
 }
 
 void enqueue(const Product& product) {
-  ThreadBlock::current().thread().product_groups.back().push_back(product);
+  ThreadBlock::current().thread().products.open.push_back(product);
 }
 
 void finish_products(std::size_t pending) {
@@ -145,21 +145,25 @@ void finish_products(std::size_t pending) {
   Finish own{&block.thread()};
   block.meet_warp("wgmma.wait_group", 0xffffffffu, own, [&](const auto& lanes) {
     const int first_row = lanes[0]->thread->number / warp_threads % 4 * 16;
-    while (lanes[0]->thread->product_groups.size() > pending + 1) {
-      const std::size_t count = lanes[0]->thread->product_groups.front().size();
+    while (lanes[0]->thread->products.committed.size() > pending) {
+      const std::size_t count = lanes[0]->thread->products.committed.front().size();
       for (std::size_t i = 0; i < count; ++i) {
         std::array<const Product*, warp_threads> products{};
         for (std::size_t lane = 0; lane < products.size(); ++lane) {
-          const auto& group = lanes[lane]->thread->product_groups.front();
-          if (group.size() != count) block.fail("the lanes of a warp enqueued different products");
-          products[lane] = &group[i];
+          const auto& groups = lanes[lane]->thread->products.committed;
+          if (groups.empty() || groups.front().size() != count)
+            block.fail("the lanes of a warp enqueued different products");
+          products[lane] = &groups.front()[i];
           if (products[lane]->first != products[0]->first || products[lane]->second != products[0]->second ||
               products[lane]->accumulate != products[0]->accumulate)
             block.fail("the lanes of a warp enqueued products of different operands");
         }
         compute(products, first_row);
       }
-      for (const auto* lane : lanes) lane->thread->product_groups.pop_front();
+      for (const auto* lane : lanes) {
+        auto& groups = lane->thread->products.committed;
+        groups.erase(groups.begin());
+      }
     }
   });
 }

@@ -51,7 +51,7 @@ ThreadBlock::ThreadBlock(dim3 grid_, dim3 threads, std::size_t shared_bytes)
       size(threads),
       threads_(threads.x * threads.y * threads.z),
       warps_((threads_.size() + warp_threads - 1) / warp_threads),
-      barriers_(shared_capacity / 8 + 128),
+      barriers_(shared_bytes > 0 ? shared_bytes / 8 + 130 : 0),
       shared_bytes_(shared_bytes) {
   if (shared_bytes > shared_capacity) throw std::runtime_error("emulation: more shared memory than a block can have");
 }
@@ -60,36 +60,64 @@ ThreadBlock& ThreadBlock::current() {
   return *current_block;
 }
 
-void ThreadBlock::run(uint3 index_, const std::function<void()>& kernel) {
+void ThreadBlock::prepare(uint3 index_) {
   index = index_;
-  std::memset(shared_memory, 0xff, sizeof shared_memory);  // NaN, as numbers of any width
-  std::fill(barriers_.begin(), barriers_.end(), MemoryBarrier{});
+  if (shared_bytes_ > 0) {
+    std::memset(shared_memory, 0xff, std::min(sizeof shared_memory, shared_bytes_ + 1024));  // NaN of any width
+    std::fill(barriers_.begin(), barriers_.end(), MemoryBarrier{});
+  }
   named_.fill({});
   random_.seed(index.x + 1);
   live_ = static_cast<int>(threads_.size());
+  started_ = 0;
   std::fill(warps_.begin(), warps_.end(), Warp{});
-  current_block = this;
   for (std::size_t i = 0; i < threads_.size(); ++i) {
     Thread& thread = threads_[i];
-    thread = Thread{};
     thread.number = static_cast<int>(i);
+    thread.done = false;
+    thread.sleeps = false;
+    thread.counter = nullptr;
     const auto n = static_cast<unsigned>(i);
     thread.index = {n % size.x, n / size.x % size.y, n / size.x / size.y};
     warps_[i / warp_threads].live |= 1u << thread.lane();
-    thread.fiber = boost::context::fiber(std::allocator_arg, PooledStack{}, [this, &thread, &kernel](auto&& scheduler) {
-      thread.scheduler = std::move(scheduler);
-      try {
-        kernel();
-        leave(thread);
-      } catch (const boost::context::detail::forced_unwind&) {
-        throw;
-      } catch (...) {
-        error_ = std::current_exception();
-      }
-      thread.done = true;
-      return std::move(thread.scheduler);
-    });
   }
+}
+
+// Begins one thread after another until one must wait, which keeps the fiber.
+boost::context::fiber ThreadBlock::carrier(const std::function<void()>& kernel) {
+  return {std::allocator_arg, PooledStack{}, [this, &kernel](boost::context::fiber&& scheduler) {
+            scheduler_ = std::move(scheduler);
+            try {
+              while (started_ < threads_.size() && !error_) {
+                running_ = &threads_[started_++];
+                kernel();
+                leave(*running_);
+              }
+            } catch (const boost::context::detail::forced_unwind&) {
+              throw;
+            } catch (...) {
+              error_ = std::current_exception();
+            }
+            return std::move(scheduler_);
+          }};
+}
+
+// Returns when a thread waits, which is then the one that runs, or when the fiber has no more to do.
+void ThreadBlock::go_on(boost::context::fiber fiber) {
+  boost::context::fiber suspended = std::move(fiber).resume();
+  if (suspended) running_->fiber = std::move(suspended);
+}
+
+void ThreadBlock::suspend() {
+  Thread& own = *running_;
+  scheduler_ = std::move(scheduler_).resume();
+  running_ = &own;
+}
+
+void ThreadBlock::run(uint3 index_, const std::function<void()>& kernel) {
+  prepare(index_);
+  current_block = this;
+  while (started_ < threads_.size() && !error_) go_on(carrier(kernel));
 
   auto asleep_since = std::chrono::steady_clock::now();
   while (live_ > 0 && !error_) {
@@ -98,7 +126,8 @@ void ThreadBlock::run(uint3 index_, const std::function<void()>& kernel) {
       if (thread.done || error_) continue;
       sleeps |= thread.sleeps;
       if (thread.sleeps || (thread.counter && *thread.counter == thread.seen)) continue;
-      resume(thread);
+      thread.counter = nullptr;
+      go_on(std::move(thread.fiber));
       ran = true;
     }
     if (ran || error_) {
@@ -115,23 +144,18 @@ void ThreadBlock::run(uint3 index_, const std::function<void()>& kernel) {
     error_ = std::make_exception_ptr(std::runtime_error("emulation: a thread block ended before its copies"));
   copies_.clear();
   const std::exception_ptr error = std::exchange(error_, nullptr);
-  for (Thread& thread : threads_) thread = Thread{};  // unwinds what has not ended
+  if (error)
+    for (Thread& thread : threads_) thread = Thread{};  // unwinds what has not ended
   current_block = nullptr;
   if (error) std::rethrow_exception(error);
 }
 
-void ThreadBlock::resume(Thread& thread) {
-  running_ = &thread;
-  thread.counter = nullptr;
-  thread.fiber = std::move(thread.fiber).resume();
-}
-
 void ThreadBlock::leave(Thread& thread) {
-  const auto some = [](const auto& groups) {
-    return std::any_of(groups.begin(), groups.end(), [](const auto& group) { return !group.empty(); });
-  };
-  if (some(thread.copy_groups)) fail("the thread ends before its copies");
-  if (some(thread.product_groups)) fail("the thread ends before its products");
+  if (thread.copies.has_any()) fail("the thread ends before its copies");
+  if (thread.products.has_any()) fail("the thread ends before its products");
+  thread.copies = {};
+  thread.products = {};
+  thread.done = true;
   --live_;
   Warp& warp = warps_[static_cast<std::size_t>(thread.number / warp_threads)];
   warp.live &= ~(1u << thread.lane());
@@ -152,14 +176,14 @@ void ThreadBlock::wait_while(const std::uint64_t& counter, std::string_view verb
   thread.counter = &counter;
   thread.seen = counter;
   thread.verb = verb;
-  thread.scheduler = std::move(thread.scheduler).resume();
+  suspend();
 }
 
 void ThreadBlock::sleep() {
   Thread& thread = *running_;
   thread.sleeps = true;
   thread.verb = "__nanosleep";
-  thread.scheduler = std::move(thread.scheduler).resume();
+  suspend();
 }
 
 Warp& ThreadBlock::arrive(std::string_view verb, unsigned mask, void* argument) {

@@ -9,10 +9,10 @@
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <array>
 #include <boost/context/fiber.hpp>
 #include <cstdint>
-#include <deque>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -40,6 +40,22 @@ struct Product {
   const float* values;  ///< of the 65536 numbers of the operands' type
 };
 
+/// What a thread has begun: groups that it committed, oldest first, and what is in none yet.
+template <class Item>
+struct Groups {
+  std::vector<std::vector<Item>> committed;
+  std::vector<Item> open;
+
+  void commit() {
+    committed.push_back(std::move(open));
+    open.clear();
+  }
+  bool has_any() const {
+    return !open.empty() ||
+           std::any_of(committed.begin(), committed.end(), [](const auto& group) { return !group.empty(); });
+  }
+};
+
 struct Thread {
   uint3 index{};
   int number = 0;  ///< in the block
@@ -47,10 +63,10 @@ struct Thread {
   std::string_view verb;                   ///< what it waits in
   const std::uint64_t* counter = nullptr;  ///< it goes on when this is no longer `seen`
   std::uint64_t seen = 0;
-  bool sleeps = false;  ///< until other thread blocks have got on
-  boost::context::fiber fiber, scheduler;
-  std::deque<std::vector<Copy>> copy_groups{1};  ///< of cp.async; the last is open
-  std::deque<std::vector<Product>> product_groups{1};
+  bool sleeps = false;          ///< until other thread blocks have got on
+  boost::context::fiber fiber;  ///< that it waits on
+  Groups<Copy> copies;          ///< cp.async
+  Groups<Product> products;
 
   int lane() const { return number % warp_threads; }
 };
@@ -128,12 +144,17 @@ class ThreadBlock {
 
  private:
   Warp& arrive(std::string_view verb, unsigned mask, void* argument);
-  void resume(Thread& thread);
+  void prepare(uint3 index);
+  boost::context::fiber carrier(const std::function<void()>& kernel);
+  void go_on(boost::context::fiber fiber);
+  void suspend();
   void leave(Thread& thread);
   bool land_a_copy();
   std::string where_everyone_is() const;
 
   std::vector<Thread> threads_;
+  std::size_t started_ = 0;  ///< threads
+  boost::context::fiber scheduler_;
   std::vector<Warp> warps_;
   std::array<NamedBarrier, 16> named_{};
   std::vector<MemoryBarrier> barriers_;

@@ -17,7 +17,7 @@ void cp_async(std::uint32_t destination, const void* source, bool valid) {
     block.fail("cp.async between addresses that are not aligned");
   unsigned char* const to = emulation::ThreadBlock::pointer_to(destination);
   std::memset(to, 0xff, Bytes);
-  block.thread().copy_groups.back().push_back([=] {
+  block.thread().copies.open.push_back([=] {
     if (valid)
       std::memcpy(to, source, Bytes);
     else
@@ -34,15 +34,15 @@ inline void cp_async_4(std::uint32_t destination, const void* source, bool valid
 }
 
 inline void cp_async_commit() {
-  emulation::ThreadBlock::current().thread().copy_groups.emplace_back();
+  emulation::ThreadBlock::current().thread().copies.commit();
 }
 
 template <int Pending>
 void cp_async_wait() {
-  auto& groups = emulation::ThreadBlock::current().thread().copy_groups;
-  while (groups.size() > Pending + 1) {
+  auto& groups = emulation::ThreadBlock::current().thread().copies.committed;
+  while (groups.size() > Pending) {
     for (const emulation::Copy& copy : groups.front()) copy();
-    groups.pop_front();
+    groups.erase(groups.begin());
   }
 }
 

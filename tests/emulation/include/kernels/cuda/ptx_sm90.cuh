@@ -58,7 +58,7 @@ void take_registers() {
 inline void wgmma_fence() {}
 
 inline void wgmma_commit() {
-  emulation::ThreadBlock::current().thread().product_groups.emplace_back();
+  emulation::ThreadBlock::current().thread().products.commit();
 }
 
 template <int Pending>
