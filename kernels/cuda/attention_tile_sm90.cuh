@@ -9,7 +9,7 @@
 // A walk says which keys a work item has; the kernel is templated on it:
 //   Walk(const Parameters&, const Segment&, const QueryTile&)
 //   int tiles                           key tiles, the first at key 0
-//   Place place(int tile)               where the tile's 128 rows are: which of the parameters' maps, first row
+//   Place place(int tile)               where the tile's rows are: which of the parameters' maps, first row
 //   KeyRange visible(int query)         keys that a query of the tile sees
 
 #include <cstdint>
@@ -24,7 +24,7 @@ struct Place {
   int row;
 };
 
-template <class Element, int Dk, int Dv>
+template <class Element, int Dk, int Dv, int Keys>
 struct AttentionShape {
   using T = Element;
   static constexpr int dk = Dk;
@@ -32,19 +32,20 @@ struct AttentionShape {
   static constexpr int heads = 16;  ///< R
   static constexpr int queries = 8;
   static constexpr int rows = queries * heads;
-  static constexpr int keys = 128;
+  static constexpr int keys = Keys;
   static constexpr int stages = 2;
   static constexpr int consumers = 2;
   static constexpr int threads = 128 * (consumers + 1);
   static constexpr int producer_registers = 24;
   static constexpr int consumer_registers = 240;
   static constexpr int query_bytes = rows * Dk * 2;
+  static constexpr int query_column_bytes = rows * 128;  ///< of 64 channels
   static constexpr int key_bytes = keys * Dk * 2;
   static constexpr int value_bytes = keys * Dv * 2;
-  static constexpr int column_bytes = 128 * keys;  ///< of 64 channels of a key, value or query tile
+  static constexpr int column_bytes = keys * 128;
   static constexpr int barriers = 2 + 4 * stages;
   static constexpr int shared_bytes = query_bytes + stages * (key_bytes + value_bytes) + barriers * 8;
-  static_assert(rows == keys && shared_bytes + 1024 <= 227 * 1024);
+  static_assert(keys % 16 == 0 && shared_bytes + 1024 <= 227 * 1024);
 };
 
 /// Shared-memory addresses of a block; the names are the protocol.
@@ -110,7 +111,7 @@ __device__ __forceinline__ void produce(const AttentionProblem<typename Shape::T
     ptx::barrier_wait(shared.query_free(), item_phase);
     ptx::barrier_arrive_expect(shared.query_ready(), Shape::query_bytes);
     for (int column = 0; column < Shape::dk / 64; ++column)
-      ptx::tensor_load(shared.query() + column * Shape::column_bytes, &queries, shared.query_ready(), column * 64,
+      ptx::tensor_load(shared.query() + column * Shape::query_column_bytes, &queries, shared.query_ready(), column * 64,
                        group * Shape::heads, static_cast<int>(tile.row));
     for (int index = 0; index < walk.tiles; ++index, ring.advance()) {
       const Place place = walk.place(index);
@@ -134,10 +135,9 @@ __device__ __forceinline__ void enqueue_scores(float (&s)[Shape::keys / 2], std:
   ptx::hold(s);
   ptx::wgmma_fence();
 #pragma unroll
-  for (int step = 0; step < Shape::dk / 16; ++step) {
-    const int offset = step / 4 * Shape::column_bytes + step % 4 * 32;
-    ptx::wgmma_nt(typename Shape::T{}, s, ptx::operand(query + offset), ptx::operand(key + offset), step > 0);
-  }
+  for (int step = 0; step < Shape::dk / 16; ++step)
+    ptx::wgmma_nt(typename Shape::T{}, s, ptx::operand(query + step / 4 * Shape::query_column_bytes + step % 4 * 32),
+                  ptx::operand(key + step / 4 * Shape::column_bytes + step % 4 * 32), step > 0);
   ptx::wgmma_commit();
 }
 
@@ -153,7 +153,7 @@ __device__ __forceinline__ void enqueue_output(float (&o)[Shape::dv / 2], const 
   ptx::wgmma_commit();
 }
 
-/// Masks the scores of the keys [first, first + 128) that are not in `visible`, a warp's rows alike.
+/// Masks the scores of the tile's keys, from `first` on, that are not in `visible`, a warp's rows alike.
 template <int Values>
 __device__ __forceinline__ void mask_scores(float (&s)[Values], KeyRange visible, int first) {
   const int column = threadIdx.x % 4 * 2;

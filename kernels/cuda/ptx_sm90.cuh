@@ -131,6 +131,7 @@ __device__ __forceinline__ std::uint64_t advance(std::uint64_t operand, int byte
 #define CPNSA_R16_ALL(d) CPNSA_R16(d, 0)
 #define CPNSA_R32(d) CPNSA_R16(d, 0), CPNSA_R16(d, 16)
 #define CPNSA_R64(d) CPNSA_R32(d), CPNSA_R16(d, 32), CPNSA_R16(d, 48)
+#define CPNSA_R88(d) CPNSA_R64(d), CPNSA_R16(d, 64), CPNSA_R4(d, 80), CPNSA_R4(d, 84)
 #define CPNSA_R96(d) CPNSA_R64(d), CPNSA_R16(d, 64), CPNSA_R16(d, 80)
 #define CPNSA_D16 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}"
 #define CPNSA_D32                                                                                       \
@@ -141,6 +142,11 @@ __device__ __forceinline__ std::uint64_t advance(std::uint64_t operand, int byte
   "%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53," \
   "%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}"
 
+#define CPNSA_D88                                                                                                \
+  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,"          \
+  "%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53," \
+  "%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80," \
+  "%81,%82,%83,%84,%85,%86,%87}"
 #define CPNSA_D96                                                                                                \
   "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,"          \
   "%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53," \
@@ -176,15 +182,19 @@ CPNSA_WGMMA(__nv_bfloat16, "bf16", 64, 32, CPNSA_D32, CPNSA_R32, "32", "33", "34
 CPNSA_WGMMA(__half, "f16", 64, 32, CPNSA_D32, CPNSA_R32, "32", "33", "34", "35", "36", "34")
 CPNSA_WGMMA(__nv_bfloat16, "bf16", 128, 64, CPNSA_D64, CPNSA_R64, "64", "65", "66", "67", "68", "66")
 CPNSA_WGMMA(__half, "f16", 128, 64, CPNSA_D64, CPNSA_R64, "64", "65", "66", "67", "68", "66")
+CPNSA_WGMMA(__nv_bfloat16, "bf16", 176, 88, CPNSA_D88, CPNSA_R88, "88", "89", "90", "91", "92", "90")
+CPNSA_WGMMA(__half, "f16", 176, 88, CPNSA_D88, CPNSA_R88, "88", "89", "90", "91", "92", "90")
 CPNSA_WGMMA(__nv_bfloat16, "bf16", 192, 96, CPNSA_D96, CPNSA_R96, "96", "97", "98", "99", "100", "98")
 CPNSA_WGMMA(__half, "f16", 192, 96, CPNSA_D96, CPNSA_R96, "96", "97", "98", "99", "100", "98")
 
 #undef CPNSA_WGMMA
 #undef CPNSA_D96
+#undef CPNSA_D88
 #undef CPNSA_D64
 #undef CPNSA_D32
 #undef CPNSA_D16
 #undef CPNSA_R96
+#undef CPNSA_R88
 #undef CPNSA_R64
 #undef CPNSA_R32
 #undef CPNSA_R16_ALL

@@ -32,8 +32,8 @@ inline int window_of(const Config& config) {
   return static_cast<int>(std::min<std::int64_t>(config.window, 1 << 30));
 }
 
-/// The tokens that the tile's windows cover, in tiles that begin at multiples of `Keys` from the segment's first token:
-/// a tile lies in the rank's own rows or in the halo, whole.
+/// The tokens that the tile's windows cover, in tiles of `Keys` from the first that is seen on. A tile lies in the
+/// rank's own rows or in the halo, whole: where the first is in the halo, a tile begins at the segment's first token.
 template <int Keys>
 struct WindowWalk {
   struct Parameters : WindowMaps {
@@ -41,32 +41,31 @@ struct WindowWalk {
   };
 
   int window;
-  int offset;     ///< position of the tile's first query less that of key 0
-  int own_tiles;  ///< tiles before the segment's own first token, negative if the walk begins after it
-  int own_row;    ///< local row of the segment's first token
-  int halo_end;   ///< halo row that the segment's first token would have
-  int lowest;     ///< first key that is in the halo or the segment
+  int begin;     ///< key 0, relative to the segment's first token
+  int query;     ///< the tile's first, likewise
+  int own_row;   ///< local row of the segment's first token
+  int halo_end;  ///< halo row that the segment's first token would have
+  int lowest;    ///< first key that is in the halo or the segment
   int tiles;
 
   __device__ WindowWalk(const Parameters& parameters, const Segment& segment, const QueryTile& tile)
       : window(parameters.window),
+        query(static_cast<int>(tile.row - segment.row)),
         own_row(static_cast<int>(segment.row)),
         halo_end(static_cast<int>(segment.halo_row + segment.halo_rows)) {
-    const int query = static_cast<int>(tile.row - segment.row);  // relative to the segment's first token
-    const int first = max(query - window + 1, -static_cast<int>(segment.halo_rows));
-    const int begin = first >= 0 ? first / Keys : -((Keys - 1 - first) / Keys);
-    own_tiles = -begin;
-    offset = query - begin * Keys;
-    lowest = -static_cast<int>(segment.halo_rows) - begin * Keys;
-    tiles = (offset + tile.rows + Keys - 1) / Keys;
+    const int halo_rows = static_cast<int>(segment.halo_rows), first = max(query - window + 1, -halo_rows);
+    begin = first >= 0 ? first : -((Keys - 1 - first) / Keys * Keys);
+    lowest = -halo_rows - begin;
+    tiles = (query + tile.rows - begin + Keys - 1) / Keys;
   }
 
   __device__ Place place(int tile) const {
-    const int row = (tile - own_tiles) * Keys;
-    return tile >= own_tiles ? Place{0, own_row + row} : Place{1, halo_end + row};
+    const int row = begin + tile * Keys;
+    return row >= 0 ? Place{0, own_row + row} : Place{1, halo_end + row};
   }
-  __device__ KeyRange visible(int query) const {
-    return {max(offset + query + 1 - window, lowest), offset + query + 1};
+  __device__ KeyRange visible(int query_of_tile) const {
+    const int end = query + query_of_tile + 1 - begin;
+    return {max(end - window, lowest), end};
   }
 };
 

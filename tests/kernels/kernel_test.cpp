@@ -61,7 +61,7 @@ Problem long_documents() {
   config.num_q_heads = 16, config.num_kv_heads = 1;
   config.head_dim_qk = config.head_dim_v = 64;
   config.select_count = 4;
-  config.window = 150;
+  config.window = 400;
   config.compress_hidden_k = config.compress_hidden_v = 64;
   return make_problem(config, {0, 2200, 2300}, 600, {.shared_k = false, .shared_v = false});
 }
