@@ -1,8 +1,9 @@
 // Selected attention: 12 neighbouring queries of one KV head walk the union of their blocks once, a warp a query: its
 // 16 heads are the rows of mma.sync, so no product is wasted on a query that did not choose the block. Keys and values
-// of each block come into a ring in shared memory through the copy engine; the queries stay in registers. What a query
-// reads is shared by those of its neighbours that chose the same blocks. Thread blocks are persistent: three warps
-// build the union of the next tile, and its first blocks come in, while the consumers finish one.
+// of each block come into a ring in shared memory through the copy engine. What a query reads is shared by those of its
+// neighbours that chose the same blocks. A warp takes a block's 64 keys at once where registers hold the scores beside
+// the output, and reads its query from shared memory. Thread blocks are persistent: three warps build the union of the
+// next tile, and its first blocks come in, while the consumers finish one.
 
 #include "kernels/cuda/selected_work_sm90.cuh"
 
@@ -23,10 +24,8 @@ struct SelectedShape {
   static constexpr int threads = consumers + 128;
   static constexpr int producer_registers = 56;
   static constexpr int consumer_registers = 152;
-  /// 192 channels of 16 heads do not fit in registers beside the output.
-  static constexpr bool queries_in_registers = Dk <= 128;
-  static constexpr int lists = 2;          ///< unions: one walked, one built
-  static constexpr int keys_at_once = 32;  ///< whose scores are in registers
+  static constexpr int lists = 2;                           ///< unions: one walked, one built
+  static constexpr int keys_at_once = Dk == 192 ? 32 : 64;  ///< whose scores are in registers; more would spill
   using Queries = SwizzledTile<queries * heads, Dk>;
   using Keys = SwizzledTile<keys, Dk>;
   using Values = SwizzledTile<keys, Dv>;
@@ -78,7 +77,8 @@ struct BlockMaps {
   CUtensorMap pool_values;
 };
 
-/// One thread: queries and blocks of each tile.
+/// One thread: queries and blocks of each tile. The consumers hold on to their queries to the end of a tile: the next
+/// ones come last of what the ring has room for beside the tile's last block.
 template <class Shape>
 __device__ __forceinline__ void load(const SelectedWork<AttentionProblem<typename Shape::T>>& a, const BlockMaps& maps,
                                      const UnionBuffers& buffers, const SelectedShared<Shape>& shared) {
@@ -88,16 +88,20 @@ __device__ __forceinline__ void load(const SelectedWork<AttentionProblem<typenam
 #pragma unroll 1
   for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x, lists.advance(), query_phase ^= 1) {
     const int group = a.group(item), row = static_cast<int>(a.tile(item).row);
-    ptx::barrier_wait(shared.query_free(), query_phase);
-    ptx::barrier_arrive_expect(shared.query_ready(), Shape::query_bytes);
-    for (int column = 0; column < Shape::dk / 64; ++column)
-      ptx::tensor_load(shared.query() + column * Shape::query_column_bytes, &maps.queries, shared.query_ready(),
-                       column * 64, group * Shape::heads, row);
+    const auto load_queries = [&] {
+      ptx::barrier_wait(shared.query_free(), query_phase);
+      ptx::barrier_arrive_expect(shared.query_ready(), Shape::query_bytes);
+      for (int column = 0; column < Shape::dk / 64; ++column)
+        ptx::tensor_load(shared.query() + column * Shape::query_column_bytes, &maps.queries, shared.query_ready(),
+                         column * 64, group * Shape::heads, row);
+    };
     ptx::barrier_wait(shared.list_ready(lists.stage), lists.phase);
     const int count = *buffers.list(Shape::lists, lists.stage).count;
     const BlockLocation* const locations = buffers.locations(lists.stage);
+    const int before_queries = min(count, Shape::stages - 1);
 #pragma unroll 1
     for (int index = 0; index < count; ++index, ring.advance()) {
+      if (index == before_queries) load_queries();
       const BlockLocation at = locations[index];
       const bool own = at >= 0;
       const int c1 = own ? group : 0, c2 = own ? at : -1 - at;
@@ -111,6 +115,7 @@ __device__ __forceinline__ void load(const SelectedWork<AttentionProblem<typenam
         ptx::tensor_load(shared.value(ring.stage) + column * Shape::column_bytes,
                          own ? &maps.own_values : &maps.pool_values, ready, column * 64, c1, c2);
     }
+    if (before_queries == count) load_queries();
     ptx::barrier_arrive(shared.list_free(lists.stage));
   }
 }
@@ -132,32 +137,23 @@ __device__ __forceinline__ void write_rows(const SelectedWork<AttentionProblem<t
 
 /// A warp's query and one block: `visible` is the number of its keys that the query sees, if not all.
 template <class Shape>
-__device__ __forceinline__ void attend_block(SoftmaxRows& state, float (&o)[Shape::dv / 8][4],
-                                             const std::uint32_t (&q)[Shape::dk / 16][4], int visible, float scale_log2,
-                                             int stage, const SelectedShared<Shape>& shared) {
+__device__ __forceinline__ void attend_block(SoftmaxRows& state, float (&o)[Shape::dv / 8][4], int visible,
+                                             float scale_log2, int stage, const SelectedShared<Shape>& shared) {
   using T = typename Shape::T;
   constexpr int keys_at_once = Shape::keys_at_once;
-  const int lane = threadIdx.x % 32;
 #pragma unroll 1
   for (int first = 0; first < Shape::keys; first += keys_at_once) {
     float s[keys_at_once / 8][4];
-    const std::uint32_t keys = shared.key(stage) + first * 128;
-    if constexpr (Shape::queries_in_registers)
-      multiply_keys<T, typename Shape::Keys>(s, q, keys);
-    else
-      multiply_keys<T, typename Shape::Queries, typename Shape::Keys>(s, shared.query(), threadIdx.x / 32 * 16, keys);
-#pragma unroll
-    for (int n = 0; n < keys_at_once / 8; ++n)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) s[n][i] *= scale_log2;
+    multiply_keys<T, typename Shape::Queries, typename Shape::Keys>(s, shared.query(), threadIdx.x / 32 * 16,
+                                                                    shared.key(stage) + first * 128);
     if (visible < first + keys_at_once) {
 #pragma unroll
       for (int n = 0; n < keys_at_once / 8; ++n)
 #pragma unroll
         for (int i = 0; i < 4; ++i)
-          if (first + n * 8 + lane % 4 * 2 + i % 2 >= visible) s[n][i] = -INFINITY;
+          if (first + n * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + i % 2 >= visible) s[n][i] = -INFINITY;
     }
-    update_softmax(state, s, o);
+    update_softmax_seldom(state, s, scale_log2, o);
     multiply_values<T, typename Shape::Values>(o, s, shared.value(stage) + first * 128);
   }
 }
@@ -174,13 +170,7 @@ __device__ __forceinline__ void consume(const SelectedWork<AttentionProblem<type
     const int position = a.position(a.tile(item)) + query, list_index = turns_of_lists % Shape::lists;
     SoftmaxRows state;
     float o[Shape::dv / 8][4] = {};
-    std::uint32_t q[Shape::dk / 16][4];
     ptx::barrier_wait(shared.query_ready(), turns_of_lists % 2);
-    if constexpr (Shape::queries_in_registers) {
-      load_query_rows<typename Shape::Queries>(q, shared.query(), query * 16);
-      __syncwarp();
-      if (speaks) ptx::barrier_arrive(shared.query_free());
-    }
     ptx::barrier_wait(shared.list_ready(list_index), turns_of_lists / Shape::lists % 2);
     const SelectedUnion list = buffers.list(Shape::lists, list_index);
     const int count = *list.count;
@@ -190,14 +180,14 @@ __device__ __forceinline__ void consume(const SelectedWork<AttentionProblem<type
       const bool chosen = list.queries[index] >> query & 1;
       ptx::barrier_wait(shared.ready(stage), turn / Shape::stages % 2);
       if (chosen)
-        attend_block<Shape>(state, o, q, position + 1 - list.blocks[index] * Shape::keys, a.problem.scale_log2, stage,
+        attend_block<Shape>(state, o, position + 1 - list.blocks[index] * Shape::keys, a.problem.scale_log2, stage,
                             shared);
       __syncwarp();
       if (speaks) ptx::barrier_arrive(shared.free(stage));
     }
     if (speaks) {
       ptx::barrier_arrive(shared.list_free(list_index));
-      if constexpr (!Shape::queries_in_registers) ptx::barrier_arrive(shared.query_free());
+      ptx::barrier_arrive(shared.query_free());
     }
     state.finish();
     write_rows<Shape>(a, item, o, state);

@@ -67,16 +67,6 @@ __device__ __forceinline__ void multiply_keys(float (&s)[KeyColumns][4], std::ui
   }
 }
 
-/// A warp's 16 rows of a query tile as first operands.
-template <class QueryTile>
-__device__ __forceinline__ void load_query_rows(std::uint32_t (&q)[QueryTile::chunks / 2][4], std::uint32_t queries,
-                                                int first_row) {
-  const std::uint32_t query = queries + QueryTile::offset(first_row + threadIdx.x % 16, threadIdx.x % 32 / 16);
-#pragma unroll
-  for (int step = 0; step < QueryTile::chunks / 2; ++step)
-    ptx::ldmatrix_x4(q[step], QueryTile::advance(query, 0, step * 2));
-}
-
 /// S[16 x Keys] = Q K^T with the queries in registers.
 template <class T, class KeyTile, int Steps, int KeyColumns>
 __device__ __forceinline__ void multiply_keys(float (&s)[KeyColumns][4], const std::uint32_t (&q)[Steps][4],
@@ -155,6 +145,52 @@ __device__ __forceinline__ void update_softmax(SoftmaxRows& state, float (&s)[Ke
     for (int n = 0; n < Columns; ++n)
 #pragma unroll
       for (int i = 0; i < 4; ++i) o[n][i] *= rescale[i / 2];
+  }
+}
+
+/// The same for scores that are not scaled yet, by a scale that is not negative; what was summed is rescaled only when
+/// one of the warp's maxima rises by more than 2^8: `maximum` is then what p is relative to, not the greatest score.
+template <int KeyColumns, int Columns>
+__device__ __forceinline__ void update_softmax_seldom(SoftmaxRows& state, float (&s)[KeyColumns][4], float scale_log2,
+                                                      float (&o)[Columns][4]) {
+  constexpr float tolerated = 8.f;  // p stays below 2^8, which bfloat16 and float16 hold as well as numbers below 1
+  float maximum[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    maximum[half] = -INFINITY;
+#pragma unroll
+    for (int n = 0; n < KeyColumns; ++n)
+      maximum[half] = fmaxf(maximum[half], fmaxf(s[n][2 * half], s[n][2 * half + 1]));
+    maximum[half] = fmaxf(maximum[half], __shfl_xor_sync(0xffffffffu, maximum[half], 1));
+    maximum[half] = fmaxf(maximum[half], __shfl_xor_sync(0xffffffffu, maximum[half], 2)) * scale_log2;
+  }
+  if (__any_sync(0xffffffffu, maximum[0] > state.maximum[0] + tolerated || maximum[1] > state.maximum[1] + tolerated)) {
+    float rescale[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      maximum[half] = fmaxf(maximum[half], state.maximum[half]);
+      rescale[half] = ptx::exp2_approximate(state.maximum[half] - (maximum[half] == -INFINITY ? 0.f : maximum[half]));
+      state.maximum[half] = maximum[half];
+      state.sum[half] *= rescale[half];
+    }
+#pragma unroll
+    for (int n = 0; n < Columns; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) o[n][i] *= rescale[i / 2];
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const float base = state.maximum[half] == -INFINITY ? 0.f : state.maximum[half];
+    float sum = 0.f;
+#pragma unroll
+    for (int n = 0; n < KeyColumns; ++n)
+#pragma unroll
+      for (int column = 0; column < 2; ++column) {
+        float& value = s[n][2 * half + column];
+        value = ptx::exp2_approximate(fmaf(value, scale_log2, -base));
+        sum += value;
+      }
+    state.sum[half] += sum;
   }
 }
 
