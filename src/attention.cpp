@@ -43,10 +43,11 @@ std::string fingerprint(const Config& config, const Partition& partition, const 
       options.sum_parameter_gradients);
 }
 
-void validate_plan(const Config& config, const Partition& partition, const Device& device,
+void validate_plan(const Config& config, const Partition& partition, Device& device,
                    const Communicator& communicator, const AttentionOptions& options) {
   config.validate();
   device.check_supported(config, options.dtype);
+  communicator.check_device(device);
   if (partition.ranks() != communicator.size())
     throw ArgumentError(fmt::format("partition: found {} ranks, expected {}, the communicator's size",
                                     partition.ranks(), communicator.size()));

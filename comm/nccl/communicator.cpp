@@ -92,6 +92,20 @@ void NcclCommunicator::run(std::string_view call, Body body) {
   }
 }
 
+// Pointers of another card, or of the host, would be read as this card's.
+void NcclCommunicator::check_device(Device& device) const {
+  const CurrentDevice restored(device_);
+  int card = -1;
+  if (!device.host_accessible()) {
+    device.activate();
+    nccl::check(cudaGetDevice(&card), "cudaGetDevice");
+  }
+  if (card != device_)
+    throw ArgumentError(fmt::format("device: found {}, expected cuda device {}, the NCCL communicator's",
+                                    card < 0 ? std::string(device.name()) : fmt::format("cuda device {}", card),
+                                    device_));
+}
+
 void NcclCommunicator::exchange(std::span<const SendMessage> sends, std::span<const ReceiveMessage> receives, Device&,
                                 Stream stream) {
   comm::check_exchange(sends, receives, rank_, size_);

@@ -23,6 +23,7 @@ class NcclCommunicator final : public Communicator {
   int size() const override { return size_; }
   void set_deadline(std::chrono::milliseconds deadline) override;
 
+  void check_device(Device& device) const override;
   void exchange(std::span<const SendMessage> sends, std::span<const ReceiveMessage> receives, Device& device,
                 Stream stream) override;
   void all_gather(const void* own, void* all, std::span<const std::size_t> bytes, Device& device,

@@ -41,6 +41,9 @@ class Communicator {
   /// Longest time that one wait for other ranks may take.
   virtual void set_deadline(std::chrono::milliseconds deadline) = 0;
 
+  /// Throws ArgumentError unless the transport can move this device's memory. Called when a layer is planned.
+  virtual void check_device(Device&) const {}
+
   /// One phase's point-to-point messages: at most one to and one from each peer, peers ascending, none to oneself. Both
   /// sides leave out empty messages alike. A receive whose size differs from the send's is a MismatchError where the
   /// transport can tell.

@@ -13,6 +13,7 @@ class WrappedCommunicator : public Communicator {
   int rank() const override { return inner_.rank(); }
   int size() const override { return inner_.size(); }
   void set_deadline(std::chrono::milliseconds deadline) override { inner_.set_deadline(deadline); }
+  void check_device(Device& device) const override { inner_.check_device(device); }
   void exchange(std::span<const SendMessage> sends, std::span<const ReceiveMessage> receives, Device& device,
                 Stream stream) override {
     inner_.exchange(sends, receives, device, stream);

@@ -48,6 +48,33 @@ TEST(DevicesThatFail, APlanWithoutMemoryOnOneRankEndsAll) {
   }
 }
 
+class CommunicatorOfAnotherCard final : public WrappedCommunicator {
+ public:
+  using WrappedCommunicator::WrappedCommunicator;
+  void check_device(Device&) const override { throw ArgumentError("device: found cuda device 1, expected another"); }
+  void exchange(std::span<const SendMessage>, std::span<const ReceiveMessage>, Device&, Stream) override {
+    ADD_FAILURE() << "moves memory that it cannot";
+  }
+};
+
+TEST(DevicesThatFail, ADeviceThatTheTransportDoesNotServeEndsAll) {
+  const Problem problem = make_problem(small_config(), {0, 96}, 1);
+  const Partition partition = make_partition(PartitionKind::contiguous, problem, 2);
+  std::atomic<int> told = 0;
+  threads::run_ranks(2, [&](Communicator& communicator) {
+    cpu::CpuDevice device;
+    CommunicatorOfAnotherCard other(communicator);
+    Communicator& used = communicator.rank() == 1 ? static_cast<Communicator&>(other) : communicator;
+    try {
+      Attention(problem.config, partition, device, used, options_of({}));
+    } catch (const ArgumentError& error) {
+      EXPECT_THAT(error.what(), HasSubstr("device: found cuda device 1"));
+      ++told;
+    }
+  });
+  EXPECT_EQ(told, 2);
+}
+
 /// Once stuck, nothing that was enqueued ends.
 class StuckDevice final : public cpu::CpuDevice {
  public:

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <thread>
 
+#include "cpnsa/cpu/device.hpp"
 #include "cpnsa/cuda/device.hpp"
 #include "cpnsa/error.hpp"
 #include "cpnsa/nccl/communicator.hpp"
@@ -73,6 +74,12 @@ TEST_F(NcclCommunicator, AbortEndsLaterCalls) {
   check_ended([&] { communicator_->exchange({}, {}, *device_, Stream{}); });
   check_ended([&] { communicator_->wait(*device_, Stream{}); });
   check_ended([&] { communicator_->check(); });
+}
+
+TEST_F(NcclCommunicator, MovesItsOwnCardsMemoryAlone) {
+  EXPECT_NO_THROW(communicator_->check_device(*device_));
+  EXPECT_THAT(text_thrown<ArgumentError>([&] { communicator_->check_device(*cpu::make_device()); }),
+              AllOf(HasSubstr("found cpu"), HasSubstr("expected cuda device")));
 }
 
 TEST_F(NcclCommunicator, RefusesRanksAndHandlesThatCannotBe) {
