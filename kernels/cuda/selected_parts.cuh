@@ -34,22 +34,6 @@ struct SelectedGradients {
   int tiles_per_block;  ///< ceil(m / 64)
 };
 
-/// The pair that a part belongs to.
-__device__ __forceinline__ std::int32_t pair_of_part(const SelectedQueries& lists, std::int32_t part) {
-  auto count = static_cast<std::int32_t>(lists.pairs);
-  std::int32_t first = 0;  // first_part[first] <= part < first_part[first + count]
-  while (count > 1) {
-    const std::int32_t half = count / 2;
-    if (lists.first_part[first + half] <= part) {
-      first += half;
-      count -= half;
-    } else {
-      count = half;
-    }
-  }
-  return first;
-}
-
 /// The work of one thread block: some of the rows that selected a pair, and a tile of its keys.
 struct SelectedPart {
   BlockTile tile{};  ///< without keys if there is no such work
@@ -67,7 +51,7 @@ struct SelectedPart {
     const auto part = static_cast<std::int32_t>(ticket / gradients.tiles_per_block);
     const int tile_of_block = static_cast<int>(ticket % gradients.tiles_per_block);
     if (part >= lists.first_part[lists.pairs]) return;
-    const std::int32_t pair = pair_of_part(lists, part);
+    const std::int32_t pair = lists.pair_of_part[part];
     group = tensors.head_begin + pair / lists.blocks;
     at = tensors.table[static_cast<std::int64_t>(pair % lists.blocks) * a.groups + group];
     turn = part - lists.first_part[pair];

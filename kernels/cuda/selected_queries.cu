@@ -18,7 +18,9 @@ constexpr int block_threads = 256;
 struct Sizes {
   std::int64_t entries;  // choices of all rows and heads
   std::int64_t pairs;
+  int part_queries;
 
+  std::int64_t most_parts() const { return std::min(pairs, entries) + entries / part_queries; }
   int key_bits() const { return std::bit_width(static_cast<std::uint64_t>(pairs)); }  // `pairs` stands for no block
 };
 
@@ -48,6 +50,7 @@ struct Buffers {
   std::int64_t* first_row;
   std::int32_t* first_part;
   std::int32_t* parts;
+  std::int32_t* pair_of_part;
   std::size_t temporary_bytes;
   void* temporary;
 
@@ -59,6 +62,7 @@ struct Buffers {
     first_row = arena.take<std::int64_t>(sizes.pairs + 1);
     first_part = arena.take<std::int32_t>(sizes.pairs + 1);
     parts = arena.take<std::int32_t>(sizes.pairs + 1);
+    pair_of_part = arena.take<std::int32_t>(sizes.most_parts());
     temporary_bytes = std::max(sort_bytes(sizes), scan_bytes(sizes));
     temporary = arena.take(temporary_bytes);
   }
@@ -120,6 +124,18 @@ __global__ void __launch_bounds__(block_threads)
   parts[pair] = static_cast<std::int32_t>((last - first + part_queries - 1) / part_queries);
 }
 
+__global__ void __launch_bounds__(block_threads)
+    list_parts_kernel(const std::int32_t* first_part, std::int64_t pairs, std::int32_t* pair_of_part) {
+  const std::int64_t pair = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x;
+  if (pair >= pairs) return;
+  for (std::int32_t part = first_part[pair]; part < first_part[pair + 1]; ++part)
+    pair_of_part[part] = static_cast<std::int32_t>(pair);
+}
+
+int part_queries_of(const Config& config) {
+  return static_cast<int>(std::max<std::int64_t>(1, rows_per_part / config.heads_per_group()));
+}
+
 unsigned blocks_for(std::int64_t items) {
   return static_cast<unsigned>(std::min<std::int64_t>((items + block_threads - 1) / block_threads, 1 << 16));
 }
@@ -133,7 +149,7 @@ SelectedQueries list_selected_queries(const SelectedAttentionBackward& a, cudaSt
   std::int64_t blocks = 0;
   for (const Segment& segment : schedule.segments)
     blocks = std::max(blocks, segment.block + config.blocks_of(segment.position + segment.rows));
-  const Sizes sizes{schedule.rows * heads * config.select_count, blocks * heads};
+  const Sizes sizes{schedule.rows * heads * config.select_count, blocks * heads, part_queries_of(config)};
 
   Arena arena(a.scratch);
   Buffers buffers(arena, sizes);
@@ -153,28 +169,31 @@ SelectedQueries list_selected_queries(const SelectedAttentionBackward& a, cudaSt
   check(cub::DeviceRadixSort::SortPairs(buffers.temporary, buffers.temporary_bytes, buffers.keys, buffers.rows,
                                         sizes.entries, 0, sizes.key_bits(), stream),
         "cub::DeviceRadixSort::SortPairs");
-  const auto part_queries = static_cast<int>(std::max<std::int64_t>(1, rows_per_part / config.heads_per_group()));
   find_lists_kernel<<<static_cast<unsigned>(sizes.pairs / block_threads + 1), block_threads, 0, stream>>>(
-      buffers.keys.Current(), sizes.entries, sizes.pairs, part_queries, buffers.first_row, buffers.parts);
+      buffers.keys.Current(), sizes.entries, sizes.pairs, sizes.part_queries, buffers.first_row, buffers.parts);
   check_launch("find_lists");
   check(cub::DeviceScan::ExclusiveSum(buffers.temporary, buffers.temporary_bytes,
                                       static_cast<const std::int32_t*>(buffers.parts), buffers.first_part,
                                       sizes.pairs + 1, stream),
         "cub::DeviceScan::ExclusiveSum");
+  list_parts_kernel<<<static_cast<unsigned>(sizes.pairs / block_threads + 1), block_threads, 0, stream>>>(
+      buffers.first_part, sizes.pairs, buffers.pair_of_part);
+  check_launch("list_parts");
   return {buffers.rows.Current(),
           buffers.first_row,
           buffers.first_part,
+          buffers.pair_of_part,
           sizes.pairs,
-          std::min(sizes.pairs, sizes.entries) + sizes.entries / part_queries,
-          part_queries,
+          sizes.most_parts(),
+          sizes.part_queries,
           static_cast<std::int32_t>(std::max<std::int64_t>(1, blocks)),
           arena.take(0)};
 }
 
 std::size_t selected_queries_bytes(const ProblemSize& size) {
   Arena arena;
-  Buffers(arena,
-          {size.rows * size.config->num_kv_heads * size.config->select_count, size.blocks * size.config->num_kv_heads});
+  Buffers(arena, {size.rows * size.config->num_kv_heads * size.config->select_count,
+                  size.blocks * size.config->num_kv_heads, part_queries_of(*size.config)});
   return arena.used();
 }
 

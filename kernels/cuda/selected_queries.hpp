@@ -15,9 +15,10 @@ namespace cpnsa::cuda {
 /// pairs read of queries is the same head's. Lists are cut into parts of `part_queries` rows: part i of a pair has
 /// number first_part[pair] + i.
 struct SelectedQueries {
-  std::int32_t* rows;        ///< local rows of every pair's list, ascending; lists one after another
-  std::int64_t* first_row;   ///< [pairs + 1], where lists begin
-  std::int32_t* first_part;  ///< [pairs + 1]
+  std::int32_t* rows;          ///< local rows of every pair's list, ascending; lists one after another
+  std::int64_t* first_row;     ///< [pairs + 1], where lists begin
+  std::int32_t* first_part;    ///< [pairs + 1]
+  std::int32_t* pair_of_part;  ///< [first_part[pairs]]
   std::int64_t pairs;
   std::int64_t most_parts;  ///< no fewer than first_part[pairs], which the host does not know
   std::int32_t part_queries;
