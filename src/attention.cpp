@@ -10,15 +10,10 @@
 
 #include "cpnsa/error.hpp"
 #include "src/attention_impl.hpp"
+#include "src/hash.hpp"
 
 namespace cpnsa {
 namespace {
-
-std::uint64_t hash_of(std::string_view text) {  // FNV-1a, the same on all machines
-  std::uint64_t hash = 14695981039346656037ull;
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ull;
-  return hash;
-}
 
 /// What every rank must have been given alike; words, so that agree() can show the one that differs.
 std::string fingerprint(const Config& config, const Partition& partition, const AttentionOptions& options) {
@@ -43,8 +38,8 @@ std::string fingerprint(const Config& config, const Partition& partition, const 
       options.sum_parameter_gradients);
 }
 
-void validate_plan(const Config& config, const Partition& partition, Device& device,
-                   const Communicator& communicator, const AttentionOptions& options) {
+void validate_plan(const Config& config, const Partition& partition, Device& device, const Communicator& communicator,
+                   const AttentionOptions& options) {
   config.validate();
   device.check_supported(config, options.dtype);
   communicator.check_device(device);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cpnsa/error.hpp"
+#include "src/hash.hpp"
 
 namespace cpnsa {
 namespace {
@@ -20,12 +21,6 @@ struct Statement {
   std::array<char, agreement_bytes - 16> text{};  // the problem, or the call when there is none
 };
 static_assert(sizeof(Statement) == agreement_bytes);
-
-std::uint64_t hash_of(std::string_view text) {  // FNV-1a
-  std::uint64_t hash = 14695981039346656037ull;
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ull;
-  return hash;
-}
 
 std::string_view text_of(const Statement& statement) {
   return {statement.text.data(), ::strnlen(statement.text.data(), statement.text.size())};

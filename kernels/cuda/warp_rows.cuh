@@ -112,6 +112,15 @@ __device__ __forceinline__ void multiply_values(float (&o)[Columns][4], const fl
   }
 }
 
+/// The greatest of `maximum` and a row's scores, which four lanes share.
+template <int KeyColumns>
+__device__ __forceinline__ float row_maximum(const float (&s)[KeyColumns][4], int half, float maximum) {
+#pragma unroll
+  for (int n = 0; n < KeyColumns; ++n) maximum = fmaxf(maximum, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
+  maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffffu, maximum, 1));
+  return fmaxf(maximum, __shfl_xor_sync(0xffffffffu, maximum, 2));
+}
+
 /// Takes scores (base 2, -infinity where masked) of the next keys: p = 2^(s - maximum), and what was summed so far is
 /// rescaled to the new maximum. Where a row has still seen nothing, p is 0.
 template <int KeyColumns, int Columns>
@@ -119,11 +128,7 @@ __device__ __forceinline__ void update_softmax(SoftmaxRows& state, float (&s)[Ke
   float rescale[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    float maximum = state.maximum[half];
-#pragma unroll
-    for (int n = 0; n < KeyColumns; ++n) maximum = fmaxf(maximum, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
-    maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffffu, maximum, 1));
-    maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffffu, maximum, 2));
+    const float maximum = row_maximum(s, half, state.maximum[half]);
     // (-infinity) - (-infinity) is avoided: an unseen row subtracts 0 and gets exp2(-infinity) = 0.
     const float base = maximum == -INFINITY ? 0.f : maximum;
     rescale[half] = ptx::exp2_approximate(state.maximum[half] - base);
@@ -157,12 +162,7 @@ __device__ __forceinline__ void update_softmax_seldom(SoftmaxRows& state, float 
   float maximum[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    maximum[half] = -INFINITY;
-#pragma unroll
-    for (int n = 0; n < KeyColumns; ++n)
-      maximum[half] = fmaxf(maximum[half], fmaxf(s[n][2 * half], s[n][2 * half + 1]));
-    maximum[half] = fmaxf(maximum[half], __shfl_xor_sync(0xffffffffu, maximum[half], 1));
-    maximum[half] = fmaxf(maximum[half], __shfl_xor_sync(0xffffffffu, maximum[half], 2)) * scale_log2;
+    maximum[half] = row_maximum(s, half, -INFINITY) * scale_log2;
   }
   if (__any_sync(0xffffffffu, maximum[0] > state.maximum[0] + tolerated || maximum[1] > state.maximum[1] + tolerated)) {
     float rescale[2];

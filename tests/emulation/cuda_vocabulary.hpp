@@ -108,11 +108,6 @@ Value __shfl_up_sync(unsigned mask, Value value, int by) {
   const int lane = emulation::own_lane();
   return emulation::shuffle("__shfl_up_sync", mask, value, lane < by ? lane : lane - by);
 }
-template <class Value>
-Value __shfl_down_sync(unsigned mask, Value value, int by) {
-  const int lane = emulation::own_lane();
-  return emulation::shuffle("__shfl_down_sync", mask, value, lane + by > 31 ? lane : lane + by);
-}
 inline unsigned __ballot_sync(unsigned mask, bool value) {
   return emulation::vote("__ballot_sync", mask, value);
 }
@@ -145,9 +140,6 @@ Value __ldcg(const Value* from) {
 }
 inline unsigned __float_as_uint(float x) {
   return std::bit_cast<unsigned>(x);
-}
-inline float __uint_as_float(unsigned x) {
-  return std::bit_cast<float>(x);
 }
 
 template <class... Parameters>

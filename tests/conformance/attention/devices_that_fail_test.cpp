@@ -101,21 +101,34 @@ class LostCommunicator final : public WrappedCommunicator {
   bool lost = false;
 };
 
+/// A layer of one rank, with what its forward takes.
+struct LayerAlone {
+  LayerAlone(Device& device, Communicator& communicator)
+      : attention(problem.config, partition, device, communicator, options_of(setting)),
+        tensors(problem, partition, 0, setting, device),
+        memory(attention, device) {}
+  void forward() {
+    attention.forward(tensors.inputs, tensors.out, nullptr, &memory.saved, memory.workspace(), Stream{});
+  }
+
+  LayerSetting setting;
+  Problem problem = make_problem(small_config(), {0, 96}, 1);
+  Partition partition = make_partition(PartitionKind::contiguous, problem, 1);
+  Attention attention;
+  RankTensors tensors;
+  LayerMemory memory;
+};
+
 TEST(DevicesThatFail, ALayerWhoseStepNeverEndsIsLeftBehind) {
-  const Problem problem = make_problem(small_config(), {0, 96}, 1);
-  const Partition partition = make_partition(PartitionKind::contiguous, problem, 1);
   threads::run_ranks(1, [&](Communicator& communicator) {
     LostCommunicator lost(communicator);
     StuckDevice device;
     {
-      const LayerSetting setting;
-      Attention layer(problem.config, partition, device, lost, options_of(setting));
-      RankTensors tensors(problem, partition, 0, setting, device);
-      LayerMemory memory(layer, device);
-      layer.forward(tensors.inputs, tensors.out, nullptr, &memory.saved, memory.workspace(), Stream{});
-      EXPECT_NO_THROW(layer.statistics());
+      LayerAlone layer(device, lost);
+      layer.forward();
+      EXPECT_NO_THROW(layer.attention.statistics());
       device.stuck = lost.lost = true;
-      EXPECT_THROW(layer.statistics(), CommunicationError);
+      EXPECT_THROW(layer.attention.statistics(), CommunicationError);
     }
     EXPECT_EQ(device.freed, 0) << "what the step reads was freed under it";
   });
@@ -129,21 +142,13 @@ class DeviceWhoseEventsStayAway final : public cpu::CpuDevice {
 
 // The lists of the call before may still be on their way behind work that waits for ranks that never come.
 TEST(DevicesThatFail, ACallAfterOneThatNeverEndsHasADeadline) {
-  const Problem problem = make_problem(small_config(), {0, 96}, 1);
-  const Partition partition = make_partition(PartitionKind::contiguous, problem, 1);
   threads::run_ranks(1, [&](Communicator& communicator) {
     LostCommunicator lost(communicator);
     DeviceWhoseEventsStayAway device;
-    const LayerSetting setting;
-    Attention layer(problem.config, partition, device, lost, options_of(setting));
-    RankTensors tensors(problem, partition, 0, setting, device);
-    LayerMemory memory(layer, device);
-    const auto forward = [&] {
-      layer.forward(tensors.inputs, tensors.out, nullptr, &memory.saved, memory.workspace(), Stream{});
-    };
-    forward();
+    LayerAlone layer(device, lost);
+    layer.forward();
     device.away = lost.lost = true;
-    EXPECT_THROW(forward(), CommunicationError);
+    EXPECT_THROW(layer.forward(), CommunicationError);
     device.away = lost.lost = false;
   });
 }

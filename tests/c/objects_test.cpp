@@ -1,0 +1,142 @@
+// Partitions, communicators and devices of the C interface: bad input, and that partitions are the library's.
+
+#include <numeric>
+#include <span>
+
+#include "cpnsa/partition.hpp"
+#include "tests/c/step.hpp"
+
+namespace cpnsa::test {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+TEST_F(CBadInput, Partitions) {
+  const auto make = [](std::vector<std::int64_t> bounds, std::int64_t block, int ranks) {
+    cpnsa_partition partition = nullptr;
+    const cpnsa_status status =
+        cpnsa_partition_create(CPNSA_PARTITION_CONTIGUOUS, bounds.data(), bounds.size(), block, ranks, &partition);
+    EXPECT_EQ(partition, nullptr);
+    return status;
+  };
+  const std::int64_t bounds[] = {0, tokens};
+  EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, make({0, 10}, 8, 0), HasSubstr("ranks: found 0"));
+  EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, make({0, 10}, 0, 2), HasSubstr("select_block"));
+  EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, make({1, 10}, 8, 2), HasSubstr("cu_seqlens"));
+  EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, make({0}, 8, 2), HasSubstr("cu_seqlens"));
+  EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, make({0, 9, 8}, 8, 2), HasSubstr("cu_seqlens"));
+  std::int64_t count = 0;
+  for (const int rank : {-1, 1})
+    EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, cpnsa_partition_tokens(step->partition, rank, &count),
+                  HasSubstr("rank: found"));
+  std::vector<std::int64_t> rows(tokens, -1);
+  EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, cpnsa_partition_global_rows(step->partition, 0, rows.data(), tokens - 1),
+                HasSubstr("capacity: found 39, expected 40"));
+  EXPECT_EQ(rows[0], -1);
+  const cpnsa_range ranges[] = {{0, 16}, {16, 41}};
+  const std::size_t counts[] = {1, 1};
+  cpnsa_partition partition = nullptr;
+  EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, cpnsa_partition_create_custom(bounds, 2, 8, 2, ranges, counts, &partition),
+                HasSubstr("rank 1"));
+}
+
+TEST_F(CBadInput, PartitionsAreTheLibrarys) {
+  const std::vector<std::int64_t> bounds{0, 30, 100, 101};
+  using Make = Partition (*)(std::span<const std::int64_t>, std::int64_t, int);
+  for (const auto& [kind, make] : {std::pair<int, Make>{CPNSA_PARTITION_CONTIGUOUS, &Partition::contiguous},
+                                   {CPNSA_PARTITION_ZIGZAG, &Partition::zigzag},
+                                   {CPNSA_PARTITION_ZIGZAG_PER_DOCUMENT, &Partition::zigzag_per_document}}) {
+    const Partition expected = make(bounds, 8, 3);
+    cpnsa_partition partition = nullptr;
+    check_c(cpnsa_partition_create(kind, bounds.data(), bounds.size(), 8, 3, &partition));
+    std::vector<int> packed(101), back(101, -1);
+    std::iota(packed.begin(), packed.end(), 0);
+    for (int rank = 0; rank < 3; ++rank) {
+      std::int64_t count = -1;
+      check_c(cpnsa_partition_tokens(partition, rank, &count));
+      ASSERT_EQ(count, expected.local_tokens(rank));
+      std::vector<std::int64_t> rows(static_cast<std::size_t>(count));
+      check_c(cpnsa_partition_global_rows(partition, rank, rows.data(), rows.size()));
+      EXPECT_EQ(rows, expected.global_rows(rank));
+      std::vector<int> local(rows.size(), -1);
+      check_c(cpnsa_partition_scatter(partition, rank, packed.data(), local.data(), sizeof(int)));
+      EXPECT_TRUE(std::equal(local.begin(), local.end(), rows.begin(), rows.end()));
+      check_c(cpnsa_partition_gather(partition, rank, local.data(), back.data(), sizeof(int)));
+      std::size_t pieces = 0;
+      check_c(cpnsa_partition_ranges(partition, rank, nullptr, 0, &pieces));
+      std::vector<cpnsa_range> ranges(pieces);
+      check_c(cpnsa_partition_ranges(partition, rank, ranges.data(), pieces, &pieces));
+      ASSERT_EQ(ranges.size(), expected.ranges(rank).size());
+      for (std::size_t i = 0; i < pieces; ++i)
+        EXPECT_EQ((TokenRange{ranges[i].begin, ranges[i].end}), expected.ranges(rank)[i]);
+    }
+    EXPECT_EQ(back, packed);
+    check_c(cpnsa_partition_destroy(partition));
+  }
+}
+
+TEST_F(CBadInput, Communicators) {
+  cpnsa_communicator made = communicator;
+  EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, cpnsa_communicator_create_threads(0, &made), HasSubstr("ranks: found 0"));
+  cpnsa_callbacks callbacks = CPNSA_CALLBACKS_INIT;
+  EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, cpnsa_communicator_create_callbacks(0, 2, &callbacks, &made),
+                HasSubstr("found no exchange"));
+  EXPECT_EQ(made, nullptr);
+  EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, cpnsa_communicator_create_callbacks(0, 2, nullptr, &made),
+                HasSubstr("callbacks: found NULL"));
+  callbacks.struct_size = 1;
+  EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, cpnsa_communicator_create_callbacks(0, 2, &callbacks, &made),
+                HasSubstr("callbacks.struct_size"));
+  for (const std::int64_t deadline : {std::int64_t{0}, std::int64_t{-5}, std::numeric_limits<std::int64_t>::max()})
+    EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, cpnsa_communicator_set_deadline(communicator, deadline),
+                  HasSubstr("milliseconds: found"));
+  check_c(cpnsa_communicator_abort(communicator, nullptr));
+  EXPECT_STATUS(CPNSA_ERROR_COMMUNICATION, cpnsa_communicator_barrier(communicator), HasSubstr("no reason given"));
+}
+
+TEST_F(CBadInput, WhatTheBuildLacks) {
+  cpnsa_device device = nullptr;
+  cpnsa_communicator made = nullptr;
+  char id[CPNSA_NCCL_UNIQUE_ID_BYTES] = {};
+  if (!cpnsa_has_cuda())
+    EXPECT_STATUS(CPNSA_ERROR_UNSUPPORTED, cpnsa_device_create_cuda(0, &device), HasSubstr("built without CUDA"));
+  if (!cpnsa_has_nccl()) {
+    EXPECT_STATUS(CPNSA_ERROR_UNSUPPORTED, cpnsa_nccl_unique_id(id), HasSubstr("built without NCCL"));
+    EXPECT_STATUS(CPNSA_ERROR_UNSUPPORTED, cpnsa_communicator_create_nccl(id, 0, 1, &made), HasSubstr("without NCCL"));
+    EXPECT_STATUS(CPNSA_ERROR_UNSUPPORTED, cpnsa_communicator_borrow_nccl(id, &made), HasSubstr("without NCCL"));
+  } else {
+    EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, cpnsa_communicator_borrow_nccl(nullptr, &made), HasSubstr("null ncclComm_t"));
+  }
+  EXPECT_EQ(device, nullptr);
+  EXPECT_EQ(made, nullptr);
+}
+
+TEST_F(CBadInput, CallbacksThatFail) {
+  struct User {
+    int returns;
+    int aborts = 0;
+  };
+  cpnsa_callbacks callbacks = CPNSA_CALLBACKS_INIT;
+  callbacks.exchange = [](void* user, auto...) { return static_cast<User*>(user)->returns; };
+  callbacks.all_gather = [](void* user, void*, std::size_t) { return static_cast<User*>(user)->returns; };
+  callbacks.abort = [](void* user, const char*) { ++static_cast<User*>(user)->aborts; };
+  callbacks.error_text = [](void*) { return "the network is down"; };
+  for (const auto& [returns, status] : {std::pair{3, CPNSA_ERROR_COMMUNICATION},
+                                        {-1, CPNSA_ERROR_COMMUNICATION},
+                                        {CPNSA_ERROR_MISMATCH, CPNSA_ERROR_MISMATCH},
+                                        {CPNSA_ERROR_DEADLINE, CPNSA_ERROR_DEADLINE}}) {
+    User user{returns};
+    callbacks.user = &user;
+    cpnsa_communicator failing = nullptr;
+    check_c(cpnsa_communicator_create_callbacks(1, 2, &callbacks, &failing));
+    const auto text = AllOf(HasSubstr("rank 1 of 2"), HasSubstr("barrier"), HasSubstr("the network is down"));
+    EXPECT_STATUS(status, cpnsa_communicator_barrier(failing), text);
+    EXPECT_STATUS(status, cpnsa_communicator_barrier(failing), text);
+    EXPECT_EQ(user.aborts, 1);
+    check_c(cpnsa_communicator_destroy(failing));
+  }
+}
+
+}  // namespace
+}  // namespace cpnsa::test
