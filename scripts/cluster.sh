@@ -27,7 +27,7 @@ if [ -z "$folder" ]; then
   if [ "$preset" = cuda ]; then find_nvcc > /dev/null || fail "found no nvcc, expected one (or --device cpu)"; fi
   cmake --preset "$preset" -G Ninja > /dev/null
   echo "Building (preset $preset)" >&2
-  cmake --build --preset "$preset" --parallel "$(nproc)" > "build/cluster.build.log" ||
+  cmake --build --preset "$preset" --parallel "$cores" > "build/cluster.build.log" ||
     fail "the build failed, see build/cluster.build.log"
   arguments+=(--build "build/$preset")
 fi

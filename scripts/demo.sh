@@ -19,7 +19,7 @@ if has_gpu && find_nvcc > /dev/null; then
 fi
 if [ "$preset" = cpu ]; then cmake --preset cpu -G Ninja > /dev/null; fi
 echo "Building (preset $preset)"
-cmake --build --preset "$preset" --target language_model --parallel "$(nproc)"
+cmake --build --preset "$preset" --target language_model --parallel "$cores"
 
 out=build/demo
 echo

@@ -71,6 +71,8 @@ has_gpu() {
   nvidia-smi --list-gpus 2> /dev/null | grep -q '^GPU'
 }
 
+cores=$(nproc)  # before the number of threads below, which nproc would take for it
+
 # Open MPI as root and with more ranks than cores, which containers and small machines need; without the kernel's
 # copies between processes, which containers forbid; and one thread a rank.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1

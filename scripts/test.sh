@@ -25,7 +25,6 @@ begin() {
 }
 passed() { ran+=("$now"); }
 
-cores=$(nproc)
 configure() {  # PRESET [cmake options]
   local launcher=()
   if command -v ccache > /dev/null; then
