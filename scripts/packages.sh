@@ -71,7 +71,7 @@ has_gpu() {
   nvidia-smi --list-gpus 2> /dev/null | grep -q '^GPU'
 }
 
-cores=$(nproc)  # before the number of threads below, which nproc would take for it
+cores=$(env -u OMP_NUM_THREADS nproc)  # which would take the one thread a rank, below, for them
 
 # Open MPI as root and with more ranks than cores, which containers and small machines need; without the kernel's
 # copies between processes, which containers forbid; and one thread a rank.
