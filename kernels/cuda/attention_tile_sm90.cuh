@@ -1,8 +1,8 @@
 #pragma once
 
 // Hopper's attention kernel, for branches whose keys are consecutive rows of a tensor: compressed and window. Query
-// tiles are 8 tokens of one KV head, 16 heads each: 128 rows, 64 to each of two consumer warpgroups, so that a warp's
-// 16 rows are one token. A producer thread keeps a ring of key and value tiles full through the copy engine; the
+// tiles are 4 tokens of one KV head for each consumer warpgroup, 16 heads each: 64 rows, so that a warp's 16 rows are one
+// token. A producer thread keeps a ring of key and value tiles full through the copy engine; the
 // products S = Q K^T and O += P V run on wgmma, the next tile's S beside the last one's O. Blocks are persistent: the
 // producer loads the next work item while the consumers finish one.
 //
@@ -12,6 +12,7 @@
 //   Place place(int tile)               where the tile's rows are: which of the parameters' maps, first row
 //   KeyRange visible(int query)         keys that a query of the tile sees
 
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/cuda/attention_tile.cuh"
@@ -24,28 +25,31 @@ struct Place {
   int row;
 };
 
-template <class Element, int Dk, int Dv, int Keys>
+/// Two consumer warpgroups have registers for long tiles of keys; three read each key for more queries.
+template <class Element, int Dk, int Dv, int Keys, int Consumers>
 struct AttentionShape {
   using T = Element;
   static constexpr int dk = Dk;
   static constexpr int dv = Dv;
   static constexpr int heads = 16;  ///< R
-  static constexpr int queries = 8;
+  static constexpr int consumers = Consumers;
+  static constexpr int queries = 4 * consumers;
   static constexpr int rows = queries * heads;
   static constexpr int keys = Keys;
-  static constexpr int stages = 2;
-  static constexpr int consumers = 2;
   static constexpr int threads = 128 * (consumers + 1);
   static constexpr int producer_registers = 24;
-  static constexpr int consumer_registers = 240;
+  static constexpr int consumer_registers = consumers == 2 ? 240 : 160;
   static constexpr int query_bytes = rows * Dk * 2;
   static constexpr int query_column_bytes = rows * 128;  ///< of 64 channels
   static constexpr int key_bytes = keys * Dk * 2;
   static constexpr int value_bytes = keys * Dv * 2;
   static constexpr int column_bytes = keys * 128;
+  static constexpr int most_stages = 4;
+  static constexpr int most_tile_bytes = 226 * 1024 - (2 + 4 * most_stages) * 8;
+  static constexpr int stages = std::min(most_stages, (most_tile_bytes - query_bytes) / (key_bytes + value_bytes));
   static constexpr int barriers = 2 + 4 * stages;
   static constexpr int shared_bytes = query_bytes + stages * (key_bytes + value_bytes) + barriers * 8;
-  static_assert(keys % 16 == 0 && shared_bytes + 1024 <= 227 * 1024);
+  static_assert(keys % 16 == 0 && stages >= 2);
 };
 
 /// Shared-memory addresses of a block; the names are the protocol.
@@ -132,12 +136,14 @@ __device__ __forceinline__ void produce(const AttentionProblem<typename Shape::T
 /// S = Q K^T of a warpgroup's 64 rows and a key tile, enqueued.
 template <class Shape>
 __device__ __forceinline__ void enqueue_scores(float (&s)[Shape::keys / 2], std::uint32_t query, std::uint32_t key) {
+  const std::uint64_t rows = ptx::operand(query), columns = ptx::operand(key);
   ptx::hold(s);
   ptx::wgmma_fence();
 #pragma unroll
   for (int step = 0; step < Shape::dk / 16; ++step)
-    ptx::wgmma_nt(typename Shape::T{}, s, ptx::operand(query + step / 4 * Shape::query_column_bytes + step % 4 * 32),
-                  ptx::operand(key + step / 4 * Shape::column_bytes + step % 4 * 32), step > 0);
+    ptx::wgmma_nt(typename Shape::T{}, s,
+                  ptx::advance(rows, step / 4 * Shape::query_column_bytes + step % 4 * 32),
+                  ptx::advance(columns, step / 4 * Shape::column_bytes + step % 4 * 32), step > 0);
   ptx::wgmma_commit();
 }
 
@@ -145,11 +151,12 @@ __device__ __forceinline__ void enqueue_scores(float (&s)[Shape::keys / 2], std:
 template <class Shape>
 __device__ __forceinline__ void enqueue_output(float (&o)[Shape::dv / 2], const std::uint32_t (&p)[Shape::keys / 16][4],
                                                std::uint32_t value) {
+  const std::uint64_t columns = ptx::operand(value, Shape::column_bytes);
   ptx::hold(o);
   ptx::wgmma_fence();
 #pragma unroll
   for (int step = 0; step < Shape::keys / 16; ++step)
-    ptx::wgmma_rn(typename Shape::T{}, o, p[step], ptx::operand(value + step * 2048, Shape::column_bytes));
+    ptx::wgmma_rn(typename Shape::T{}, o, p[step], ptx::advance(columns, step * 2048));
   ptx::wgmma_commit();
 }
 
@@ -259,12 +266,17 @@ __device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T
         if (first < visible.begin || first + Shape::keys > visible.end) mask_scores(s, visible, first);
         advance_softmax(state, s, a.scale_log2, rescale);
       };
+      const auto scores_are_done = [&](int index) {
+        if (!speaks) return;
+        ptx::barrier_arrive(shared.key_free(ring.stage));
+        if (index == walk.tiles - 1) ptx::barrier_arrive(shared.query_free());  // the next ones come in meanwhile
+      };
       float rescale[2];
       ptx::barrier_wait(shared.key_ready(ring.stage), ring.phase);
       enqueue_scores<Shape>(s, own_query, shared.key(ring.stage));
       ptx::wgmma_wait<0>();
       ptx::hold(s);
-      if (speaks) ptx::barrier_arrive(shared.key_free(ring.stage));
+      scores_are_done(0);
       soften(0, rescale);
       to_operand<T>(p, s);
       RingPosition<Shape::stages> values = ring;
@@ -276,7 +288,7 @@ __device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T
         enqueue_output<Shape>(o, p, shared.value(values.stage));
         ptx::wgmma_wait<1>();
         ptx::hold(s);
-        if (speaks) ptx::barrier_arrive(shared.key_free(ring.stage));
+        scores_are_done(index);
         soften(index, rescale);
         ptx::wgmma_wait<0>();
         ptx::hold(o);
@@ -292,8 +304,9 @@ __device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T
       ptx::wgmma_wait<0>();
       ptx::hold(o);
       if (speaks) ptx::barrier_arrive(shared.value_free(values.stage));
+    } else if (speaks) {
+      ptx::barrier_arrive(shared.query_free());
     }
-    if (speaks) ptx::barrier_arrive(shared.query_free());
 
     state.finish();
     if (query < tile.rows) {
