@@ -4,8 +4,10 @@
     python3 bench/python_overhead.py --cpnsa build/cuda/bin/cpnsa --tokens 8192
 
 Host time is that of enqueuing: the card is idle when a call begins, and on one rank no demand is read. Of it, `library`
-is inside the C++ interface (validation, launches), the rest is Python, PyTorch's allocator and autograd. A step is the
-card's time for one pass, between events in the stream; `overhead` is what of it `cpnsa bench` does not need. Medians.
+is inside the C++ interface (validation, launches), the rest is Python, PyTorch's allocator and autograd; of that,
+`PyTorch` is what a function of the same tensors costs that does nothing. A step is the card's time for one pass,
+between events in the stream and after a write of 512 MiB, as in `cpnsa bench`: nothing is left in the cache, and the
+host is ahead; `overhead` is what of it `cpnsa bench` does not need. Medians.
 """
 
 import argparse
@@ -48,6 +50,22 @@ class Timed:
         self._run(self.layer.backward, *arguments)
 
 
+FLUSH_BYTES = 512 << 20
+
+
+class Nothing(torch.autograd.Function):
+    """What any differentiable function of these tensors costs: saves them, and returns memory as output and gradients."""
+
+    @staticmethod
+    def forward(ctx, out_shape, *tensors):
+        ctx.save_for_backward(*tensors)
+        return torch.empty(out_shape, dtype=tensors[0].dtype, device=tensors[0].device)
+
+    @staticmethod
+    def backward(ctx, dout):
+        return (None, *(torch.empty_like(tensor) for tensor in ctx.saved_tensors))
+
+
 def synchronized(device):
     if device == "cuda":
         torch.cuda.synchronize()
@@ -75,35 +93,47 @@ def measure(opts):
         forward().backward(dout)
     synchronized(opts.device)
     plan._attention = timed = Timed(plan._attention)
-    rows = {"forward": {"host": [], "library": []}, "backward": {"host": [], "library": []}}
+    out_shape = (opts.tokens, opts.heads, opts.dv)
+
+    def nothing():
+        for leaf in leaves + parameters:
+            leaf.grad = None
+        return Nothing.apply(out_shape, *leaves, *parameters)
+
+    rows = {name: {"host": [], "library": [], "PyTorch": []} for name in ("forward", "backward")}
     for _ in range(opts.iterations):
-        out = None
-        for name in rows:
-            synchronized(opts.device)
-            timed.seconds = 0.0
-            begin = time.perf_counter()
-            if name == "forward":
-                out = forward()
-            else:
-                out.backward(dout)
-            rows[name]["host"].append(time.perf_counter() - begin)
-            rows[name]["library"].append(timed.seconds)
+        for kind, make in (("host", forward), ("PyTorch", nothing)):
+            out = None
+            for name, row in rows.items():
+                synchronized(opts.device)
+                timed.seconds = 0.0
+                begin = time.perf_counter()
+                if name == "forward":
+                    out = make()
+                else:
+                    out.backward(dout)
+                row[kind].append(time.perf_counter() - begin)
+                if kind == "host":
+                    row["library"].append(timed.seconds)
     result = {name: {key: median_of(samples) * 1e6 for key, samples in row.items()} for name, row in rows.items()}
     for row in result.values():
-        row["python"] = row["host"] - row["library"]
+        row["Python"] = row["host"] - row["library"] - row["PyTorch"]
         row["step_ms"] = row["host"] * 1e-3  # on the CPU a call returns when it is done
     if opts.device == "cuda":
         events = {name: [] for name in rows}
+        flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
         for _ in range(opts.iterations):
-            begin, middle, end = (torch.cuda.Event(enable_timing=True) for _ in range(3))
-            begin.record()
-            out = forward()
-            middle.record()
-            out.backward(dout)
-            end.record()
-            end.synchronize()
-            events["forward"].append(begin.elapsed_time(middle))
-            events["backward"].append(middle.elapsed_time(end))
+            for name, samples in events.items():
+                begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                flush.zero_()
+                begin.record()
+                if name == "forward":
+                    out = forward()
+                else:
+                    out.backward(dout)
+                end.record()
+                end.synchronize()
+                samples.append(begin.elapsed_time(end))
         for name, samples in events.items():
             result[name]["step_ms"] = median_of(samples)
     return result
@@ -138,13 +168,13 @@ def main():
     opts = parser.parse_args()
     result = measure(opts)
     benched = bench(opts) if opts.cpnsa else {}
-    print(f"{'':9} {'host us':>9} {'library us':>11} {'Python us':>10} {'step ms':>9} {'bench ms':>9} {'overhead':>9}")
+    titles = {"host": "host us", "library": "library us", "PyTorch": "PyTorch us", "Python": "Python us"}
+    print(f"{'':9}", *(f"{title:>11}" for title in titles.values()), f"{'step ms':>9} {'bench ms':>9} {'overhead':>9}")
     for name, row in result.items():
         of_bench = f"{'-':>9} {'-':>9}"
         if name in benched:
             of_bench = f"{benched[name]:9.3f} {row['step_ms'] / benched[name] - 1:9.1%}"
-        host = f"{row['host']:9.1f} {row['library']:11.1f} {row['python']:10.1f}"
-        print(f"{name:9} {host} {row['step_ms']:9.3f} {of_bench}")
+        print(f"{name:9}", *(f"{row[key]:11.1f}" for key in titles), f"{row['step_ms']:9.3f} {of_bench}")
 
 
 if __name__ == "__main__":

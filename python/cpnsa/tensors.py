@@ -7,6 +7,7 @@ from .errors import ArgumentError
 
 branches = ("cmp", "slc", "win")
 parameter_names = ("pos", "weight", "w1", "b1", "w2", "b2")
+_parameter_names = frozenset(parameter_names)
 
 if len(names) != 1 + 3 + 3 + 1 + 2 * len(parameter_names):
     raise ImportError("cpnsa: the extension module and the Python files are of different versions")
@@ -34,10 +35,12 @@ def of_branches(name, tensors):
 
 
 def of_compressor(name, parameters):
-    parameters = {} if parameters is None else dict(parameters)
-    unknown = sorted(set(parameters) - set(parameter_names))
-    if unknown:
-        raise ArgumentError(f"{name}: found {unknown[0]!r}, expected of {', '.join(parameter_names)}")
+    if parameters is None:
+        return (None,) * len(parameter_names)
+    parameters = dict(parameters)
+    if not parameters.keys() <= _parameter_names:
+        unknown = min(parameters.keys() - _parameter_names)
+        raise ArgumentError(f"{name}: found {unknown!r}, expected of {', '.join(parameter_names)}")
     return tuple(parameters.get(key) for key in parameter_names)
 
 
@@ -56,14 +59,13 @@ def flat(q, k, v, gate, compress_k=None, compress_v=None):
 def places(k, v, flat):
     """For each of the flat tensors the number of the tensor that it is: one number where one was given for all branches,
     -1 where none was given."""
+    shared = (() if isinstance(k, (tuple, list)) else (2, 3)) + (() if isinstance(v, (tuple, list)) else (5, 6))
     numbers = []
     next_number = 0
     for index, tensor in enumerate(flat):
-        shared = (index in (2, 3) and not isinstance(k, (tuple, list))) or (
-            index in (5, 6) and not isinstance(v, (tuple, list)))
         if tensor is None:
             numbers.append(-1)
-        elif shared:
+        elif index in shared:
             numbers.append(numbers[-1])
         else:
             numbers.append(next_number)

@@ -37,6 +37,7 @@ def _checked(plan, q, k, v, gate, compress_k, compress_v):
     places = tensors.places(k, v, given)
     cast_all = _autocast(plan.device.type)
     unique = []
+    dtype = plan.dtype
     for index, (tensor, place) in enumerate(zip(given, places)):
         if place != len(unique):  # not given, or seen before
             continue
@@ -44,14 +45,10 @@ def _checked(plan, q, k, v, gate, compress_k, compress_v):
             raise ArgumentError(f"{tensors.names[index]}: found {type(tensor).__name__}, expected a torch.Tensor")
         if tensor.layout != torch.strided:
             raise ArgumentError(f"{tensors.names[index]}: found a tensor of layout {tensor.layout}, expected a dense one")
-        unique.append(_prepared(tensor, plan, cast_all or index >= tensors.first_parameter))
+        if tensor.dtype != dtype and (cast_all or index >= tensors.first_parameter) and tensor.is_floating_point():
+            tensor = tensor.to(dtype)
+        unique.append(dense(tensor))
     return places, unique
-
-
-def _prepared(tensor, plan, cast):
-    if cast and tensor.dtype != plan.dtype and tensor.is_floating_point():
-        tensor = tensor.to(plan.dtype)
-    return dense(tensor)
 
 
 def dense(tensor):
@@ -85,7 +82,8 @@ def gathered(places, unique, flat):
     gradients = [None] * len(unique)
     for place, gradient in zip(places, flat):
         if place >= 0 and gradient is not None:
-            gradients[place] = gradient.to(unique[place].dtype)
+            dtype = unique[place].dtype
+            gradients[place] = gradient if gradient.dtype == dtype else gradient.to(dtype)
     return gradients
 
 

@@ -138,11 +138,12 @@ class Plan:
     def backward_step(self, places, inputs, dout, state, memory, wanted):
         """Gradients of the flat `inputs`, None for parameters that are not in `wanted`."""
 
+        accumulating = torch.float64 if self.dtype == torch.float64 else torch.float32
+
         def gradient(index, tensor):
             if index < tensors.first_parameter:
-                return torch.empty(tensor.shape, dtype=self.dtype, device=self.device)
-            dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
-            return torch.empty(tensor.shape, dtype=dtype, device=self.device) if wanted[index] else None
+                return torch.empty_like(tensor)
+            return torch.empty_like(tensor, dtype=accumulating) if wanted[index] else None
 
         with Refusing(self._attention):
             gradients = tensors.gradients_of(places, inputs, gradient)
