@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 
 #include <exception>
+#include <future>
+#include <memory>
+#include <thread>
 #include <utility>
 
 #include "comm/idle.hpp"
@@ -12,8 +15,22 @@
 namespace cpnsa::nccl {
 namespace {
 
-// How long a destructor waits for the other ranks to let go.
+// How long a rank that lets go waits for the others, in all.
 constexpr std::chrono::seconds parting{10};
+
+// Runs a call that may wait for other ranks, though NCCL says of none that it does: whoever wants to leave is not to be
+// kept. What has not ended after `limit` goes on alone, and holds what it holds. The result, or ncclInProgress.
+ncclResult_t call_for(std::chrono::milliseconds limit, std::function<ncclResult_t()> call) {
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  auto result = std::make_shared<std::promise<ncclResult_t>>();
+  std::future<ncclResult_t> future = result->get_future();
+  std::thread([device, result, call = std::move(call)] {
+    cudaSetDevice(device);
+    result->set_value(call());
+  }).detach();
+  return future.wait_for(limit) == std::future_status::ready ? future.get() : ncclInProgress;
+}
 
 ncclResult_t state_of(ncclComm_t handle) {
   ncclResult_t state = ncclSuccess;
@@ -54,8 +71,10 @@ Handle::~Handle() {
 }
 
 void Handle::finish() {
-  settle(ncclCommFinalize(handle_), "ncclCommFinalize", parting);
-  check(ncclCommDestroy(std::exchange(handle_, nullptr)), "ncclCommDestroy", nullptr);
+  const ncclComm_t handle = handle_;
+  settle(call_for(parting, [handle] { return ncclCommFinalize(handle); }), "ncclCommFinalize", parting);
+  handle_ = nullptr;
+  call_for(parting, [handle] { return ncclCommDestroy(handle); });
 }
 
 int Handle::rank() const {
@@ -94,7 +113,11 @@ void Handle::check_enqueued() const {
 }
 
 void Handle::abort() noexcept {
-  if (owned_ && handle_) ncclCommAbort(std::exchange(handle_, nullptr));
+  if (!owned_ || !handle_) return;
+  try {
+    call_for(parting, [handle = std::exchange(handle_, nullptr)] { return ncclCommAbort(handle); });
+  } catch (const std::exception&) {  // no thread to be had, or no card: what is enqueued stays as it is
+  }
 }
 
 }  // namespace cpnsa::nccl

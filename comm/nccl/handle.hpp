@@ -30,7 +30,8 @@ class Handle {
   void settle(ncclResult_t status, const char* call, std::chrono::milliseconds deadline) const;
   /// Throws if something that was enqueued has failed.
   void check_enqueued() const;
-  /// Ends what is enqueued; for handles of the library's own. No other call may follow.
+  /// Ends what is enqueued; for handles of the library's own. No other call may follow. Returns after some seconds also
+  /// where NCCL does not.
   void abort() noexcept;
 
  private:
