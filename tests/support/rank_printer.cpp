@@ -13,12 +13,15 @@ class FailurePrinter final : public testing::EmptyTestEventListener {
  public:
   explicit FailurePrinter(int rank) : rank_(rank) {}
 
+  void OnTestStart(const testing::TestInfo& test) override { test_ = &test; }
+  void OnTestEnd(const testing::TestInfo&) override { test_ = nullptr; }
+
+  // Googletest holds a lock meanwhile that asking it for the current test would wait for.
   void OnTestPartResult(const testing::TestPartResult& result) override {
     if (!result.failed()) return;
-    const testing::TestInfo* test = testing::UnitTest::GetInstance()->current_test_info();
     std::ostringstream text;
     text << "[rank " << rank_ << "] ";
-    if (test) text << test->test_suite_name() << '.' << test->name() << ": ";
+    if (test_) text << test_->test_suite_name() << '.' << test_->name() << ": ";
     text << (result.file_name() ? result.file_name() : "unknown file") << ':' << result.line_number() << "\n[rank "
          << rank_ << "] " << result.message() << '\n';
     const std::string line = text.str();
@@ -28,6 +31,7 @@ class FailurePrinter final : public testing::EmptyTestEventListener {
 
  private:
   int rank_;
+  const testing::TestInfo* test_ = nullptr;
 };
 
 }  // namespace
