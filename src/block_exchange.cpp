@@ -1,6 +1,7 @@
 #include "src/block_exchange.hpp"
 
 #include <algorithm>
+#include <numeric>
 
 namespace cpnsa::planning {
 namespace {
@@ -15,6 +16,21 @@ void append(std::vector<PeerRange>& list, std::int64_t& total, int peer) {
 // read and its scattered packing.
 constexpr double fetch_pays_below = 0.9;
 
+// Blocks of each rank and KV head, ascending.
+class BlockLists {
+ public:
+  BlockLists(std::size_t ranks, std::int64_t kv_heads)
+      : kv_heads_(kv_heads), lists_(ranks * static_cast<std::size_t>(kv_heads)) {}
+
+  std::vector<std::int64_t>& operator()(int rank, std::int64_t head) {
+    return lists_[static_cast<std::size_t>(rank * kv_heads_ + head)];
+  }
+
+ private:
+  std::int64_t kv_heads_;
+  std::vector<std::vector<std::int64_t>> lists_;
+};
+
 }  // namespace
 
 DemandMatrix::DemandMatrix(int ranks, std::int64_t blocks, std::int64_t kv_heads)
@@ -23,47 +39,51 @@ DemandMatrix::DemandMatrix(int ranks, std::int64_t blocks, std::int64_t kv_heads
 }
 
 BlockPlanner::BlockPlanner(const Layout& layout, std::int64_t kv_heads, int rank)
-    : layout_(&layout), kv_heads_(kv_heads), rank_(rank) {
+    : layout_(&layout), kv_heads_(kv_heads), rank_(rank), reachable_(layout.ranks(), layout.blocks, kv_heads) {
   const auto ranks = static_cast<std::size_t>(layout.ranks());
+  pool_slots_.resize(ranks);
   send_slots_.resize(ranks);
-  for (std::size_t r = 0; r < ranks; ++r) {
-    reachable_.push_back(layout.reachable_blocks(static_cast<int>(r)));
-    pool_slots_.push_back(static_cast<std::int64_t>(reachable_[r].size()));
-    for (const std::int64_t block : reachable_[r])
-      ++send_slots_[static_cast<std::size_t>(layout.block_owner[static_cast<std::size_t>(block)])];
-  }
+  for (int r = 0; r < layout.ranks(); ++r)
+    for (const std::int64_t block : layout.reachable_blocks(r)) {
+      for (std::int64_t head = 0; head < kv_heads; ++head) reachable_.want(r, block, head);
+      ++pool_slots_[static_cast<std::size_t>(r)];
+      ++send_slots_[static_cast<std::size_t>(owner(block))];
+    }
 }
 
-template <class Wants>
-BlockSchedule BlockPlanner::schedule(const Wants& wants) const {
-  const auto ranks = reachable_.size();
+int BlockPlanner::owner(std::int64_t block) const {
+  return layout_->block_owner[static_cast<std::size_t>(block)];
+}
+
+BlockSchedule BlockPlanner::schedule(const DemandMatrix& demand) const {
+  const int ranks = layout_->ranks();
+  const auto row_of = [&](std::int64_t block) { return layout_->block_row[static_cast<std::size_t>(block)]; };
   BlockSchedule result;
   result.table.resize(static_cast<std::size_t>(layout_->blocks * kv_heads_));
   for (std::int64_t block = 0; block < layout_->blocks; ++block)
-    if (layout_->block_owner[static_cast<std::size_t>(block)] == rank_)
-      for (std::int64_t head = 0; head < kv_heads_; ++head)
-        result.table[static_cast<std::size_t>(block * kv_heads_ + head)] =
-            static_cast<BlockLocation>(layout_->block_row[static_cast<std::size_t>(block)]);
+    if (owner(block) == rank_)
+      std::fill_n(result.table.begin() + block * kv_heads_, kv_heads_, static_cast<BlockLocation>(row_of(block)));
 
-  // Slots each rank's pool and send buffer take for each head.
-  std::vector<std::int64_t> pool(ranks * static_cast<std::size_t>(kv_heads_)), send(pool.size());
-  for (std::size_t r = 0; r < ranks; ++r)
-    for (const std::int64_t block : reachable_[r]) {
-      const auto owner = static_cast<std::size_t>(layout_->block_owner[static_cast<std::size_t>(block)]);
-      for (std::int64_t head = 0; head < kv_heads_; ++head)
-        if (wants(static_cast<int>(r), block, head)) {
-          ++pool[r * static_cast<std::size_t>(kv_heads_) + static_cast<std::size_t>(head)];
-          ++send[owner * static_cast<std::size_t>(kv_heads_) + static_cast<std::size_t>(head)];
-        }
-    }
+  // Slots that each rank's pool and send buffer take for each head; this rank's own messages.
+  const auto count = static_cast<std::size_t>(ranks * kv_heads_);
+  std::vector<std::int64_t> pool(count), send(count);
+  BlockLists sent(static_cast<std::size_t>(ranks), kv_heads_), received(static_cast<std::size_t>(ranks), kv_heads_);
+  for (int r = 0; r < ranks; ++r)
+    demand.for_each_pair(r, reachable_, [&](std::int64_t block, std::int64_t head) {
+      const int from = owner(block);
+      ++pool[static_cast<std::size_t>(r * kv_heads_ + head)];
+      ++send[static_cast<std::size_t>(from * kv_heads_ + head)];
+      if (from == rank_) sent(r, head).push_back(block);
+      if (r == rank_) received(from, head).push_back(block);
+    });
   const auto fits = [&](std::int64_t head_begin, std::int64_t head_end) {
-    for (std::size_t r = 0; r < ranks; ++r) {
-      std::int64_t pooled = 0, sent = 0;
-      for (std::int64_t head = head_begin; head < head_end; ++head) {
-        pooled += pool[r * static_cast<std::size_t>(kv_heads_) + static_cast<std::size_t>(head)];
-        sent += send[r * static_cast<std::size_t>(kv_heads_) + static_cast<std::size_t>(head)];
-      }
-      if (pooled > pool_slots_[r] || sent > send_slots_[r]) return false;
+    for (int r = 0; r < ranks; ++r) {
+      const auto sum = [&](const std::vector<std::int64_t>& slots) {
+        const auto first = slots.begin() + r * kv_heads_;
+        return std::accumulate(first + head_begin, first + head_end, std::int64_t{0});
+      };
+      const auto index = static_cast<std::size_t>(r);
+      if (sum(pool) > pool_slots_[index] || sum(send) > send_slots_[index]) return false;
     }
     return true;
   };
@@ -73,19 +93,15 @@ BlockSchedule BlockPlanner::schedule(const Wants& wants) const {
     while (head_end < kv_heads_ && fits(head_begin, head_end + 1)) ++head_end;
 
     ExchangeRound& round = result.rounds.emplace_back(ExchangeRound{head_begin, head_end, {}, {}, {}, 0});
-    std::int64_t sent = 0;
-    for (int peer = 0; peer < static_cast<int>(ranks); ++peer)
+    std::int64_t slots_sent = 0;
+    for (int peer = 0; peer < ranks; ++peer)
       for (std::int64_t head = head_begin; head < head_end; ++head) {
-        for (const std::int64_t block : reachable_[static_cast<std::size_t>(peer)]) {
-          const auto index = static_cast<std::size_t>(block);
-          if (layout_->block_owner[index] != rank_ || !wants(peer, block, head)) continue;
+        for (const std::int64_t block : sent(peer, head)) {
           round.packed.push_back(
-              {layout_->block_row[index], static_cast<std::int32_t>(head), static_cast<std::int32_t>(sent)});
-          append(round.sends, sent, peer);
+              {row_of(block), static_cast<std::int32_t>(head), static_cast<std::int32_t>(slots_sent)});
+          append(round.sends, slots_sent, peer);
         }
-        for (const std::int64_t block : reachable_[static_cast<std::size_t>(rank_)]) {
-          const auto index = static_cast<std::size_t>(block);
-          if (layout_->block_owner[index] != peer || !wants(rank_, block, head)) continue;
+        for (const std::int64_t block : received(peer, head)) {
           result.table[static_cast<std::size_t>(block * kv_heads_ + head)] =
               static_cast<BlockLocation>(-1 - round.received);
           append(round.receives, round.received, peer);
@@ -102,18 +118,15 @@ bool BlockPlanner::any_reachable() const {
 }
 
 BlockSchedule BlockPlanner::gather() const {
-  return schedule([](int, std::int64_t, std::int64_t) { return true; });
+  return schedule(reachable_);
 }
 
 BlockSchedule BlockPlanner::fetch(const DemandMatrix& demand) const {
-  return schedule([&](int rank, std::int64_t block, std::int64_t head) { return demand.wants(rank, block, head); });
+  return schedule(demand);
 }
 
 std::int64_t BlockPlanner::needed(const DemandMatrix& demand, int rank) const {
-  std::int64_t pairs = 0;
-  for (const std::int64_t block : reachable_[static_cast<std::size_t>(rank)])
-    for (std::int64_t head = 0; head < kv_heads_; ++head) pairs += demand.wants(rank, block, head);
-  return pairs;
+  return demand.count(rank, reachable_);
 }
 
 Exchange BlockPlanner::choose(const DemandMatrix& demand) const {

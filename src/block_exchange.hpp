@@ -1,5 +1,6 @@
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -38,14 +39,34 @@ class DemandMatrix {
   DemandMatrix() = default;
   DemandMatrix(int ranks, std::int64_t blocks, std::int64_t kv_heads);
 
-  bool wants(int rank, std::int64_t block, std::int64_t head) const {
+  void want(int rank, std::int64_t block, std::int64_t head) {
     const std::int64_t bit = block * kv_heads_ + head;
-    return words_[static_cast<std::size_t>(rank * words_a_rank_ + bit / 32)] >> (bit % 32) & 1u;
+    words_[static_cast<std::size_t>(rank * words_a_rank_ + bit / 32)] |= 1u << (bit % 32);
+  }
+  /// Calls visit(block, head) for the rank's pairs that `mask` has as well, in ascending order.
+  template <class Visit>
+  void for_each_pair(int rank, const DemandMatrix& mask, Visit&& visit) const {
+    for (std::int64_t word = 0; word < words_a_rank_; ++word)
+      for (std::uint32_t bits = common(rank, mask, word); bits != 0; bits &= bits - 1) {
+        const std::int64_t pair = word * 32 + std::countr_zero(bits);
+        visit(pair / kv_heads_, pair % kv_heads_);
+      }
+  }
+  /// How many those are.
+  std::int64_t count(int rank, const DemandMatrix& mask) const {
+    std::int64_t pairs = 0;
+    for (std::int64_t word = 0; word < words_a_rank_; ++word) pairs += std::popcount(common(rank, mask, word));
+    return pairs;
   }
   std::span<std::uint32_t> words() { return words_; }  ///< [ranks, words_of(B, G)]
   std::span<const std::uint32_t> words() const { return words_; }
 
  private:
+  std::uint32_t common(int rank, const DemandMatrix& mask, std::int64_t word) const {
+    const auto index = static_cast<std::size_t>(rank * words_a_rank_ + word);
+    return words_[index] & mask.words_[index];
+  }
+
   std::int64_t kv_heads_ = 0;
   std::int64_t words_a_rank_ = 0;
   std::vector<std::uint32_t> words_;
@@ -74,15 +95,15 @@ class BlockPlanner {
   std::int64_t needed(const DemandMatrix& demand, int rank) const;
 
  private:
-  template <class Wants>
-  BlockSchedule schedule(const Wants& wants) const;
+  BlockSchedule schedule(const DemandMatrix& demand) const;
+  int owner(std::int64_t block) const;
 
   const Layout* layout_;
   std::int64_t kv_heads_;
   int rank_;
-  std::vector<std::vector<std::int64_t>> reachable_;  ///< of each rank, ascending
-  std::vector<std::int64_t> pool_slots_;              ///< most slots one head takes in each rank's pool
-  std::vector<std::int64_t> send_slots_;              ///< most slots one head takes in each rank's send buffer
+  DemandMatrix reachable_;                ///< what each rank can need of others
+  std::vector<std::int64_t> pool_slots_;  ///< most slots one head takes in each rank's pool
+  std::vector<std::int64_t> send_slots_;  ///< most slots one head takes in each rank's send buffer
 };
 
 }  // namespace cpnsa::planning
