@@ -6,8 +6,9 @@
 Host time is that of enqueuing: the card is idle when a call begins, and on one rank no demand is read. Of it, `library`
 is inside the C++ interface (validation, launches), the rest is Python, PyTorch's allocator and autograd; of that,
 `PyTorch` is what a function of the same tensors costs that does nothing. A step is the card's time for one pass,
-between events in the stream and after a write of 512 MiB, as in `cpnsa bench`: nothing is left in the cache, and the
-host is ahead; `overhead` is what of it `cpnsa bench` does not need. Medians.
+between events in the stream and after a write of 512 MiB, as in `cpnsa bench`: nothing is left in the cache. Before it
+the card is kept busy, so that the host is ahead, as in training; `overhead` is what of the step `cpnsa bench` does not
+need. Medians.
 """
 
 import argparse
@@ -51,6 +52,7 @@ class Timed:
 
 
 FLUSH_BYTES = 512 << 20
+AHEAD_CYCLES = 8_000_000  # of the card's clock, some milliseconds
 
 
 class Nothing(torch.autograd.Function):
@@ -125,6 +127,7 @@ def measure(opts):
         for _ in range(opts.iterations):
             for name, samples in events.items():
                 begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                torch.cuda._sleep(AHEAD_CYCLES)
                 flush.zero_()
                 begin.record()
                 if name == "forward":

@@ -38,8 +38,9 @@ def attention_backward(plan: int, places: List[int], needed: List[bool], tensors
         dout = dense(dout)
     flat = plan.backward_step(places, placed(places, tensors), dout, state, memory, wanted_of(places, needed))
     gradients = gathered(places, tensors, flat)
-    # An operator returns tensors alone: those not asked for are empty.
-    return [tensor.new_empty(0) if gradient is None else gradient for tensor, gradient in zip(tensors, gradients)]
+    # An operator returns tensors alone, of which none is another's part: those not asked for are empty.
+    return [tensor.new_empty(0) if gradient is None else gradient if gradient._base is None else gradient.clone()
+            for tensor, gradient in zip(tensors, gradients)]
 
 
 @attention_backward.register_fake

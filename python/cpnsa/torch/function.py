@@ -81,9 +81,8 @@ def gathered(places, unique, flat):
     """Of the flat gradients one for each of the tensors that are different."""
     gradients = [None] * len(unique)
     for place, gradient in zip(places, flat):
-        if place >= 0 and gradient is not None:
-            dtype = unique[place].dtype
-            gradients[place] = gradient if gradient.dtype == dtype else gradient.to(dtype)
+        if place >= 0:
+            gradients[place] = gradient
     return gradients
 
 

@@ -136,20 +136,27 @@ class Plan:
             raise ArgumentError("backward: found a plan made with backward=False, expected one made for it")
 
     def backward_step(self, places, inputs, dout, state, memory, wanted):
-        """Gradients of the flat `inputs`, None for parameters that are not in `wanted`."""
-
-        accumulating = torch.float64 if self.dtype == torch.float64 else torch.float32
-
-        def gradient(index, tensor):
-            if index < tensors.first_parameter:
-                return torch.empty_like(tensor)
-            return torch.empty_like(tensor, dtype=accumulating) if wanted[index] else None
-
+        """Gradients of the flat `inputs`, None for parameters that are not in `wanted`; those of parameters are parts of
+        one tensor, so that all are cast to their type at once."""
         with Refusing(self._attention):
-            gradients = tensors.gradients_of(places, inputs, gradient)
+            dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+            parameters = [index for index in range(tensors.first_parameter, len(inputs)) if wanted[index]]
+            sizes = [inputs[index].numel() for index in parameters]
+            sums = torch.empty(sum(sizes), dtype=dtype, device=self.device)
+
+            def parts(whole):
+                return {index: part.view_as(inputs[index]) for index, part in zip(parameters, whole.split(sizes))}
+
+            of_parameters = parts(sums)
+            gradients = tensors.gradients_of(
+                places, inputs, lambda index, tensor: torch.empty_like(tensor) if index < tensors.first_parameter
+                else of_parameters.get(index))
             workspace = torch.empty(self.workspace_bytes, dtype=torch.uint8, device=self.device)
         self._attention.backward(inputs, dout, state, memory, gradients, workspace, self._stream())
-        return gradients
+        if sums.dtype == self.dtype:
+            return gradients
+        return gradients[:tensors.first_parameter] + tuple(
+            map(parts(sums.to(self.dtype)).get, range(tensors.first_parameter, len(inputs))))
 
     def _stream(self):
         return torch.cuda.current_stream(self.device).cuda_stream if self.device.type == "cuda" else 0
