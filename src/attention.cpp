@@ -134,8 +134,8 @@ Attention::Impl::Impl(const Config& config_, const Partition& partition, Device&
       accumulate(accumulate_dtype(options.dtype)),
       gradient_type(options.gradient_dtype.value_or(options.dtype)),
       plan(config, partition, communicator.rank(), options),
-      sizes(config, plan, options),
       queries(device.schedule(plan.segments, config)),
+      sizes(config, plan, options, device.combines_selected(config, options.dtype, *queries)),
       scratch_bytes(device.scratch_bytes(problem_size(config, plan, options))),
       summary_halo(device, plan.summary_halo),
       window_halo(device, plan.window_halo),
@@ -146,12 +146,14 @@ Attention::Impl::Impl(const Config& config_, const Partition& partition, Device&
       all_to_gathered(device, plan.all_to_gathered),
       own_to_all(device, plan.own_to_all),
       one_row(device, {{0, 0, 1}}),
-      everything(plan.blocks.gather()),
+      everything(std::make_shared<planning::BlockSchedule>(plan.blocks.gather())),
+      own_table(device, plan.blocks.any_reachable() ? std::vector<BlockLocation>{} : everything->table),
       forward_lists(device, list_bytes()),
       backward_lists(device, options.backward ? list_bytes() : 0),
       demand_host(device, demand_bytes() * static_cast<std::size_t>(communicator.size()), DeviceMemory::Place::host),
       demand_read(device),
       communication(device),
+      beside(device),
       handed_over(device),
       summary_halo_arrived(device),
       window_halo_arrived(device),
@@ -303,7 +305,7 @@ Statistics Attention::statistics() {
   std::size_t lists = self.summary_halo.device_bytes() + self.window_halo.device_bytes();
   for (const auto* list : {&self.own_to_gathered, &self.gathered_to_all, &self.all_to_gathered, &self.own_to_all})
     lists += list->device_bytes();
-  lists += self.own_runs.device_bytes() + self.halo_runs.device_bytes();
+  lists += self.own_runs.device_bytes() + self.halo_runs.device_bytes() + self.own_table.device_bytes();
   self.statistics.workspace_bytes = static_cast<std::int64_t>(workspace_bytes() + self.saved_bytes + lists);
   return self.statistics;
 }

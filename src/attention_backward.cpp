@@ -61,6 +61,7 @@ class BackwardStep {
   SavedBuffers kept;
   BackwardBuffers work;
   const BranchBuffers& branches;
+  const BlockLocation* table = nullptr;  // [B, G]
   Stream compute;
   Stream wire;
 
@@ -79,7 +80,7 @@ BackwardStep::BackwardStep(Attention::Impl& attention, const AttentionInputs& in
     : a(attention),
       in(inputs),
       dout(dout),
-      schedule(saved.state().schedule),
+      schedule(*saved.state().schedule),
       out(gradients),
       saved_arena(saved.memory),
       work_arena(workspace),
@@ -111,7 +112,7 @@ void BackwardStep::choose_accumulators() {
 
 void BackwardStep::run() {
   zero_accumulators();
-  a.upload(schedule, work.exchange, a.backward_lists, compute);
+  table = a.upload(schedule, work.exchange, a.backward_lists, compute);
   if (!a.sizes.keeps_branches) recompute_branches();
   bring(schedule.rounds.size() - 1);
   combine();  // while the first blocks travel
@@ -169,7 +170,7 @@ void BackwardStep::recompute_branches() {
     if (round + 1 < rounds) bring(round + 1);
     a.device.wait(compute, a.fetched[round % 2].get());
     const StageTimer::Scope timed(a.timer, Stage::selected_backward, compute);
-    attend.selected(schedule.rounds[round], a.pool_of(schedule, round, work.exchange, kept), work.exchange.table);
+    attend.selected(schedule.rounds[round], a.pool_of(schedule, round, work.exchange, kept), table);
   }
   if (!a.sizes.keeps_blocks) present_from = rounds - std::min<std::size_t>(rounds, 2);
 }
@@ -269,7 +270,7 @@ void BackwardStep::selected() {
       selected.v = in.v.slc.data;
       selected.pool = a.pool_of(schedule, round, work.exchange, kept);
       selected.pool_slots = now.received;
-      selected.table = work.exchange.table;
+      selected.table = table;
       selected.selected = kept.selected;
       selected.head_begin = now.head_begin;
       selected.head_end = now.head_end;
@@ -399,7 +400,7 @@ void Attention::backward(const AttentionInputs& inputs, const TensorView& dout, 
   self.guarded(stream, [&] {
     BackwardStep step(self, inputs, dout.data, saved, gradients, workspace, stream);
     step.run();
-    auto predicted = self.plan.bytes_backward(saved.state().schedule);
+    auto predicted = self.plan.bytes_backward(*saved.state().schedule);
     predicted[static_cast<std::size_t>(Traffic::parameter_gradients)] += step.parameter_bytes();
     self.account(predicted, 0);
   });

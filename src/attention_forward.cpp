@@ -16,7 +16,7 @@ class ForwardStep {
 
   void run(std::int32_t* selected_out);
 
-  const planning::BlockSchedule& schedule() const { return fetched_schedule; }
+  std::shared_ptr<const planning::BlockSchedule> schedule() const { return agreed; }
   /// Bytes that reading the demand takes on the wire.
   std::int64_t demand_bytes() const { return demand_received; }
 
@@ -26,9 +26,12 @@ class ForwardStep {
   void gather_summaries();
   void window_attention();
   void compressed_attention();
-  const planning::BlockSchedule& read_demand();
-  void selected_attention(const planning::BlockSchedule& schedule);
+  void select_blocks();
+  void send_demand();
+  std::shared_ptr<const planning::BlockSchedule> read_demand();
+  void selected_attention();
   void combine();
+  CombineBranches combination() const;
 
   void place_halo(const HaloLists& lists, const void* received, const void* own_k, const void* own_v, void* halo_k,
                   void* halo_v);
@@ -48,9 +51,10 @@ class ForwardStep {
   ForwardBuffers work;
   const BranchBuffers& branches;
   BranchAttention attend;
-  planning::BlockSchedule local_schedule;     // without a backward
-  planning::BlockSchedule& fetched_schedule;  // where a schedule from the demand is kept
+  std::shared_ptr<const planning::BlockSchedule> agreed;
   std::int64_t demand_received = 0;
+  const bool alone;         // nothing travels
+  const bool reads_demand;  // the host does
   Stream compute;
   Stream wire;
 };
@@ -66,7 +70,8 @@ ForwardStep::ForwardStep(Attention::Impl& attention, const AttentionInputs& inpu
       work(a.forward_buffers(work_arena)),
       branches(a.sizes.keeps_branches ? kept.branches : work.branches),
       attend(a, in, kept, branches, work.scratch, compute),
-      fetched_schedule(saved ? saved->state().schedule : local_schedule),
+      alone(a.communicator.size() == 1),
+      reads_demand(a.plan.blocks.any_reachable() && a.options.exchange != Exchange::gather),
       compute(compute),
       wire(a.communication.get()) {}
 
@@ -74,19 +79,24 @@ void ForwardStep::run(std::int32_t* selected_out) {
   exchange_halos();
   compress();
   gather_summaries();
-  window_attention();  // while the summaries travel
+  if (!reads_demand) window_attention();  // while the summaries travel
   compressed_attention();
-  selected_attention(read_demand());
+  select_blocks();
+  send_demand();
+  if (reads_demand) window_attention();  // while the demand does, and the host plans what follows from it
+  agreed = read_demand();
+  selected_attention();
   combine();
   if (selected_out && a.plan.rows > 0)
     a.device.copy(
         selected_out, kept.selected,
         static_cast<std::size_t>(a.plan.rows * a.config.num_kv_heads * a.config.select_count) * sizeof(std::int32_t),
         compute);
-  a.hand_over(wire, compute);  // the caller may free the workspace once `compute` has drained
+  if (!alone) a.hand_over(wire, compute);  // the caller may free the workspace once `compute` has drained
 }
 
 void ForwardStep::exchange_halos() {
+  if (alone) return;
   a.rows_to_tokens(a.summary_halo.pack.view(), in.k.cmp.data, in.v.cmp.data, work.summary_halo_send, a.sizes.element,
                    compute);
   a.rows_to_tokens(a.window_halo.pack.view(), in.k.win.data, in.v.win.data, work.window_halo_send, a.sizes.element,
@@ -112,23 +122,29 @@ void ForwardStep::place_halo(const HaloLists& lists, const void* received, const
 void ForwardStep::compress_runs(const ListView<SummaryRun>& runs, const void* k, const void* v) {
   if (runs.count == 0) return;
   const auto one = [&](const void* input, const CompressorTensors& parameters, std::int64_t dim, std::int64_t hidden,
-                       void* summaries) {
-    auto arguments = stage<Compress>();
+                       void* summaries, void* scratch, Stream stream) {
+    auto arguments = a.stage<Compress>(scratch);
     arguments.dim = dim;
     arguments.hidden = hidden;
     arguments.input = input;
     arguments.parameters = pointers_of(parameters);
     arguments.summaries = summaries;
     arguments.runs = runs;
-    a.device.compress(arguments, compute);
+    a.device.compress(arguments, stream);
   };
-  one(k, in.compress_k, a.config.head_dim_qk, a.config.compress_hidden_k, kept.summary_keys);
-  one(v, in.compress_v, a.config.head_dim_v, a.config.compress_hidden_v, kept.summary_values);
+  // Side by side: the products of one fill a part of a card.
+  const Stream beside = a.beside.get();
+  a.hand_over(compute, beside);
+  one(v, in.compress_v, a.config.head_dim_v, a.config.compress_hidden_v, kept.summary_values, work.scratch_beside,
+      beside);
+  one(k, in.compress_k, a.config.head_dim_qk, a.config.compress_hidden_k, kept.summary_keys, work.scratch, compute);
+  a.hand_over(beside, compute);
 }
 
 void ForwardStep::compress() {
   const StageTimer::Scope timed(a.timer, Stage::compress, compute);
   compress_runs(a.own_runs.view(), in.k.cmp.data, in.v.cmp.data);  // while the halo travels
+  if (alone) return;
   a.device.wait(compute, a.summary_halo_arrived.get());
   place_halo(a.summary_halo, work.summary_halo_receive, in.k.cmp.data, in.v.cmp.data, kept.summary_halo_k,
              kept.summary_halo_v);
@@ -136,7 +152,7 @@ void ForwardStep::compress() {
 }
 
 void ForwardStep::gather_summaries() {
-  if (a.communicator.size() == 1) return;
+  if (alone) return;
   a.rows_to_tokens(a.own_to_gathered.view(), kept.summary_keys, kept.summary_values, work.gathered, a.sizes.element,
                    compute);
   a.hand_over(compute, wire);
@@ -154,7 +170,7 @@ void ForwardStep::gather_summaries() {
 }
 
 void ForwardStep::window_attention() {
-  a.device.wait(compute, a.window_halo_arrived.get());
+  if (!alone) a.device.wait(compute, a.window_halo_arrived.get());
   const StageTimer::Scope timed(a.timer, Stage::window, compute);
   place_halo(a.window_halo, work.window_halo_receive, in.k.win.data, in.v.win.data, kept.window_halo_k,
              kept.window_halo_v);
@@ -162,16 +178,18 @@ void ForwardStep::window_attention() {
 }
 
 void ForwardStep::compressed_attention() {
-  if (a.communicator.size() > 1) {
+  if (!alone) {
     a.device.wait(compute, a.summaries_arrived.get());
     a.tokens_to_rows(a.gathered_to_all.view(), work.gathered, kept.summary_keys, kept.summary_values, a.sizes.element,
                      compute);
   }
   if (a.plan.rows == 0) return;
-  {
-    const StageTimer::Scope timed(a.timer, Stage::compressed, compute);
-    attend.compressed();
-  }
+  const StageTimer::Scope timed(a.timer, Stage::compressed, compute);
+  attend.compressed();
+}
+
+void ForwardStep::select_blocks() {
+  if (a.plan.rows == 0) return;
   const StageTimer::Scope timed(a.timer, Stage::select, compute);
   auto select = stage<SelectBlocks>();
   select.queries = a.queries.get();
@@ -182,15 +200,11 @@ void ForwardStep::compressed_attention() {
   a.device.select_blocks(select, compute);
 }
 
-// The one place where the host waits in a forward: who needs which blocks decides what is sent to whom.
-const planning::BlockSchedule& ForwardStep::read_demand() {
-  const planning::BlockPlanner& blocks = a.plan.blocks;
+// Who needs which blocks: to all ranks where that decides what is sent to whom, else for the statistics alone.
+void ForwardStep::send_demand() {
   a.own_demand_pending = false;
   a.statistics.blocks_needed = 0;
-  if (!blocks.any_reachable()) {
-    a.statistics.exchange = a.options.exchange == Exchange::automatic ? Exchange::fetch : a.options.exchange;
-    return fetched_schedule = a.everything;  // nothing travels; the table still says where own blocks are
-  }
+  if (!a.plan.blocks.any_reachable()) return;
 
   const StageTimer::Scope timed(a.timer, Stage::demand, compute);
   const std::size_t own_bytes = a.demand_bytes();
@@ -203,37 +217,47 @@ const planning::BlockSchedule& ForwardStep::read_demand() {
     mark.bitmap = own;
     a.device.mark_demand(mark, compute);
   }
-
-  if (a.options.exchange == Exchange::gather) {
+  if (!reads_demand) {
     a.device.copy(a.demand_host.data(), own, own_bytes, compute);
     a.own_demand_pending = true;
-    a.statistics.exchange = Exchange::gather;
-    return fetched_schedule = a.everything;
+    return;
   }
-
-  const int ranks = a.communicator.size();
-  const std::vector<std::size_t> bytes(static_cast<std::size_t>(ranks), own_bytes);
+  const auto ranks = static_cast<std::size_t>(a.communicator.size());
   a.hand_over(compute, wire);
-  a.communicator.all_gather(own, work.demand, bytes, a.device, wire);
-  demand_received = static_cast<std::int64_t>(own_bytes) * (ranks - 1);
+  a.communicator.all_gather(own, work.demand, std::vector<std::size_t>(ranks, own_bytes), a.device, wire);
+  demand_received = static_cast<std::int64_t>(own_bytes * (ranks - 1));
   a.count_received(Traffic::control, demand_received);
-  a.device.copy(a.demand_host.data(), work.demand, own_bytes * static_cast<std::size_t>(ranks), wire);
-  a.communicator.wait(a.device, wire);
+  a.device.copy(a.demand_host.data(), work.demand, own_bytes * ranks, wire);
+}
 
-  planning::DemandMatrix demand(ranks, a.plan.layout.blocks, a.config.num_kv_heads);
+// The one place where the host waits in a forward.
+std::shared_ptr<const planning::BlockSchedule> ForwardStep::read_demand() {
+  const planning::BlockPlanner& blocks = a.plan.blocks;
+  if (!blocks.any_reachable()) {  // nothing travels; the table still says where own blocks are
+    a.statistics.exchange = a.options.exchange == Exchange::automatic ? Exchange::fetch : a.options.exchange;
+    return a.everything;
+  }
+  a.statistics.exchange = Exchange::gather;
+  if (!reads_demand) return a.everything;
+
+  a.communicator.wait(a.device, wire);
+  planning::DemandMatrix demand(a.communicator.size(), a.plan.layout.blocks, a.config.num_kv_heads);
   const auto* words = static_cast<const std::uint32_t*>(a.demand_host.data());
   std::copy_n(words, demand.words().size(), demand.words().begin());
   a.statistics.blocks_needed = blocks.needed(demand, a.plan.rank);
-  a.statistics.exchange = a.options.exchange == Exchange::fetch ? Exchange::fetch : blocks.choose(demand);
-  if (a.statistics.exchange == Exchange::gather) return fetched_schedule = a.everything;
-  return fetched_schedule = blocks.fetch(demand);
+  if (a.options.exchange == Exchange::automatic && blocks.choose(demand) == Exchange::gather) return a.everything;
+  a.statistics.exchange = Exchange::fetch;
+  return std::make_shared<planning::BlockSchedule>(blocks.fetch(demand));
 }
 
-void ForwardStep::selected_attention(const planning::BlockSchedule& schedule) {
-  a.upload(schedule, work.exchange, a.forward_lists, compute);
+void ForwardStep::selected_attention() {
+  const planning::BlockSchedule& schedule = *agreed;
+  const BlockLocation* const table = a.upload(schedule, work.exchange, a.forward_lists, compute);
   a.statistics.blocks_fetched = schedule.received;
   const std::size_t rounds = schedule.rounds.size();
+  const CombineBranches combination = this->combination();
   const auto bring = [&](std::size_t round) {
+    if (alone) return;
     a.hand_over(compute, wire);  // the lists are there, and the round before last has left its pool
     a.fetch(schedule, round, work.exchange, a.pool_of(schedule, round, work.exchange, kept), in.k.slc.data,
             in.v.slc.data, Traffic::blocks, Stage::fetch_blocks);
@@ -241,16 +265,21 @@ void ForwardStep::selected_attention(const planning::BlockSchedule& schedule) {
   bring(0);
   for (std::size_t round = 0; round < rounds; ++round) {
     if (round + 1 < rounds) bring(round + 1);
-    a.device.wait(compute, a.fetched[round % 2].get());
+    if (!alone) a.device.wait(compute, a.fetched[round % 2].get());
     if (a.plan.rows == 0) continue;
     const StageTimer::Scope timed(a.timer, Stage::selected, compute);
-    attend.selected(schedule.rounds[round], a.pool_of(schedule, round, work.exchange, kept), work.exchange.table);
+    attend.selected(schedule.rounds[round], a.pool_of(schedule, round, work.exchange, kept), table,
+                    a.sizes.combines_selected ? &combination : nullptr);
   }
 }
 
 void ForwardStep::combine() {
-  if (a.plan.rows == 0) return;
+  if (a.plan.rows == 0 || a.sizes.combines_selected) return;
   const StageTimer::Scope timed(a.timer, Stage::combine, compute);
+  a.device.combine_branches(combination(), compute);
+}
+
+CombineBranches ForwardStep::combination() const {
   auto combine = stage<CombineBranches>();
   combine.rows = a.plan.rows;
   combine.gate = in.gate.data;
@@ -258,7 +287,7 @@ void ForwardStep::combine() {
   combine.o_slc = branches.o_slc;
   combine.o_win = branches.o_win;
   combine.out = out;
-  a.device.combine_branches(combine, compute);
+  return combine;
 }
 
 }  // namespace
@@ -277,11 +306,11 @@ void Attention::forward(const AttentionInputs& inputs, const TensorView& out, st
   self.guarded(stream, [&] {
     self.statistics = {};
     self.timer.reset();
-    if (saved) saved->state().layer = 0;
+    if (saved) saved->state() = {};
     ForwardStep step(self, inputs, out.data, saved, workspace, stream);
     step.run(selected);
-    if (saved) saved->state().layer = self.number, saved->state().call = self.calls;
-    self.account(self.plan.bytes_forward(step.schedule()), step.demand_bytes());
+    if (saved) saved->state() = {self.number, self.calls, step.schedule()};
+    self.account(self.plan.bytes_forward(*step.schedule()), step.demand_bytes());
   });
 }
 

@@ -16,7 +16,7 @@ namespace cpnsa {
 struct SavedForward::State {
   std::int64_t layer = 0;  ///< the Attention::Impl::number whose forward it is; 0 until one has run to its end
   std::int64_t call = 0;   ///< that forward's Attention::Impl::calls, the same on every rank
-  planning::BlockSchedule schedule;
+  std::shared_ptr<const planning::BlockSchedule> schedule;
 };
 
 /// A planned halo's lists in the device's memory. Forward: pack -> exchange -> place. Backward: the way back.
@@ -66,9 +66,10 @@ struct Attention::Impl {
   /// Adds a pass's agreement to what was received, and all that the plan says it receives to what was predicted.
   void account(const std::array<std::int64_t, traffic_kinds>& predicted, std::int64_t predicted_control);
 
-  /// Copies the schedule's table and lists to the device. The staging's previous copies must be over: waits if not.
-  void upload(const planning::BlockSchedule& schedule, const ExchangeBuffers& buffers, ListStaging& staging,
-              Stream stream);
+  /// Copies the schedule's table and lists to the device, and returns where the table is there. The staging's previous
+  /// copies must be over: waits if not. Where no block travels everything is there already.
+  const BlockLocation* upload(const planning::BlockSchedule& schedule, const ExchangeBuffers& buffers,
+                              ListStaging& staging, Stream stream);
   /// Packs one round's blocks and exchanges them into `pool`, on the communication stream.
   void fetch(const planning::BlockSchedule& schedule, std::size_t round, const ExchangeBuffers& buffers, void* pool,
              const void* k, const void* v, Traffic traffic, Stage stage);
@@ -126,8 +127,8 @@ struct Attention::Impl {
   DType accumulate;     ///< accumulate_dtype(options.dtype)
   DType gradient_type;  ///< of dq, dk, dv, dgate
   planning::Plan plan;
-  LayerSizes sizes;
   std::unique_ptr<SegmentSchedule> queries;
+  LayerSizes sizes;
   std::size_t scratch_bytes = 0;
   std::size_t forward_bytes = 0;
   std::size_t backward_bytes = 0;
@@ -141,14 +142,16 @@ struct Attention::Impl {
   DeviceList<RowRange> gathered_to_all;
   DeviceList<RowRange> all_to_gathered;
   DeviceList<RowRange> own_to_all;
-  DeviceList<RowRange> one_row;        ///< {0, 0, 1}: a whole buffer as one row
-  planning::BlockSchedule everything;  ///< the schedule of Exchange::gather
+  DeviceList<RowRange> one_row;                               ///< {0, 0, 1}: a whole buffer as one row
+  std::shared_ptr<const planning::BlockSchedule> everything;  ///< the schedule of Exchange::gather
+  DeviceList<BlockLocation> own_table;                        ///< its table where no block travels
 
   ListStaging forward_lists;
   ListStaging backward_lists;
   DeviceMemory demand_host;  ///< [P, words], what the forward reads
   OwnedEvent demand_read;
   OwnedStream communication;
+  OwnedStream beside;  ///< of computations that leave room on the card
   OwnedEvent handed_over;
   OwnedEvent summary_halo_arrived;
   OwnedEvent window_halo_arrived;

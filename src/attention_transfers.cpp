@@ -93,8 +93,9 @@ ListView<BlockSlot> Attention::Impl::packed_of(const planning::BlockSchedule& sc
   return {packed.data(), device_list, static_cast<std::int64_t>(packed.size())};
 }
 
-void Attention::Impl::upload(const planning::BlockSchedule& schedule, const ExchangeBuffers& buffers,
-                             ListStaging& staging, Stream stream) {
+const BlockLocation* Attention::Impl::upload(const planning::BlockSchedule& schedule, const ExchangeBuffers& buffers,
+                                             ListStaging& staging, Stream stream) {
+  if (!plan.blocks.any_reachable()) return own_table.view().device;
   if (staging.in_use && !device.done(staging.copied.get())) {
     device.wait(staging.waits.get(), staging.copied.get());
     communicator.wait(device, staging.waits.get());
@@ -117,6 +118,7 @@ void Attention::Impl::upload(const planning::BlockSchedule& schedule, const Exch
   }
   device.record(staging.copied.get(), stream);
   staging.in_use = true;
+  return buffers.table;
 }
 
 void* Attention::Impl::pool_of(const planning::BlockSchedule& schedule, std::size_t round,

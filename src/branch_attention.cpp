@@ -28,8 +28,8 @@ void BranchAttention::compressed() const {
   a.device.compressed_attention(compressed, stream);
 }
 
-void BranchAttention::selected(const planning::ExchangeRound& round, const void* pool,
-                               const BlockLocation* table) const {
+void BranchAttention::selected(const planning::ExchangeRound& round, const void* pool, const BlockLocation* table,
+                               const CombineBranches* combine) const {
   if (a.plan.rows == 0) return;
   auto selected = a.stage<SelectedAttention>(scratch);
   selected.queries = a.queries.get();
@@ -43,6 +43,7 @@ void BranchAttention::selected(const planning::ExchangeRound& round, const void*
   selected.head_end = round.head_end;
   selected.out = out.o_slc;
   selected.log_sum_exp = out.lse_slc;
+  selected.combine = combine;
   a.device.selected_attention(selected, stream);
 }
 

@@ -14,7 +14,9 @@ class BranchAttention {
 
   void window() const;
   void compressed() const;
-  void selected(const planning::ExchangeRound& round, const void* pool, const BlockLocation* table) const;
+  /// `combine`: what the stage does besides, if anything.
+  void selected(const planning::ExchangeRound& round, const void* pool, const BlockLocation* table,
+                const CombineBranches* combine = nullptr) const;
 
  private:
   Attention::Impl& a;

@@ -11,7 +11,7 @@ namespace cpnsa {
 
 /// Sizes that every buffer below is laid out from.
 struct LayerSizes {
-  LayerSizes(const Config& config, const planning::Plan& plan, const AttentionOptions& options)
+  LayerSizes(const Config& config, const planning::Plan& plan, const AttentionOptions& options, bool combines_selected)
       : element(size_of(options.dtype)),
         accumulated(size_of(accumulate_dtype(options.dtype))),
         rows(plan.rows),
@@ -22,19 +22,23 @@ struct LayerSizes {
         out_width(config.num_q_heads * config.head_dim_v),
         slot_elements(config.select_block * (config.head_dim_qk + config.head_dim_v)),
         keeps_blocks(options.backward && !options.refetch_blocks),
-        keeps_branches(!options.backward || !options.recompute_branches) {}
+        keeps_branches(!options.backward || !options.recompute_branches),
+        combines_selected(combines_selected),
+        forward_keeps_selected(!combines_selected || (options.backward && keeps_branches)) {}
 
   std::size_t element;      ///< bytes of one element of the layer's type
   std::size_t accumulated;  ///< bytes of one element of the accumulating type
   std::int64_t rows;
   std::int64_t q_heads;
   std::int64_t kv_heads;
-  std::int64_t k_width;        ///< G dk, elements of a token's keys
-  std::int64_t v_width;        ///< G dv
-  std::int64_t out_width;      ///< H dv
-  std::int64_t slot_elements;  ///< of one pool slot
-  bool keeps_blocks;           ///< whether what the forward fetched is kept for the backward
-  bool keeps_branches;         ///< whether the branches' outputs are
+  std::int64_t k_width;         ///< G dk, elements of a token's keys
+  std::int64_t v_width;         ///< G dv
+  std::int64_t out_width;       ///< H dv
+  std::int64_t slot_elements;   ///< of one pool slot
+  bool keeps_blocks;            ///< whether what the forward fetched is kept for the backward
+  bool keeps_branches;          ///< whether the branches' outputs are
+  bool combines_selected;       ///< whether the selected branch's stage combines the branches
+  bool forward_keeps_selected;  ///< whether anything but that stage reads the forward's o_slc
 
   std::int64_t token_width() const { return k_width + v_width; }  ///< a token on the wire: keys, then values
   static std::size_t bytes(std::int64_t rows, std::int64_t width, std::size_t size) {
@@ -45,14 +49,16 @@ struct LayerSizes {
 /// What the three branches computed.
 struct BranchBuffers {
   BranchBuffers() = default;
-  BranchBuffers(Arena& arena, const LayerSizes& sizes) {
-    for (auto* out : {&o_cmp, &o_slc, &o_win})
-      *out = arena.take(LayerSizes::bytes(sizes.rows, sizes.out_width, sizes.element));
+  BranchBuffers(Arena& arena, const LayerSizes& sizes, bool with_selected) {
+    const auto output = [&] { return arena.take(LayerSizes::bytes(sizes.rows, sizes.out_width, sizes.element)); };
+    o_cmp = output();
+    o_win = output();
+    if (with_selected) o_slc = output();
     for (auto* lse : {&lse_cmp, &lse_slc, &lse_win})
       *lse = arena.take(LayerSizes::bytes(sizes.rows, sizes.q_heads, sizes.accumulated));
   }
 
-  void *o_cmp = nullptr, *o_slc = nullptr, *o_win = nullptr;        ///< [rows, H, dv]
+  void *o_cmp = nullptr, *o_slc = nullptr, *o_win = nullptr;        ///< [rows, H, dv]; o_slc where somebody reads it
   void *lse_cmp = nullptr, *lse_slc = nullptr, *lse_win = nullptr;  ///< acc [rows, H]
 };
 
@@ -68,7 +74,7 @@ struct SavedBuffers {
     summary_halo_v = take(plan.summary_halo.rows, sizes.v_width, sizes.element);
     window_halo_k = take(plan.window_halo.rows, sizes.k_width, sizes.element);
     window_halo_v = take(plan.window_halo.rows, sizes.v_width, sizes.element);
-    if (sizes.keeps_branches) branches = {arena, sizes};
+    if (sizes.keeps_branches) branches = {arena, sizes, sizes.forward_keeps_selected};
     if (sizes.keeps_blocks)
       blocks = take(plan.blocks.pool_slots() * sizes.kv_heads, sizes.slot_elements, sizes.element);
     selected = arena.take<std::int32_t>(sizes.rows * sizes.kv_heads * config.select_count);
@@ -106,7 +112,7 @@ struct ExchangeBuffers {
 struct ForwardBuffers {
   ForwardBuffers(Arena& arena, const planning::Plan& plan, const LayerSizes& sizes, std::size_t scratch_bytes)
       : exchange(arena, plan, sizes, true) {
-    if (!sizes.keeps_branches) branches = {arena, sizes};
+    if (!sizes.keeps_branches) branches = {arena, sizes, sizes.forward_keeps_selected};
     const auto tokens = [&](std::int64_t rows) {
       return arena.take(LayerSizes::bytes(rows, sizes.token_width(), sizes.element));
     };
@@ -118,6 +124,7 @@ struct ForwardBuffers {
     demand_words = planning::DemandMatrix::words_of(plan.layout.blocks, sizes.kv_heads);
     demand = arena.take<std::uint32_t>(demand_words * plan.layout.ranks());
     scratch = arena.take(scratch_bytes);
+    scratch_beside = arena.take(scratch_bytes);
   }
 
   ExchangeBuffers exchange;
@@ -127,13 +134,14 @@ struct ForwardBuffers {
   std::int64_t demand_words;                                                                ///< of one rank
   std::uint32_t* demand;                                                                    ///< [P, demand_words]
   void* scratch;
+  void* scratch_beside;  ///< of stages that run beside others
 };
 
 struct BackwardBuffers {
   BackwardBuffers(Arena& arena, const planning::Plan& plan, const LayerSizes& sizes, const Config& config,
                   bool convert_gradients, std::int64_t parameter_elements, std::size_t scratch_bytes)
       : exchange(arena, plan, sizes, !sizes.keeps_blocks) {
-    if (!sizes.keeps_branches) branches = {arena, sizes};
+    if (!sizes.keeps_branches) branches = {arena, sizes, true};
     const auto take = [&](std::int64_t rows, std::int64_t width) {
       return arena.take(LayerSizes::bytes(rows, width, sizes.accumulated));
     };

@@ -81,6 +81,9 @@ class Device {
   /// Prepares a rank's segments; called when planning, may allocate.
   virtual std::unique_ptr<SegmentSchedule> schedule(std::span<const Segment> segments, const Config&);
 
+  /// Whether selected_attention() of these queries can do combine_branches()'s work as well, at less cost.
+  virtual bool combines_selected(const Config&, DType, const SegmentSchedule&) const { return false; }
+
   virtual void compress(const Compress&, Stream) = 0;
   virtual void compressed_attention(const CompressedAttention&, Stream) = 0;
   virtual void select_blocks(const SelectBlocks&, Stream) = 0;

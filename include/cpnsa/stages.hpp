@@ -187,6 +187,8 @@ struct AddBlocks : StageContext {
 /// rank's own tensors; `row < 0`: slot `-1 - row` of the pool. Pairs that no row of the rank selected are undefined.
 using BlockLocation = std::int32_t;
 
+struct CombineBranches;
+
 /// o_slc and its log-sum-exp for query heads of KV heads [head_begin, head_end): softmax over the tokens u <= t of the
 /// selected blocks.
 struct SelectedAttention : StageContext {
@@ -199,8 +201,10 @@ struct SelectedAttention : StageContext {
   const std::int32_t* selected;  ///< [rows, G, n]
   std::int64_t head_begin;
   std::int64_t head_end;
-  void* out;          ///< [rows, H, dv]
+  void* out;          ///< [rows, H, dv]; with `combine` it may be null
   void* log_sum_exp;  ///< acc [rows, H]
+  /// For a device that combines_selected(): what to do besides for these heads, with this o_slc in place of its own.
+  const CombineBranches* combine = nullptr;
 };
 
 /// o_win and its log-sum-exp: softmax over t - w < u <= t. Tokens before the segment are in the halo.

@@ -1,10 +1,10 @@
 #pragma once
 
 // Hopper's attention kernel, for branches whose keys are consecutive rows of a tensor: compressed and window. Query
-// tiles are 4 tokens of one KV head for each consumer warpgroup, 16 heads each: 64 rows, so that a warp's 16 rows are one
-// token. A producer thread keeps a ring of key and value tiles full through the copy engine; the
-// products S = Q K^T and O += P V run on wgmma, the next tile's S beside the last one's O. Blocks are persistent: the
-// producer loads the next work item while the consumers finish one.
+// tiles are 4 tokens of one KV head for each consumer warpgroup, 16 heads each: 64 rows, so that a warp's 16 rows are
+// one token. A producer thread keeps a ring of key and value tiles full through the copy engine; the products S = Q K^T
+// and O += P V run on wgmma, the next tile's S beside the last one's O. Blocks are persistent: the producer loads the
+// next work item while the consumers finish one.
 //
 // A walk says which keys a work item has; the kernel is templated on it:
 //   Walk(const Parameters&, const Segment&, const QueryTile&)
@@ -16,6 +16,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/packs.cuh"
 #include "kernels/cuda/ptx_sm90.cuh"
 
 namespace cpnsa::cuda::sm90 {
@@ -45,9 +46,9 @@ struct AttentionShape {
   static constexpr int value_bytes = keys * Dv * 2;
   static constexpr int column_bytes = keys * 128;
   static constexpr int most_stages = 4;
-  static constexpr int most_tile_bytes = 226 * 1024 - (2 + 4 * most_stages) * 8;
+  static constexpr int most_tile_bytes = 226 * 1024 - (2 + 4 * most_stages + consumers) * 8;
   static constexpr int stages = std::min(most_stages, (most_tile_bytes - query_bytes) / (key_bytes + value_bytes));
-  static constexpr int barriers = 2 + 4 * stages;
+  static constexpr int barriers = 2 + 4 * stages + consumers;
   static constexpr int shared_bytes = query_bytes + stages * (key_bytes + value_bytes) + barriers * 8;
   static_assert(keys % 16 == 0 && stages >= 2);
 };
@@ -66,8 +67,11 @@ struct AttentionShared {
   __device__ std::uint32_t key_free(int stage) const { return key_ready(Shape::stages) + stage * 8; }
   __device__ std::uint32_t value_ready(int stage) const { return key_free(Shape::stages) + stage * 8; }
   __device__ std::uint32_t value_free(int stage) const { return value_ready(Shape::stages) + stage * 8; }
+  /// Of a consumer warpgroup: to enqueue products.
+  __device__ std::uint32_t turn(int warpgroup) const { return value_free(Shape::stages) + warpgroup * 8; }
 
   __device__ void initialise() const {
+    for (int warpgroup = 0; warpgroup < Shape::consumers; ++warpgroup) ptx::barrier_init(turn(warpgroup), 4);
     ptx::barrier_init(query_ready(), 1);
     ptx::barrier_init(query_free(), Shape::consumers);
     for (int stage = 0; stage < Shape::stages; ++stage) {
@@ -141,8 +145,7 @@ __device__ __forceinline__ void enqueue_scores(float (&s)[Shape::keys / 2], std:
   ptx::wgmma_fence();
 #pragma unroll
   for (int step = 0; step < Shape::dk / 16; ++step)
-    ptx::wgmma_nt(typename Shape::T{}, s,
-                  ptx::advance(rows, step / 4 * Shape::query_column_bytes + step % 4 * 32),
+    ptx::wgmma_nt(typename Shape::T{}, s, ptx::advance(rows, step / 4 * Shape::query_column_bytes + step % 4 * 32),
                   ptx::advance(columns, step / 4 * Shape::column_bytes + step % 4 * 32), step > 0);
   ptx::wgmma_commit();
 }
@@ -207,17 +210,18 @@ __device__ __forceinline__ void to_operand(std::uint32_t (&p)[Values / 8][4], co
     for (int i = 0; i < 4; ++i) p[step][i] = narrow2<T>(s[8 * step + 2 * i], s[8 * step + 2 * i + 1]);
 }
 
-/// Writes a warp's 16 rows: the four lanes of a row exchange pairs so that each writes 16 bytes.
-template <class T, int Values>
-__device__ __forceinline__ void write_output(const float (&o)[Values], const SoftmaxRows& state, T* out, int dv) {
+/// Calls store(row of 16, pack, values) for a warp's 16 rows of packs: the four lanes of a row exchange pairs so that
+/// each has 8 channels that are neighbours.
+template <class T, int Values, class Store>
+__device__ __forceinline__ void for_each_pack(const float (&o)[Values], const SoftmaxRows& state, Store&& store) {
   const int lane = threadIdx.x % 32, quarter = lane % 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const float factor = state.inverse_sum(half);
-    T* const row = out + (lane / 4 + 8 * half) * dv;
 #pragma unroll
     for (int group = 0; group < Values / 16; ++group) {  // four columns of 8 channels
-      std::uint32_t mine[4], theirs[4];
+      std::uint32_t mine[4];
+      alignas(16) std::uint32_t theirs[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i)
         mine[i] = narrow2<T>(o[16 * group + 4 * i + 2 * half] * factor, o[16 * group + 4 * i + 2 * half + 1] * factor);
@@ -232,10 +236,16 @@ __device__ __forceinline__ void write_output(const float (&o)[Values], const Sof
         for (int i = 0; i < 4; ++i)
           if (from == i) theirs[i] = in_word;
       }
-      *reinterpret_cast<uint4*>(row + group * 32 + quarter * 8) =
-          make_uint4(theirs[0], theirs[1], theirs[2], theirs[3]);
+      store(lane / 4 + 8 * half, group * 4 + quarter, reinterpret_cast<const LayerPack<T>&>(theirs));
     }
   }
+}
+
+/// Writes a warp's 16 rows.
+template <class T, int Values>
+__device__ __forceinline__ void write_output(const float (&o)[Values], const SoftmaxRows& state, T* out, int dv) {
+  for_each_pack<T>(o, state,
+                   [&](int row, int pack, const LayerPack<T>& values) { store_pack(out + row * dv, pack, values); });
 }
 
 template <class Shape, class Walk>
@@ -249,6 +259,7 @@ __device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T
   const std::uint32_t own_query = shared.query() + warpgroup * 64 * 128;
   RingPosition<Shape::stages> ring;  // of the key tile whose scores come next
   int item_phase = 0;
+  int turn_phase = warpgroup == 0;  // the first turn is the first warpgroup's
   for (int item = blockIdx.x; item < work.count(); item += gridDim.x, item_phase ^= 1) {
     const QueryTile tile = a.tiles[work.tile(item)];
     const int group = work.group(item);
@@ -283,9 +294,13 @@ __device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T
       ring.advance();
       for (int index = 1; index < walk.tiles; ++index) {
         ptx::barrier_wait(shared.key_ready(ring.stage), ring.phase);
-        enqueue_scores<Shape>(s, own_query, shared.key(ring.stage));
         ptx::barrier_wait(shared.value_ready(values.stage), values.phase);
+        // In turns: while one warpgroup's products run, another is at its softmax.
+        ptx::barrier_wait(shared.turn(warpgroup), turn_phase);
+        turn_phase ^= 1;
+        enqueue_scores<Shape>(s, own_query, shared.key(ring.stage));
         enqueue_output<Shape>(o, p, shared.value(values.stage));
+        if (lane == 0) ptx::barrier_arrive(shared.turn((warpgroup + 1) % Shape::consumers));
         ptx::wgmma_wait<1>();
         ptx::hold(s);
         scores_are_done(index);

@@ -11,6 +11,7 @@
 #include "kernels/cuda/limits.hpp"
 #include "kernels/cuda/scratch.hpp"
 #include "kernels/cuda/segment_schedule.hpp"
+#include "kernels/cuda/sm90.hpp"
 #include "kernels/cuda/stage_functions.hpp"
 
 namespace cpnsa::cuda {
@@ -237,6 +238,14 @@ void CudaDevice::convert(void* destination, DType to, const void* source, DType 
   cuda::convert(destination, to, source, from, count, native(stream));
 }
 
+bool CudaDevice::combines_selected(const Config& config, DType dtype, const SegmentSchedule& queries) const {
+  check(cudaSetDevice(index_), "cudaSetDevice");
+  SelectedAttention a{};
+  a.config = &config;
+  a.dtype = dtype;
+  a.queries = &queries;
+  return sm90::serves(a);
+}
 void CudaDevice::compress(const Compress& a, Stream stream) {
   cuda::compress(a, *handles_, native(stream));
 }

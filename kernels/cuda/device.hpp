@@ -47,6 +47,8 @@ class CudaDevice final : public Device {
   std::size_t scratch_bytes(const ProblemSize&) const override;
   std::unique_ptr<SegmentSchedule> schedule(std::span<const Segment> segments, const Config&) override;
 
+  bool combines_selected(const Config&, DType, const SegmentSchedule&) const override;
+
   void compress(const Compress&, Stream) override;
   void compressed_attention(const CompressedAttention&, Stream) override;
   void select_blocks(const SelectBlocks&, Stream) override;

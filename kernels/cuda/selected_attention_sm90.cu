@@ -5,6 +5,7 @@
 // the output, and reads its query from shared memory. Thread blocks are persistent: three warps build the union of the
 // next tile, and its first blocks come in, while the consumers finish one.
 
+#include "kernels/cuda/combination.cuh"
 #include "kernels/cuda/selected_work_sm90.cuh"
 
 namespace cpnsa::cuda::sm90 {
@@ -120,15 +121,44 @@ __device__ __forceinline__ void load(const SelectedWork<AttentionProblem<typenam
   }
 }
 
+/// The first of the 16 head rows of this warp's query, -1 for a query that the tile does not have.
 template <class Shape>
-__device__ __forceinline__ void write_rows(const SelectedWork<AttentionProblem<typename Shape::T>>& arguments, int item,
+__device__ __forceinline__ std::int64_t first_head_row(const SelectedWork<AttentionProblem<typename Shape::T>>& a,
+                                                       int item) {
+  const QueryTile tile = a.tile(item);
+  const int query = threadIdx.x / 32;
+  return query < tile.rows ? (tile.row + query) * a.problem.heads + a.group(item) * Shape::heads : -1;
+}
+
+/// The other branches' outputs, which come from memory, are asked for at a tile's beginning.
+template <class Shape>
+__device__ __forceinline__ void prefetch_branches(const Combination<typename Shape::T>& combination,
+                                                  std::int64_t head_row) {
+  constexpr int line = 64;  // elements of a cache line
+#pragma unroll
+  for (int i = threadIdx.x % 32; i < Shape::heads * Shape::dv / line; i += 32) {
+    ptx::prefetch(combination.o_cmp + head_row * Shape::dv + i * line);
+    ptx::prefetch(combination.o_win + head_row * Shape::dv + i * line);
+  }
+}
+
+template <class Shape>
+__device__ __forceinline__ void write_rows(const SelectedWork<AttentionProblem<typename Shape::T>>& arguments,
+                                           const Combination<typename Shape::T>& combination, std::int64_t head_row,
                                            float (&o)[Shape::dv / 8][4], const SoftmaxRows& state) {
   const auto& a = arguments.problem;
-  const QueryTile tile = arguments.tile(item);
-  const int query = threadIdx.x / 32, lane = threadIdx.x % 32;
-  if (query >= tile.rows) return;
-  const std::int64_t head_row = (tile.row + query) * a.heads + arguments.group(item) * Shape::heads;
-  write_output(reinterpret_cast<float(&)[Shape::dv / 2]>(o), state, a.out + head_row * Shape::dv, Shape::dv);
+  const int lane = threadIdx.x % 32;
+  const std::int64_t first = head_row * Shape::dv;
+  const auto& values = reinterpret_cast<float(&)[Shape::dv / 2]>(o);
+  if (combination.out) {
+    const Gates gates[2] = {combination.gates(head_row + lane / 4), combination.gates(head_row + lane / 4 + 8)};
+    for_each_pack<typename Shape::T>(values, state, [&](int row, int pack, const LayerPack<typename Shape::T>& slc) {
+      if (a.out) store_pack(a.out + first + row * Shape::dv, pack, slc);
+      combination.write(gates[row / 8], first + row * Shape::dv, pack, slc);
+    });
+  } else {
+    write_output(values, state, a.out + first, Shape::dv);
+  }
   if (lane % 4 == 0) {
     a.log_sum_exp[head_row + lane / 4] = state.log_sum_exp(0);
     a.log_sum_exp[head_row + lane / 4 + 8] = state.log_sum_exp(1);
@@ -160,7 +190,8 @@ __device__ __forceinline__ void attend_block(SoftmaxRows& state, float (&o)[Shap
 
 template <class Shape>
 __device__ __forceinline__ void consume(const SelectedWork<AttentionProblem<typename Shape::T>>& a,
-                                        const UnionBuffers& buffers, const SelectedShared<Shape>& shared) {
+                                        const Combination<typename Shape::T>& combination, const UnionBuffers& buffers,
+                                        const SelectedShared<Shape>& shared) {
   const int query = threadIdx.x / 32;
   const bool speaks = threadIdx.x % 32 == 0;
   int turn = 0;  // of the ring
@@ -168,6 +199,8 @@ __device__ __forceinline__ void consume(const SelectedWork<AttentionProblem<type
 #pragma unroll 1
   for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x, ++turns_of_lists) {
     const int position = a.position(a.tile(item)) + query, list_index = turns_of_lists % Shape::lists;
+    const std::int64_t head_row = first_head_row<Shape>(a, item);
+    if (combination.out && head_row >= 0) prefetch_branches<Shape>(combination, head_row);
     SoftmaxRows state;
     float o[Shape::dv / 8][4] = {};
     ptx::barrier_wait(shared.query_ready(), turns_of_lists % 2);
@@ -190,13 +223,14 @@ __device__ __forceinline__ void consume(const SelectedWork<AttentionProblem<type
       ptx::barrier_arrive(shared.query_free());
     }
     state.finish();
-    write_rows<Shape>(a, item, o, state);
+    if (head_row >= 0) write_rows<Shape>(a, combination, head_row, o, state);
   }
 }
 
 template <class Shape>
 __global__ void __launch_bounds__(Shape::threads, 1)
     selected_attention_kernel(const __grid_constant__ SelectedWork<AttentionProblem<typename Shape::T>> arguments,
+                              const __grid_constant__ Combination<typename Shape::T> combination,
                               const __grid_constant__ BlockMaps maps) {
   extern __shared__ unsigned char memory[];
   const std::uint32_t start_of_memory = ptx::shared_address(memory);
@@ -207,7 +241,7 @@ __global__ void __launch_bounds__(Shape::threads, 1)
   __syncthreads();
   if (threadIdx.x < Shape::consumers) {
     ptx::take_registers<Shape::consumer_registers>();
-    consume<Shape>(arguments, buffers, shared);
+    consume<Shape>(arguments, combination, buffers, shared);
   } else {
     ptx::give_registers<Shape::producer_registers>();
     if (threadIdx.x == Shape::consumers)
@@ -265,8 +299,8 @@ void selected_attention(const SelectedAttention& a, cudaStream_t stream) {
     const std::size_t bytes = selected_shared_bytes<Shape>(a);
     allow_shared_memory(selected_attention_kernel<Shape>, bytes);
     const int blocks = std::min(multiprocessors(), arguments.work.tiles * arguments.work.groups);
-    selected_attention_kernel<Shape>
-        <<<blocks, Shape::threads, bytes, stream>>>(arguments, block_maps<Shape>(a, schedule.rows));
+    selected_attention_kernel<Shape><<<blocks, Shape::threads, bytes, stream>>>(
+        arguments, a.combine ? Combination<T>(*a.combine) : Combination<T>(), block_maps<Shape>(a, schedule.rows));
     check_launch("selected_attention_sm90");
   });
 }
