@@ -144,8 +144,7 @@ void ForwardStep::compress_runs(const ListView<SummaryRun>& runs, const void* k,
 void ForwardStep::compress() {
   const StageTimer::Scope timed(a.timer, Stage::compress, compute);
   compress_runs(a.own_runs.view(), in.k.cmp.data, in.v.cmp.data);  // while the halo travels
-  if (alone) return;
-  a.device.wait(compute, a.summary_halo_arrived.get());
+  if (!alone) a.device.wait(compute, a.summary_halo_arrived.get());
   place_halo(a.summary_halo, work.summary_halo_receive, in.k.cmp.data, in.v.cmp.data, kept.summary_halo_k,
              kept.summary_halo_v);
   compress_runs(a.halo_runs.view(), kept.summary_halo_k, kept.summary_halo_v);

@@ -46,9 +46,9 @@ struct AttentionShape {
   static constexpr int value_bytes = keys * Dv * 2;
   static constexpr int column_bytes = keys * 128;
   static constexpr int most_stages = 4;
-  static constexpr int most_tile_bytes = 226 * 1024 - (2 + 4 * most_stages + consumers) * 8;
+  static constexpr int most_tile_bytes = 226 * 1024 - (2 + 4 * most_stages) * 8;
   static constexpr int stages = std::min(most_stages, (most_tile_bytes - query_bytes) / (key_bytes + value_bytes));
-  static constexpr int barriers = 2 + 4 * stages + consumers;
+  static constexpr int barriers = 2 + 4 * stages;
   static constexpr int shared_bytes = query_bytes + stages * (key_bytes + value_bytes) + barriers * 8;
   static_assert(keys % 16 == 0 && stages >= 2);
 };
@@ -67,11 +67,8 @@ struct AttentionShared {
   __device__ std::uint32_t key_free(int stage) const { return key_ready(Shape::stages) + stage * 8; }
   __device__ std::uint32_t value_ready(int stage) const { return key_free(Shape::stages) + stage * 8; }
   __device__ std::uint32_t value_free(int stage) const { return value_ready(Shape::stages) + stage * 8; }
-  /// Of a consumer warpgroup: to enqueue products.
-  __device__ std::uint32_t turn(int warpgroup) const { return value_free(Shape::stages) + warpgroup * 8; }
 
   __device__ void initialise() const {
-    for (int warpgroup = 0; warpgroup < Shape::consumers; ++warpgroup) ptx::barrier_init(turn(warpgroup), 4);
     ptx::barrier_init(query_ready(), 1);
     ptx::barrier_init(query_free(), Shape::consumers);
     for (int stage = 0; stage < Shape::stages; ++stage) {
@@ -210,14 +207,17 @@ __device__ __forceinline__ void to_operand(std::uint32_t (&p)[Values / 8][4], co
     for (int i = 0; i < 4; ++i) p[step][i] = narrow2<T>(s[8 * step + 2 * i], s[8 * step + 2 * i + 1]);
 }
 
-/// Calls store(row of 16, pack, values) for a warp's 16 rows of packs: the four lanes of a row exchange pairs so that
-/// each has 8 channels that are neighbours.
-template <class T, int Values, class Store>
-__device__ __forceinline__ void for_each_pack(const float (&o)[Values], const SoftmaxRows& state, Store&& store) {
+/// Calls store(row of 16, quarter, group, values) for a warp's 16 rows of packs, pack group * 4 + quarter of the row,
+/// and begin_row(row) before the packs of each: the four lanes of a row exchange pairs so that each has 8 channels that
+/// are neighbours.
+template <class T, int Values, class BeginRow, class Store>
+__device__ __forceinline__ void for_each_pack(const float (&o)[Values], const SoftmaxRows& state, BeginRow&& begin_row,
+                                              Store&& store) {
   const int lane = threadIdx.x % 32, quarter = lane % 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const float factor = state.inverse_sum(half);
+    begin_row(lane / 4 + 8 * half);
 #pragma unroll
     for (int group = 0; group < Values / 16; ++group) {  // four columns of 8 channels
       std::uint32_t mine[4];
@@ -236,7 +236,7 @@ __device__ __forceinline__ void for_each_pack(const float (&o)[Values], const So
         for (int i = 0; i < 4; ++i)
           if (from == i) theirs[i] = in_word;
       }
-      store(lane / 4 + 8 * half, group * 4 + quarter, reinterpret_cast<const LayerPack<T>&>(theirs));
+      store(lane / 4 + 8 * half, quarter, group, reinterpret_cast<const LayerPack<T>&>(theirs));
     }
   }
 }
@@ -244,8 +244,11 @@ __device__ __forceinline__ void for_each_pack(const float (&o)[Values], const So
 /// Writes a warp's 16 rows.
 template <class T, int Values>
 __device__ __forceinline__ void write_output(const float (&o)[Values], const SoftmaxRows& state, T* out, int dv) {
-  for_each_pack<T>(o, state,
-                   [&](int row, int pack, const LayerPack<T>& values) { store_pack(out + row * dv, pack, values); });
+  for_each_pack<T>(
+      o, state, [](int) {},
+      [&](int row, int quarter, int group, const LayerPack<T>& values) {
+        store_pack(out + row * dv, group * 4 + quarter, values);
+      });
 }
 
 template <class Shape, class Walk>
@@ -259,7 +262,6 @@ __device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T
   const std::uint32_t own_query = shared.query() + warpgroup * 64 * 128;
   RingPosition<Shape::stages> ring;  // of the key tile whose scores come next
   int item_phase = 0;
-  int turn_phase = warpgroup == 0;  // the first turn is the first warpgroup's
   for (int item = blockIdx.x; item < work.count(); item += gridDim.x, item_phase ^= 1) {
     const QueryTile tile = a.tiles[work.tile(item)];
     const int group = work.group(item);
@@ -295,12 +297,8 @@ __device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T
       for (int index = 1; index < walk.tiles; ++index) {
         ptx::barrier_wait(shared.key_ready(ring.stage), ring.phase);
         ptx::barrier_wait(shared.value_ready(values.stage), values.phase);
-        // In turns: while one warpgroup's products run, another is at its softmax.
-        ptx::barrier_wait(shared.turn(warpgroup), turn_phase);
-        turn_phase ^= 1;
         enqueue_scores<Shape>(s, own_query, shared.key(ring.stage));
         enqueue_output<Shape>(o, p, shared.value(values.stage));
-        if (lane == 0) ptx::barrier_arrive(shared.turn((warpgroup + 1) % Shape::consumers));
         ptx::wgmma_wait<1>();
         ptx::hold(s);
         scores_are_done(index);

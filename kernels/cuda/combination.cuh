@@ -36,15 +36,17 @@ struct Combination {
     const T* const g = gate + 3 * head_row;
     return {gate_value(kind, widen(g[0])), gate_value(kind, widen(g[1])), gate_value(kind, widen(g[2]))};
   }
-  /// out = g0 o_cmp + g1 o_slc + g2 o_win of eight channels; `first` is the head row's first element.
-  __device__ __forceinline__ void write(const Gates& g, std::int64_t first, int pack, const LayerPack<T>& slc) const {
-    const LayerPack<T> cmp = load_pack(o_cmp + first, pack), win = load_pack(o_win + first, pack);
-    LayerPack<T> sum;
-#pragma unroll
-    for (int i = 0; i < pack_items; ++i)
-      sum.item[i] = narrow<T>(g.cmp * widen(cmp.item[i]) + g.slc * widen(slc.item[i]) + g.win * widen(win.item[i]));
-    store_pack(out + first, pack, sum);
-  }
 };
+
+/// out = g0 o_cmp + g1 o_slc + g2 o_win of eight channels.
+template <class T>
+__device__ __forceinline__ LayerPack<T> combined(const Gates& g, const LayerPack<T>& cmp, const LayerPack<T>& slc,
+                                                 const LayerPack<T>& win) {
+  LayerPack<T> sum;
+#pragma unroll
+  for (int i = 0; i < pack_items; ++i)
+    sum.item[i] = narrow<T>(g.cmp * widen(cmp.item[i]) + g.slc * widen(slc.item[i]) + g.win * widen(win.item[i]));
+  return sum;
+}
 
 }  // namespace cpnsa::cuda

@@ -15,7 +15,9 @@ __global__ void __launch_bounds__(block_threads)
   if (head >= heads) return;
   const std::int64_t first = head * blockDim.x * pack_items;
   const auto pack = static_cast<int>(threadIdx.x);
-  combination.write(combination.gates(head), first, pack, load_pack(o_slc + first, pack));
+  store_pack(combination.out + first, pack,
+             combined(combination.gates(head), load_pack(combination.o_cmp + first, pack),
+                      load_pack(o_slc + first, pack), load_pack(combination.o_win + first, pack)));
 }
 
 }  // namespace

@@ -5,7 +5,7 @@ namespace cpnsa::cuda::sm90 {
 namespace {
 
 template <class T, int Dk, int Dv>
-using SummaryShape = AttentionShape<T, Dk, Dv, 128, 2>;
+using SummaryShape = AttentionShape<T, Dk, Dv, 80, 3>;
 
 }  // namespace
 

@@ -25,11 +25,6 @@ __device__ __forceinline__ void cp_async_4(std::uint32_t destination, const void
                : "memory");
 }
 
-/// Brings the cache line of a global address into the L2.
-__device__ __forceinline__ void prefetch(const void* address) {
-  asm volatile("prefetch.global.L2 [%0];\n" ::"l"(address));
-}
-
 __device__ __forceinline__ void cp_async_commit() {
   asm volatile("cp.async.commit_group;\n" ::: "memory");
 }

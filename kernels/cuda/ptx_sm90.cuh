@@ -57,6 +57,11 @@ __device__ __forceinline__ void tensor_load(std::uint32_t destination, const CUt
       : "memory");
 }
 
+/// Brings so many bytes of global memory, multiples of 16, into the L2.
+__device__ __forceinline__ void prefetch(const void* address, int bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;\n" ::"l"(address), "r"(bytes) : "memory");
+}
+
 /// Adds two neighbouring floats in global memory, without waiting for it.
 __device__ __forceinline__ void add_to_memory(float* destination, float x, float y) {
   asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1, %2};\n" ::"l"(destination), "f"(x), "f"(y) : "memory");

@@ -134,28 +134,37 @@ __device__ __forceinline__ std::int64_t first_head_row(const SelectedWork<Attent
 template <class Shape>
 __device__ __forceinline__ void prefetch_branches(const Combination<typename Shape::T>& combination,
                                                   std::int64_t head_row) {
-  constexpr int line = 64;  // elements of a cache line
-#pragma unroll
-  for (int i = threadIdx.x % 32; i < Shape::heads * Shape::dv / line; i += 32) {
-    ptx::prefetch(combination.o_cmp + head_row * Shape::dv + i * line);
-    ptx::prefetch(combination.o_win + head_row * Shape::dv + i * line);
-  }
+  constexpr int bytes = Shape::heads * Shape::dv * 2;
+  ptx::prefetch(combination.o_cmp + head_row * Shape::dv, bytes);
+  ptx::prefetch(combination.o_win + head_row * Shape::dv, bytes);
 }
 
 template <class Shape>
 __device__ __forceinline__ void write_rows(const SelectedWork<AttentionProblem<typename Shape::T>>& arguments,
                                            const Combination<typename Shape::T>& combination, std::int64_t head_row,
                                            float (&o)[Shape::dv / 8][4], const SoftmaxRows& state) {
+  using T = typename Shape::T;
   const auto& a = arguments.problem;
   const int lane = threadIdx.x % 32;
   const std::int64_t first = head_row * Shape::dv;
   const auto& values = reinterpret_cast<float(&)[Shape::dv / 2]>(o);
   if (combination.out) {
-    const Gates gates[2] = {combination.gates(head_row + lane / 4), combination.gates(head_row + lane / 4 + 8)};
-    for_each_pack<typename Shape::T>(values, state, [&](int row, int pack, const LayerPack<typename Shape::T>& slc) {
-      if (a.out) store_pack(a.out + first + row * Shape::dv, pack, slc);
-      combination.write(gates[row / 8], first + row * Shape::dv, pack, slc);
-    });
+    LayerPack<T> cmp[2], win[2];  // two packs are read before one is waited for; more would spill
+    Gates gates;
+    for_each_pack<T>(
+        values, state, [&](int row) { gates = combination.gates(head_row + row); },
+        [&](int row, int quarter, int group, const LayerPack<T>& slc) {
+          const std::int64_t at = first + row * Shape::dv;
+          if (group % 2 == 0) {
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+              cmp[i] = load_pack(combination.o_cmp + at, (group + i) * 4 + quarter);
+              win[i] = load_pack(combination.o_win + at, (group + i) * 4 + quarter);
+            }
+          }
+          if (a.out) store_pack(a.out + at, group * 4 + quarter, slc);
+          store_pack(combination.out + at, group * 4 + quarter, combined(gates, cmp[group % 2], slc, win[group % 2]));
+        });
   } else {
     write_output(values, state, a.out + first, Shape::dv);
   }
@@ -200,7 +209,7 @@ __device__ __forceinline__ void consume(const SelectedWork<AttentionProblem<type
   for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x, ++turns_of_lists) {
     const int position = a.position(a.tile(item)) + query, list_index = turns_of_lists % Shape::lists;
     const std::int64_t head_row = first_head_row<Shape>(a, item);
-    if (combination.out && head_row >= 0) prefetch_branches<Shape>(combination, head_row);
+    if (combination.out && head_row >= 0 && speaks) prefetch_branches<Shape>(combination, head_row);
     SoftmaxRows state;
     float o[Shape::dv / 8][4] = {};
     ptx::barrier_wait(shared.query_ready(), turns_of_lists % 2);

@@ -33,8 +33,6 @@ inline void cp_async_4(std::uint32_t destination, const void* source, bool valid
   cp_async<4>(destination, source, valid);
 }
 
-inline void prefetch(const void*) {}
-
 inline void cp_async_commit() {
   emulation::ThreadBlock::current().thread().copies.commit();
 }

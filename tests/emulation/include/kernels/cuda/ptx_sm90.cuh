@@ -36,6 +36,8 @@ inline void tensor_load(std::uint32_t destination, const CUtensorMap* map, std::
   emulation::start_tensor_copy(destination, *map, barrier, {c0, c1, c2});
 }
 
+inline void prefetch(const void*, int) {}
+
 inline void add_to_memory(float* destination, float x, float y) {
   if (reinterpret_cast<std::uintptr_t>(destination) % 8 != 0)
     emulation::ThreadBlock::current().fail("red.v2 to an address that is not aligned");
