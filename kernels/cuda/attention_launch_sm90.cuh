@@ -29,13 +29,12 @@ void launch_attention(const Stage& a, const typename Walk::Parameters& parameter
   AttentionProblem<T> problem = attention_problem<T>(a, schedule, tiles);
   problem.out = static_cast<T*>(a.out);
   problem.log_sum_exp = static_cast<float*>(a.log_sum_exp);
-  const WorkList work{static_cast<int>(tiles.count), problem.groups};
+  const auto [work, blocks] = persistent_work(a, tiles.count, problem.groups, stream);
   const CUtensorMap queries = make_tensor_map(
       a.q, a.dtype, rows_layout(schedule.rows, config.num_q_heads, config.head_dim_qk, Shape::queries, Shape::heads));
   auto* const kernel = attention_kernel<Shape, Walk>;
   const std::size_t bytes = Shape::shared_bytes + 1024;  // room to align
   allow_shared_memory(kernel, bytes);
-  const int blocks = std::min(multiprocessors(), work.tiles * work.groups);
   kernel<<<blocks, Shape::threads, bytes, stream>>>(problem, work, queries, parameters);
   check_launch("attention_sm90");
 }

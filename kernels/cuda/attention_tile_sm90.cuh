@@ -18,6 +18,7 @@
 #include "kernels/cuda/attention_tile.cuh"
 #include "kernels/cuda/packs.cuh"
 #include "kernels/cuda/ptx_sm90.cuh"
+#include "kernels/cuda/work_list_sm90.cuh"
 
 namespace cpnsa::cuda::sm90 {
 
@@ -38,18 +39,20 @@ struct AttentionShape {
   static constexpr int rows = queries * heads;
   static constexpr int keys = Keys;
   static constexpr int threads = 128 * (consumers + 1);
-  static constexpr int producer_registers = 24;
-  static constexpr int consumer_registers = consumers == 2 ? 240 : 160;
+  static constexpr int producer_registers = 56;
+  static constexpr int consumer_registers = consumers == 2 ? 224 : 152;
   static constexpr int query_bytes = rows * Dk * 2;
   static constexpr int query_column_bytes = rows * 128;  ///< of 64 channels
   static constexpr int key_bytes = keys * Dk * 2;
   static constexpr int value_bytes = keys * Dv * 2;
   static constexpr int column_bytes = keys * 128;
   static constexpr int most_stages = 4;
-  static constexpr int most_tile_bytes = 226 * 1024 - (2 + 4 * most_stages) * 8;
+  static constexpr int most_tile_bytes = 226 * 1024 - (2 + 4 * most_stages) * 8 - sizeof(Work);
   static constexpr int stages = std::min(most_stages, (most_tile_bytes - query_bytes) / (key_bytes + value_bytes));
   static constexpr int barriers = 2 + 4 * stages;
-  static constexpr int shared_bytes = query_bytes + stages * (key_bytes + value_bytes) + barriers * 8;
+  static constexpr int barriers_at = query_bytes + stages * (key_bytes + value_bytes);
+  static constexpr int work_at = (barriers_at + barriers * 8 + 15) / 16 * 16;
+  static constexpr int shared_bytes = work_at + sizeof(Work);
   static_assert(keys % 16 == 0 && stages >= 2);
 };
 
@@ -57,6 +60,10 @@ struct AttentionShape {
 template <class Shape>
 struct AttentionShared {
   std::uint32_t base;
+  unsigned char* memory;  ///< at `base`
+
+  /// From query_ready() on until query_free().
+  __device__ Work& work() const { return *reinterpret_cast<Work*>(memory + Shape::work_at); }
 
   __device__ std::uint32_t query() const { return base; }
   __device__ std::uint32_t key(int stage) const { return base + Shape::query_bytes + stage * Shape::key_bytes; }
@@ -94,14 +101,10 @@ struct RingPosition {
   }
 };
 
-/// Which work items a persistent block takes, in order: those that see most first.
-struct WorkList {
-  int tiles;
-  int groups;
-  __device__ int count() const { return tiles * groups; }
-  __device__ int tile(int item) const { return tiles - 1 - item / groups; }
-  __device__ int group(int item) const { return item % groups; }
-};
+/// Tiles that see most come first, each for all KV heads.
+__device__ __forceinline__ int tile_of(const WorkList& work, int item) {
+  return work.tiles - 1 - item / work.groups;
+}
 
 template <class Shape, class Walk>
 __device__ __forceinline__ void produce(const AttentionProblem<typename Shape::T>& a, const WorkList& work,
@@ -109,11 +112,14 @@ __device__ __forceinline__ void produce(const AttentionProblem<typename Shape::T
                                         const AttentionShared<Shape>& shared) {
   RingPosition<Shape::stages> ring;
   int item_phase = 1;
-  for (int item = blockIdx.x; item < work.count(); item += gridDim.x, item_phase ^= 1) {
-    const QueryTile tile = a.tiles[work.tile(item)];
-    const int group = work.group(item);
+  int item = work.first();
+  for (int taken = 1; item < work.count(); ++taken, item_phase ^= 1) {
+    const QueryTile tile = a.tiles[tile_of(work, item)];
+    const int group = item % work.groups;
     const Walk walk(parameters, a.segments[tile.segment], tile);
+    item = work.next(taken);
     ptx::barrier_wait(shared.query_free(), item_phase);
+    shared.work() = {tile, group, true};
     ptx::barrier_arrive_expect(shared.query_ready(), Shape::query_bytes);
     for (int column = 0; column < Shape::dk / 64; ++column)
       ptx::tensor_load(shared.query() + column * Shape::query_column_bytes, &queries, shared.query_ready(), column * 64,
@@ -132,6 +138,9 @@ __device__ __forceinline__ void produce(const AttentionProblem<typename Shape::T
                          shared.value_ready(ring.stage), column * 64, group, place.row);
     }
   }
+  ptx::barrier_wait(shared.query_free(), item_phase);
+  shared.work().given = false;
+  ptx::barrier_arrive(shared.query_ready());
 }
 
 /// S = Q K^T of a warpgroup's 64 rows and a key tile, enqueued.
@@ -252,7 +261,7 @@ __device__ __forceinline__ void write_output(const float (&o)[Values], const Sof
 }
 
 template <class Shape, class Walk>
-__device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T>& a, const WorkList& work,
+__device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T>& a,
                                         const typename Walk::Parameters& parameters,
                                         const AttentionShared<Shape>& shared) {
   using T = typename Shape::T;
@@ -262,15 +271,17 @@ __device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T
   const std::uint32_t own_query = shared.query() + warpgroup * 64 * 128;
   RingPosition<Shape::stages> ring;  // of the key tile whose scores come next
   int item_phase = 0;
-  for (int item = blockIdx.x; item < work.count(); item += gridDim.x, item_phase ^= 1) {
-    const QueryTile tile = a.tiles[work.tile(item)];
-    const int group = work.group(item);
+  for (;; item_phase ^= 1) {
+    ptx::barrier_wait(shared.query_ready(), item_phase);
+    const auto [tile, group, given] = shared.work();
+    if (!given) return;
     const Walk walk(parameters, a.segments[tile.segment], tile);
     const KeyRange visible = walk.visible(query);
+    // The first of the query's 16 rows; -1 for a query that the tile does not have.
+    const std::int64_t head_row = query < tile.rows ? (tile.row + query) * a.heads + group * Shape::heads : -1;
 
     SoftmaxRows state;
     float o[Shape::dv / 2] = {};
-    ptx::barrier_wait(shared.query_ready(), item_phase);
     if (walk.tiles > 0) {
       float s[Shape::keys / 2];
       std::uint32_t p[Shape::keys / 16][4];
@@ -317,13 +328,13 @@ __device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T
       ptx::wgmma_wait<0>();
       ptx::hold(o);
       if (speaks) ptx::barrier_arrive(shared.value_free(values.stage));
-    } else if (speaks) {
-      ptx::barrier_arrive(shared.query_free());
+    } else {
+      ptx::named_barrier(1 + warpgroup, 128);  // all know their work; products are what makes warps wait otherwise
+      if (speaks) ptx::barrier_arrive(shared.query_free());
     }
 
     state.finish();
-    if (query < tile.rows) {
-      const std::int64_t head_row = (tile.row + query) * a.heads + group * Shape::heads;
+    if (head_row >= 0) {
       write_output(o, state, a.out + head_row * Shape::dv, Shape::dv);
       if (lane % 4 == 0) {
         a.log_sum_exp[head_row + lane / 4] = state.log_sum_exp(0);
@@ -339,7 +350,8 @@ __global__ void __launch_bounds__(Shape::threads, 1)
                      const __grid_constant__ typename Walk::Parameters parameters) {
   extern __shared__ unsigned char memory[];
   // The swizzle is a function of the address: tiles begin at multiples of 1024.
-  const AttentionShared<Shape> shared{(ptx::shared_address(memory) + 1023) / 1024 * 1024};
+  const std::uint32_t start = ptx::shared_address(memory), base = (start + 1023) / 1024 * 1024;
+  const AttentionShared<Shape> shared{base, memory + (base - start)};
   if (threadIdx.x == 0) shared.initialise();
   __syncthreads();
   if (threadIdx.x < 128) {
@@ -347,7 +359,7 @@ __global__ void __launch_bounds__(Shape::threads, 1)
     if (threadIdx.x == 0) produce<Shape, Walk>(a, work, queries, parameters, shared);
   } else {
     ptx::take_registers<Shape::consumer_registers>();
-    consume<Shape, Walk>(a, work, parameters, shared);
+    consume<Shape, Walk>(a, parameters, shared);
   }
 }
 

@@ -149,11 +149,14 @@ void CudaDevice::deallocate_host(void* pointer) noexcept {
   if (pointer) ignore(cudaFreeHost(pointer));
 }
 
-// Non-blocking: the legacy default stream, which a caller may work on, does not order it.
+// Non-blocking: the legacy default stream, which a caller may work on, does not order it. Of the highest priority: what
+// moves messages is small and waited for, by other ranks too.
 Stream CudaDevice::create_stream() {
   activate();
   cudaStream_t stream = nullptr;
-  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  int lowest = 0, highest = 0;
+  check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "cudaDeviceGetStreamPriorityRange");
+  check(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, highest), "cudaStreamCreateWithPriority");
   return {stream};
 }
 
@@ -212,7 +215,8 @@ void CudaDevice::fill_zero(void* destination, std::size_t bytes, Stream stream) 
 
 std::size_t CudaDevice::scratch_bytes(const ProblemSize& size) const {
   check(cudaSetDevice(index_), "cudaSetDevice");  // CUB's demands depend on the card
-  return std::max({compress_scratch_bytes(size), compressed_attention_backward_scratch_bytes(size),
+  return std::max({sizeof(unsigned),              // tickets of persistent kernels
+                   compress_scratch_bytes(size), compressed_attention_backward_scratch_bytes(size),
                    selected_attention_backward_scratch_bytes(size)});
 }
 

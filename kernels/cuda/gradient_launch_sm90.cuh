@@ -30,11 +30,10 @@ template <class Shape, class Walk, class Stage>
 void launch_query_gradients(const Stage& a, const typename Walk::Parameters& parameters, cudaStream_t stream) {
   const ListView<QueryTile> tiles = cuda_schedule(a.queries).tiles(Shape::queries);
   if (tiles.count == 0) return;
-  const WorkList work{static_cast<int>(tiles.count), static_cast<int>(a.config->num_kv_heads)};
+  const auto [work, blocks] = persistent_work(a, tiles.count, a.config->num_kv_heads, stream);
   auto* const kernel = query_gradients_kernel<Shape, Walk>;
   const std::size_t bytes = Shape::shared_bytes + 1024;  // room to align
   allow_shared_memory(kernel, bytes);
-  const int blocks = std::min(multiprocessors(), work.tiles * work.groups);
   kernel<<<blocks, Shape::threads, bytes, stream>>>(gradient_problem<typename Shape::T>(a, tiles), work,
                                                     row_maps(a, Shape::queries), parameters);
   check_launch("query_gradients_sm90");

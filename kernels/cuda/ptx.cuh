@@ -79,6 +79,12 @@ __device__ __forceinline__ void named_barrier(int barrier, int threads) {
   asm volatile("bar.sync %0, %1;\n" ::"r"(barrier), "r"(threads) : "memory");
 }
 
+/// The number, as if unknown: what follows from it is computed anew in place of being kept in registers.
+__device__ __forceinline__ int anew(int number) {
+  asm volatile("" : "+r"(number));
+  return number;
+}
+
 /// 2^x, flushing to 0 below the normal range; NaN stays NaN.
 __device__ __forceinline__ float exp2_approximate(float x) {
   float y;

@@ -34,7 +34,8 @@ struct QueryGradientShape {
   static constexpr int column_bytes = keys * 128;
   static constexpr int barriers = 2 + 2 * stages;
   static constexpr int barriers_at = query_bytes + dout_bytes + stages * (key_bytes + value_bytes);
-  static constexpr int shared_bytes = barriers_at + barriers * 8;
+  static constexpr int work_at = (barriers_at + barriers * 8 + 15) / 16 * 16;
+  static constexpr int shared_bytes = work_at + sizeof(Work);
   static_assert(shared_bytes + 1024 <= 227 * 1024);
 };
 
@@ -42,6 +43,10 @@ struct QueryGradientShape {
 template <class Shape>
 struct QueryGradientShared {
   std::uint32_t base;
+  unsigned char* memory;  ///< at `base`
+
+  /// From rows_ready() on until rows_free().
+  __device__ Work& work() const { return *reinterpret_cast<Work*>(memory + Shape::work_at); }
 
   __device__ std::uint32_t query() const { return base; }
   __device__ std::uint32_t dout() const { return base + Shape::query_bytes; }
@@ -74,12 +79,15 @@ __device__ __forceinline__ void load_tiles(const GradientProblem<typename Shape:
                                            const QueryGradientShared<Shape>& shared) {
   RingPosition<Shape::stages> ring;
   int item_phase = 1;
+  int item = work.first();
 #pragma unroll 1
-  for (int item = blockIdx.x; item < work.count(); item += gridDim.x, item_phase ^= 1) {
-    const QueryTile tile = a.tiles[work.tile(item)];
-    const int group = work.group(item), row = static_cast<int>(tile.row);
+  for (int taken = 1; item < work.count(); ++taken, item_phase ^= 1) {
+    const QueryTile tile = a.tiles[tile_of(work, item)];
+    const int group = item % work.groups, row = static_cast<int>(tile.row);
     const Walk walk(parameters, a.segments[tile.segment], tile);
+    item = work.next(taken);
     ptx::barrier_wait(shared.rows_free(), item_phase);
+    shared.work() = {tile, group, true};
     ptx::barrier_arrive_expect(shared.rows_ready(), Shape::query_bytes + Shape::dout_bytes);
     for (int column = 0; column < Shape::dk / 64; ++column)
       ptx::tensor_load(shared.query() + column * Shape::row_column_bytes, &maps.queries, shared.rows_ready(),
@@ -101,6 +109,9 @@ __device__ __forceinline__ void load_tiles(const GradientProblem<typename Shape:
                          column * 64, group, place.row);
     }
   }
+  ptx::barrier_wait(shared.rows_free(), item_phase);
+  shared.work().given = false;
+  ptx::barrier_arrive(shared.rows_ready());
 }
 
 /// d = rows keys^T of a warpgroup's 64 rows and a tile, enqueued.
@@ -149,7 +160,7 @@ __device__ __forceinline__ void add_query_rows(const float (&dq)[Values], float 
 }
 
 template <class Shape, class Walk>
-__device__ __forceinline__ void sum_queries(const GradientProblem<typename Shape::T>& a, const WorkList& work,
+__device__ __forceinline__ void sum_queries(const GradientProblem<typename Shape::T>& a,
                                             const typename Walk::Parameters& parameters,
                                             const QueryGradientShared<Shape>& shared) {
   using T = typename Shape::T;
@@ -161,17 +172,18 @@ __device__ __forceinline__ void sum_queries(const GradientProblem<typename Shape
   RingPosition<Shape::stages> ring;
   int item_phase = 0;
 #pragma unroll 1
-  for (int item = blockIdx.x; item < work.count(); item += gridDim.x, item_phase ^= 1) {
-    const QueryTile tile = a.tiles[work.tile(item)];
+  for (;; item_phase ^= 1) {
+    ptx::barrier_wait(shared.rows_ready(), item_phase);
+    const auto [tile, group, given] = shared.work();
+    if (!given) return;
     const Walk walk(parameters, a.segments[tile.segment], tile);
-    const std::int64_t head_row = (tile.row + query) * a.heads + work.group(item) * Shape::heads;
+    const std::int64_t head_row = (tile.row + query) * a.heads + group * Shape::heads;
     const RowStatistics row(a, head_row, query < tile.rows);
     const KeyRange visible = walk.visible(query);
     // Of the warpgroup: what its first and its last query see.
     const int lowest = walk.visible(warpgroup * 4).begin, past = walk.visible(warpgroup * 4 + 3).end;
 
     float dq[Shape::dk / 2] = {};
-    ptx::barrier_wait(shared.rows_ready(), item_phase);
 #pragma unroll 1
     for (int index = 0; index < walk.tiles; ++index, ring.advance()) {
       const int first = index * Shape::keys, stage = ring.stage;
@@ -214,6 +226,7 @@ __device__ __forceinline__ void sum_queries(const GradientProblem<typename Shape
       ptx::hold(dq);
       if (speaks) ptx::barrier_arrive(shared.free(stage));
     }
+    ptx::named_barrier(1 + warpgroup, 128);  // all know their work, though they may have had no product to wait for
     if (speaks) ptx::barrier_arrive(shared.rows_free());
     if (query < tile.rows) add_query_rows(dq, a.scale, a.dq + head_row * Shape::dk, Shape::dk);
   }
@@ -226,7 +239,8 @@ __global__ void __launch_bounds__(Shape::threads, 1)
                            const __grid_constant__ typename Walk::Parameters parameters) {
   extern __shared__ unsigned char memory[];
   // The swizzle is a function of the address: tiles begin at multiples of 1024.
-  const QueryGradientShared<Shape> shared{(ptx::shared_address(memory) + 1023) / 1024 * 1024};
+  const std::uint32_t start = ptx::shared_address(memory), base = (start + 1023) / 1024 * 1024;
+  const QueryGradientShared<Shape> shared{base, memory + (base - start)};
   if (threadIdx.x == 0) shared.initialise();
   __syncthreads();
   if (threadIdx.x < 128) {
@@ -234,7 +248,7 @@ __global__ void __launch_bounds__(Shape::threads, 1)
     if (threadIdx.x == 0) load_tiles<Shape, Walk>(a, work, maps, parameters, shared);
   } else {
     ptx::take_registers<Shape::consumer_registers>();
-    sum_queries<Shape, Walk>(a, work, parameters, shared);
+    sum_queries<Shape, Walk>(a, parameters, shared);
   }
 }
 

@@ -87,8 +87,11 @@ __device__ __forceinline__ void load(const SelectedWork<AttentionProblem<typenam
   RingPosition<Shape::lists> lists;
   int query_phase = 1;
 #pragma unroll 1
-  for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x, lists.advance(), query_phase ^= 1) {
-    const int group = a.group(item), row = static_cast<int>(a.tile(item).row);
+  for (;; lists.advance(), query_phase ^= 1) {
+    ptx::barrier_wait(shared.list_ready(lists.stage), lists.phase);
+    const SelectedItem& item = buffers.item(lists.stage);
+    if (!item.given) return;
+    const int group = item.group, row = static_cast<int>(item.tile.row);
     const auto load_queries = [&] {
       ptx::barrier_wait(shared.query_free(), query_phase);
       ptx::barrier_arrive_expect(shared.query_ready(), Shape::query_bytes);
@@ -96,7 +99,6 @@ __device__ __forceinline__ void load(const SelectedWork<AttentionProblem<typenam
         ptx::tensor_load(shared.query() + column * Shape::query_column_bytes, &maps.queries, shared.query_ready(),
                          column * 64, group * Shape::heads, row);
     };
-    ptx::barrier_wait(shared.list_ready(lists.stage), lists.phase);
     const int count = *buffers.list(Shape::lists, lists.stage).count;
     const BlockLocation* const locations = buffers.locations(lists.stage);
     const int before_queries = min(count, Shape::stages - 1);
@@ -121,13 +123,11 @@ __device__ __forceinline__ void load(const SelectedWork<AttentionProblem<typenam
   }
 }
 
-/// The first of the 16 head rows of this warp's query, -1 for a query that the tile does not have.
+/// The first of the 16 rows of this warp's query.
 template <class Shape>
 __device__ __forceinline__ std::int64_t first_head_row(const SelectedWork<AttentionProblem<typename Shape::T>>& a,
-                                                       int item) {
-  const QueryTile tile = a.tile(item);
-  const int query = threadIdx.x / 32;
-  return query < tile.rows ? (tile.row + query) * a.problem.heads + a.group(item) * Shape::heads : -1;
+                                                       const SelectedItem& item) {
+  return (item.tile.row + threadIdx.x / 32) * a.problem.heads + item.group * Shape::heads;
 }
 
 /// The other branches' outputs, which come from memory, are asked for at a tile's beginning.
@@ -206,14 +206,16 @@ __device__ __forceinline__ void consume(const SelectedWork<AttentionProblem<type
   int turn = 0;  // of the ring
   int turns_of_lists = 0;
 #pragma unroll 1
-  for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x, ++turns_of_lists) {
-    const int position = a.position(a.tile(item)) + query, list_index = turns_of_lists % Shape::lists;
-    const std::int64_t head_row = first_head_row<Shape>(a, item);
-    if (combination.out && head_row >= 0 && speaks) prefetch_branches<Shape>(combination, head_row);
+  for (;; ++turns_of_lists) {
+    const int list_index = turns_of_lists % Shape::lists;
+    ptx::barrier_wait(shared.list_ready(list_index), turns_of_lists / Shape::lists % 2);
+    const SelectedItem& item = buffers.item(list_index);  // read again where it is needed: registers are short
+    if (!item.given) return;
+    if (combination.out && query < item.tile.rows && speaks)
+      prefetch_branches<Shape>(combination, first_head_row<Shape>(a, item));
     SoftmaxRows state;
     float o[Shape::dv / 8][4] = {};
     ptx::barrier_wait(shared.query_ready(), turns_of_lists % 2);
-    ptx::barrier_wait(shared.list_ready(list_index), turns_of_lists / Shape::lists % 2);
     const SelectedUnion list = buffers.list(Shape::lists, list_index);
     const int count = *list.count;
 #pragma unroll 1
@@ -222,13 +224,15 @@ __device__ __forceinline__ void consume(const SelectedWork<AttentionProblem<type
       const bool chosen = list.queries[index] >> query & 1;
       ptx::barrier_wait(shared.ready(stage), turn / Shape::stages % 2);
       if (chosen)
-        attend_block<Shape>(state, o, position + 1 - list.blocks[index] * Shape::keys, a.problem.scale_log2, stage,
-                            shared);
+        attend_block<Shape>(state, o, item.position + query + 1 - list.blocks[index] * Shape::keys,
+                            a.problem.scale_log2, stage, shared);
       __syncwarp();
       if (speaks) ptx::barrier_arrive(shared.free(stage));
     }
+    const std::int64_t head_row = query < item.tile.rows ? first_head_row<Shape>(a, item) : -1;
+    __syncwarp();
     if (speaks) {
-      ptx::barrier_arrive(shared.list_free(list_index));
+      ptx::barrier_arrive(shared.list_free(ptx::anew(turns_of_lists) % Shape::lists));
       ptx::barrier_arrive(shared.query_free());
     }
     state.finish();
@@ -304,10 +308,10 @@ void selected_attention(const SelectedAttention& a, cudaStream_t stream) {
     AttentionProblem<T> problem = attention_problem<T>(a, schedule, tiles);
     problem.out = static_cast<T*>(a.out);
     problem.log_sum_exp = static_cast<float*>(a.log_sum_exp);
-    const auto arguments = selected_work<Shape>(a, problem, tiles);
+    const auto [work, blocks] = persistent_work(a, tiles.count, a.head_end - a.head_begin, stream);
+    const auto arguments = selected_work<Shape>(a, problem, work);
     const std::size_t bytes = selected_shared_bytes<Shape>(a);
     allow_shared_memory(selected_attention_kernel<Shape>, bytes);
-    const int blocks = std::min(multiprocessors(), arguments.work.tiles * arguments.work.groups);
     selected_attention_kernel<Shape><<<blocks, Shape::threads, bytes, stream>>>(
         arguments, a.combine ? Combination<T>(*a.combine) : Combination<T>(), block_maps<Shape>(a, schedule.rows));
     check_launch("selected_attention_sm90");

@@ -77,16 +77,17 @@ __device__ __forceinline__ void load(const SelectedWork<GradientProblem<typename
   RingPosition<Shape::lists> lists;
   int query_phase = 1;
 #pragma unroll 1
-  for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x, lists.advance(), query_phase ^= 1) {
-    const int group = a.group(item), row = static_cast<int>(a.tile(item).row);
+  for (;; lists.advance(), query_phase ^= 1) {
+    ptx::barrier_wait(shared.list_ready(lists.stage), lists.phase);
+    const auto [tile, group, position, given] = buffers.item(lists.stage);
+    if (!given) return;
     if constexpr (!Shape::queries_in_registers) {
       ptx::barrier_wait(shared.query_free(), query_phase);
       ptx::barrier_arrive_expect(shared.query_ready(), Shape::query_bytes);
       for (int column = 0; column < Shape::dk / 64; ++column)
         ptx::tensor_load(shared.query() + column * (Shape::rows * 128), &queries, shared.query_ready(), column * 64,
-                         group * Shape::heads, row);
+                         group * Shape::heads, static_cast<int>(tile.row));
     }
-    ptx::barrier_wait(shared.list_ready(lists.stage), lists.phase);
     const int count = *buffers.list(Shape::lists, lists.stage).count;
     const BlockLocation* const locations = buffers.locations(lists.stage);
 #pragma unroll 1
@@ -164,10 +165,12 @@ __device__ __forceinline__ void consume(const SelectedWork<GradientProblem<typen
   RingPosition<Shape::lists> lists;
   int query_phase = 0;
 #pragma unroll 1
-  for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x, lists.advance(), query_phase ^= 1) {
-    const QueryTile tile = a.tile(item);
-    const int position = a.position(tile) + query;
-    const std::int64_t head_row = (tile.row + query) * a.problem.heads + a.group(item) * Shape::heads;
+  for (;; lists.advance(), query_phase ^= 1) {
+    ptx::barrier_wait(shared.list_ready(lists.stage), lists.phase);
+    const auto [tile, group, first_position, given] = buffers.item(lists.stage);
+    if (!given) return;
+    const int position = first_position + query;
+    const std::int64_t head_row = (tile.row + query) * a.problem.heads + group * Shape::heads;
     const RowStatistics row(a.problem, head_row, query < tile.rows);
     float dq[Shape::dk / 8][4] = {};
     std::uint32_t q[Shape::dk / 16][4], dout[Shape::dv / 16][4];
@@ -176,7 +179,6 @@ __device__ __forceinline__ void consume(const SelectedWork<GradientProblem<typen
       read_rows(q, a.problem.q + head_row * Shape::dk, Shape::dk, query < tile.rows);
     else
       ptx::barrier_wait(shared.query_ready(), query_phase);
-    ptx::barrier_wait(shared.list_ready(lists.stage), lists.phase);
     const SelectedUnion list = buffers.list(Shape::lists, lists.stage);
     const int count = *list.count;
 #pragma unroll 1
@@ -238,11 +240,11 @@ void selected_query_gradients(const SelectedAttentionBackward& a, cudaStream_t s
     using T = typename Shape::T;
     const ListView<QueryTile> tiles = cuda_schedule(a.queries).tiles(Shape::queries);
     if (tiles.count == 0 || a.head_begin == a.head_end) return;
-    const auto arguments = selected_work<Shape>(a, gradient_problem<T>(a, tiles), tiles);
+    const auto [work, blocks] = persistent_work(a, tiles.count, a.head_end - a.head_begin, stream);
+    const auto arguments = selected_work<Shape>(a, gradient_problem<T>(a, tiles), work);
     const std::size_t bytes = selected_shared_bytes<Shape>(a);
     auto* const kernel = selected_query_gradients_kernel<Shape>;
     allow_shared_memory(kernel, bytes);
-    const int blocks = std::min(multiprocessors(), arguments.work.tiles * arguments.work.groups);
     kernel<<<blocks, Shape::threads, bytes, stream>>>(arguments, row_maps(a, Shape::queries).queries, block_maps(a));
     check_launch("selected_query_gradients_sm90");
   });

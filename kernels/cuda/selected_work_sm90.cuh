@@ -8,11 +8,19 @@
 
 namespace cpnsa::cuda::sm90 {
 
+/// An item of work, as the builders tell the others.
+struct alignas(16) SelectedItem {
+  QueryTile tile;
+  int group;     ///< KV head
+  int position;  ///< of the tile's first query in its document
+  bool given;    ///< false: there is none left
+};
+
 /// `Problem`: AttentionProblem or what extends it.
 template <class Problem>
 struct SelectedWork {
   Problem problem;
-  WorkList work;                 ///< items: one KV head's tiles after another's, whose keys and values stay in the L2
+  WorkList work;                 ///< one KV head's tiles after another's, whose keys and values stay in the L2
   const BlockLocation* table;    ///< [B, G]
   const std::int32_t* selected;  ///< [rows, G, n]
   int head_begin;
@@ -20,11 +28,10 @@ struct SelectedWork {
   int words;
   int capacity;
 
-  __device__ QueryTile tile(int item) const { return problem.tiles[work.tiles - 1 - item % work.tiles]; }
-  __device__ int group(int item) const { return head_begin + item / work.tiles; }
-  __device__ int position(const QueryTile& tile) const {
+  __device__ SelectedItem item(int index) const {
+    const QueryTile tile = problem.tiles[work.tiles - 1 - index % work.tiles];
     const Segment& segment = problem.segments[tile.segment];
-    return static_cast<int>(segment.position + tile.row - segment.row);
+    return {tile, head_begin + index / work.tiles, static_cast<int>(segment.position + tile.row - segment.row), true};
   }
 };
 
@@ -36,17 +43,23 @@ struct UnionBuffers {
 
   __host__ __device__ static int locations_bytes(int capacity) { return (capacity * 4 + 15) / 16 * 16; }
   __host__ __device__ static int buffer_bytes(int capacity) {
-    return SelectedUnion::list_bytes(capacity) + locations_bytes(capacity);
+    return sizeof(SelectedItem) + SelectedUnion::list_bytes(capacity) + locations_bytes(capacity);
   }
   __host__ __device__ static int bytes(int lists, int words, int capacity) {
     return lists * buffer_bytes(capacity) + SelectedUnion::bitmap_bytes(words);
   }
 
+  /// Whose union a list is.
+  __device__ SelectedItem& item(int i) const {
+    return *reinterpret_cast<SelectedItem*>(memory + i * buffer_bytes(capacity));
+  }
   __device__ SelectedUnion list(int lists, int i) const {
-    return {memory + i * buffer_bytes(capacity), capacity, memory + lists * buffer_bytes(capacity), words};
+    return {memory + i * buffer_bytes(capacity) + sizeof(SelectedItem), capacity,
+            memory + lists * buffer_bytes(capacity), words};
   }
   __device__ BlockLocation* locations(int i) const {
-    return reinterpret_cast<BlockLocation*>(memory + i * buffer_bytes(capacity) + SelectedUnion::list_bytes(capacity));
+    return reinterpret_cast<BlockLocation*>(memory + i * buffer_bytes(capacity) + sizeof(SelectedItem) +
+                                            SelectedUnion::list_bytes(capacity));
   }
 };
 
@@ -54,25 +67,37 @@ struct UnionBuffers {
 template <class Shape, class Problem, class Shared>
 __device__ __forceinline__ void build_unions(const SelectedWork<Problem>& a, const UnionBuffers& buffers,
                                              const Shared& shared) {
+  __shared__ int next;
   const int thread = threadIdx.x - (Shape::threads - Shape::builders);
   const auto wait_for_all = [] { ptx::named_barrier(1, Shape::builders); };
   RingPosition<Shape::lists> ring;
+  int item = a.work.first();
 #pragma unroll 1
-  for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x, ring.advance()) {
-    const QueryTile tile = a.tile(item);
-    const int group = a.group(item), last = a.position(tile) + tile.rows - 1;
+  for (int taken = 1; item < a.work.count(); ++taken, ring.advance()) {
+    const SelectedItem now = a.item(item);
+    const QueryTile& tile = now.tile;
     const SelectedUnion list = buffers.list(Shape::lists, ring.stage);
     BlockLocation* const locations = buffers.locations(ring.stage);
     ptx::barrier_wait(shared.list_free(ring.stage), ring.phase ^ 1);
-    list.template build<Shape::builders>(thread, wait_for_all,
-                                         a.selected + (tile.row * a.problem.groups + group) * a.select_count, tile.rows,
-                                         a.select_count, static_cast<std::int64_t>(a.problem.groups) * a.select_count,
-                                         min(a.words, last / Shape::keys / 32 + 1));
-    const BlockLocation* const table = a.table + a.problem.segments[tile.segment].block * a.problem.groups + group;
+    if (thread == 0) {
+      buffers.item(ring.stage) = now;
+      next = a.work.next(taken);  // that no thread still reads, since all have met in build()
+    }
+    list.template build<Shape::builders>(
+        thread, wait_for_all, a.selected + (tile.row * a.problem.groups + now.group) * a.select_count, tile.rows,
+        a.select_count, static_cast<std::int64_t>(a.problem.groups) * a.select_count,
+        min(a.words, (now.position + tile.rows - 1) / Shape::keys / 32 + 1));
+    const BlockLocation* const table = a.table + a.problem.segments[tile.segment].block * a.problem.groups + now.group;
     for (int i = thread; i < *list.count; i += Shape::builders)
       locations[i] = table[static_cast<std::int64_t>(list.blocks[i]) * a.problem.groups];
+    item = next;
     wait_for_all();
     if (thread == 0) ptx::barrier_arrive(shared.list_ready(ring.stage));
+  }
+  ptx::barrier_wait(shared.list_free(ring.stage), ring.phase ^ 1);
+  if (thread == 0) {
+    buffers.item(ring.stage).given = false;
+    ptx::barrier_arrive(shared.list_ready(ring.stage));
   }
 }
 
@@ -100,10 +125,10 @@ std::size_t selected_shared_bytes(const Stage& a) {
 
 /// Everything of the arguments but the outputs.
 template <class Shape, class Problem, class Stage>
-SelectedWork<Problem> selected_work(const Stage& a, const Problem& problem, const ListView<QueryTile>& tiles) {
+SelectedWork<Problem> selected_work(const Stage& a, const Problem& problem, const WorkList& work) {
   const UnionSize size = union_size<Shape>(a);
   return {problem,
-          {static_cast<int>(tiles.count), static_cast<int>(a.head_end - a.head_begin)},
+          work,
           a.table,
           a.selected,
           static_cast<int>(a.head_begin),
