@@ -4,6 +4,7 @@ import itertools
 import weakref
 
 import torch
+from torch._utils import _unflatten_dense_tensors  # views of parts in one call; what DistributedDataParallel's buckets are
 
 from .. import _core, tensors
 from ..errors import ArgumentError, Refusing
@@ -140,12 +141,12 @@ class Plan:
         one tensor, so that all are cast to their type at once."""
         with Refusing(self._attention):
             dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
-            parameters = [index for index in range(tensors.first_parameter, len(inputs)) if wanted[index]]
-            sizes = [inputs[index].numel() for index in parameters]
-            sums = torch.empty(sum(sizes), dtype=dtype, device=self.device)
+            wanted_parameters = [index for index in range(tensors.first_parameter, len(inputs)) if wanted[index]]
+            parameters = [inputs[index] for index in wanted_parameters]
+            sums = torch.empty(sum(map(torch.Tensor.numel, parameters)), dtype=dtype, device=self.device)
 
             def parts(whole):
-                return {index: part.view_as(inputs[index]) for index, part in zip(parameters, whole.split(sizes))}
+                return dict(zip(wanted_parameters, _unflatten_dense_tensors(whole, parameters)))
 
             of_parameters = parts(sums)
             gradients = tensors.gradients_of(
