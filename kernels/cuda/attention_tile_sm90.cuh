@@ -18,6 +18,7 @@
 #include "kernels/cuda/attention_tile.cuh"
 #include "kernels/cuda/packs.cuh"
 #include "kernels/cuda/ptx_sm90.cuh"
+#include "kernels/cuda/registers_sm90.hpp"
 #include "kernels/cuda/work_list_sm90.cuh"
 
 namespace cpnsa::cuda::sm90 {
@@ -54,6 +55,7 @@ struct AttentionShape {
   static constexpr int work_at = (barriers_at + barriers * 8 + 15) / 16 * 16;
   static constexpr int shared_bytes = work_at + sizeof(Work);
   static_assert(keys % 16 == 0 && stages >= 2);
+  static_assert(registers_suffice(threads, 128 * consumers, producer_registers, consumer_registers));
 };
 
 /// Shared-memory addresses of a block; the names are the protocol.

@@ -58,6 +58,7 @@ struct KeyGradientShape {
   static constexpr int barriers_at = statistics_at + stages * statistics_bytes;
   static constexpr int shared_bytes = barriers_at + (1 + 2 * stages) * 8;
   static_assert(stages >= 3 && shared_bytes + 1024 <= 226 * 1024 + 256 && statistics_bytes % 8 == 0);
+  static_assert(registers_suffice(threads, 128 * consumers, producer_registers, consumer_registers));
 };
 
 /// What a thread block does.

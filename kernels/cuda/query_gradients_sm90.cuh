@@ -37,6 +37,7 @@ struct QueryGradientShape {
   static constexpr int work_at = (barriers_at + barriers * 8 + 15) / 16 * 16;
   static constexpr int shared_bytes = work_at + sizeof(Work);
   static_assert(shared_bytes + 1024 <= 227 * 1024);
+  static_assert(registers_suffice(threads, 128 * consumers, producer_registers, consumer_registers));
 };
 
 /// A block's shared memory; the names are the protocol.

@@ -23,24 +23,20 @@ struct SelectShape {
   static constexpr int stages = Dk > 128 ? 2 : 3;
   static constexpr int consumers = queries / 4;
   static constexpr int threads = 128 * (consumers + 1);
-  static constexpr int producer_registers = 32;
+  static constexpr int producer_registers = 24;
   static constexpr int consumer_registers = Dk > 128 ? 112 : 80;
   static constexpr int query_bytes = queries * heads * Dk * 2;
   static constexpr int query_column_bytes = queries * heads * 128;
   static constexpr int key_bytes = keys * Dk * 2;
   static constexpr int column_bytes = keys * 128;
-  static constexpr int work_at = (query_bytes + stages * key_bytes + (2 + 2 * stages) * 8 + 15) / 16 * 16;
-  static constexpr int shared_bytes = work_at + sizeof(Work);
+  static constexpr int shared_bytes = query_bytes + stages * key_bytes + (2 + 2 * stages) * 8;
   static_assert(shared_bytes + 1024 <= 227 * 1024);
+  static_assert(registers_suffice(threads, 128 * consumers, producer_registers, consumer_registers));
 };
 
 template <class Shape>
 struct SelectShared {
   std::uint32_t base;
-  unsigned char* memory;  ///< at `base`
-
-  /// From query_ready() on until query_free().
-  __device__ Work& work() const { return *reinterpret_cast<Work*>(memory + Shape::work_at); }
 
   __device__ std::uint32_t query() const { return base; }
   __device__ std::uint32_t key(int stage) const { return base + Shape::query_bytes + stage * Shape::key_bytes; }
@@ -155,7 +151,7 @@ __device__ __forceinline__ float fold(const float (&p)[32], float& carry) {
 template <class Shape>
 struct SelectArguments {
   AttentionProblem<typename Shape::T> problem;
-  WorkList work;
+  WorkList work;  ///< dealt out, not by ticket: the consumers leave the producer no registers for that
   SummaryRule summaries;
   SelectionRule selection;
   std::int32_t* selected;
@@ -173,15 +169,14 @@ __device__ __forceinline__ void produce(const SelectArguments<Shape>& a, const C
                                         const CUtensorMap& keys, const SelectShared<Shape>& shared) {
   RingPosition<Shape::stages> ring;
   int item_phase = 1;
-  int item = a.work.first();
-  for (int taken = 1; item < a.work.count(); ++taken, item_phase ^= 1) {
+  for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x) {
     const QueryTile tile = a.problem.tiles[tile_of(a.work, item)];
     const Segment& segment = a.problem.segments[tile.segment];
     const int group = item % a.work.groups, summary = static_cast<int>(segment.summary);
     const int tiles = a.tiles(tile, static_cast<int>(segment.position + tile.row - segment.row));
-    item = a.work.next(taken);
+    if (tiles == 0) continue;
     ptx::barrier_wait(shared.query_free(), item_phase);
-    shared.work() = {tile, group, true};
+    item_phase ^= 1;
     ptx::barrier_arrive_expect(shared.query_ready(), Shape::query_bytes);
     for (int column = 0; column < Shape::dk / 64; ++column)
       ptx::tensor_load(shared.query() + column * Shape::query_column_bytes, &queries, shared.query_ready(), column * 64,
@@ -194,9 +189,6 @@ __device__ __forceinline__ void produce(const SelectArguments<Shape>& a, const C
                          column * 64, group, summary + index * Shape::keys);
     }
   }
-  ptx::barrier_wait(shared.query_free(), item_phase);
-  shared.work().given = false;
-  ptx::barrier_arrive(shared.query_ready());
 }
 
 /// One query's scores, half a tile after another.
@@ -259,15 +251,15 @@ __device__ __forceinline__ void consume(const SelectArguments<Shape>& a, const S
   const std::uint64_t own_query = ptx::operand(ptx::uniform(shared.query() + warpgroup * 64 * 128));
   RingPosition<Shape::stages> ring;
   int item_phase = 0;
-  for (;; item_phase ^= 1) {
-    ptx::barrier_wait(shared.query_ready(), item_phase);
-    const auto [tile, group, given] = shared.work();
-    if (!given) return;
+  for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x) {
+    const QueryTile tile = a.problem.tiles[tile_of(a.work, item)];
     const Segment& segment = a.problem.segments[tile.segment];
-    const int start = static_cast<int>(segment.position + tile.row - segment.row);
+    const int group = item % a.work.groups, start = static_cast<int>(segment.position + tile.row - segment.row);
     const int tiles = a.tiles(tile, start);
     QueryScores<Shape> scores(a, tile, group, query, start + query);
     if (tiles > 0) {
+      ptx::barrier_wait(shared.query_ready(), item_phase);
+      item_phase ^= 1;
       for (int index = 0; index < tiles; ++index, ring.advance()) {
         ptx::barrier_wait(shared.key_ready(ring.stage), ring.phase);
         const std::uint64_t keys = ptx::operand(ptx::uniform(shared.key(ring.stage)));
@@ -281,10 +273,8 @@ __device__ __forceinline__ void consume(const SelectArguments<Shape>& a, const S
           scores.take(s, index * Shape::keys + half * 64, a);
         }
       }
-    } else {
-      ptx::named_barrier(1 + warpgroup, 128);  // all know their work; products are what makes warps wait otherwise
+      if (speaks) ptx::barrier_arrive(shared.query_free());
     }
-    if (speaks) ptx::barrier_arrive(shared.query_free());
     if (query < tile.rows)
       scores.top.write(a.selected + ((tile.row + query) * a.problem.groups + group) * a.selection.select_count,
                        a.selection, start + query);
@@ -296,8 +286,7 @@ __global__ void __launch_bounds__(Shape::threads, 1)
     select_blocks_kernel(SelectArguments<Shape> a, const __grid_constant__ CUtensorMap queries,
                          const __grid_constant__ CUtensorMap keys) {
   extern __shared__ unsigned char memory[];
-  const std::uint32_t start = ptx::shared_address(memory), base = (start + 1023) / 1024 * 1024;
-  const SelectShared<Shape> shared{base, memory + (base - start)};
+  const SelectShared<Shape> shared{(ptx::shared_address(memory) + 1023) / 1024 * 1024};
   if (threadIdx.x == 0) shared.initialise();
   __syncthreads();
   if (threadIdx.x < 128) {
@@ -321,9 +310,11 @@ void select_blocks(const SelectBlocks& a, cudaStream_t stream) {
     std::int64_t summaries = 1;
     for (const Segment& segment : schedule.segments)
       summaries = std::max(summaries, segment.summary + segment.summaries);
-    const auto [work, blocks] = persistent_work(a, tiles.count, config.num_kv_heads, stream);
-    SelectArguments<Shape> arguments{attention_problem<T>(a, schedule, tiles), work, SummaryRule(config),
-                                     SelectionRule(config), a.selected};
+    SelectArguments<Shape> arguments{attention_problem<T>(a, schedule, tiles),
+                                     {static_cast<int>(tiles.count), static_cast<int>(config.num_kv_heads)},
+                                     SummaryRule(config),
+                                     SelectionRule(config),
+                                     a.selected};
     arguments.problem.log_sum_exp = static_cast<float*>(const_cast<void*>(a.log_sum_exp));
     const CUtensorMap queries = make_tensor_map(
         a.q, a.dtype, rows_layout(schedule.rows, config.num_q_heads, Shape::dk, Shape::queries, Shape::heads));
@@ -331,6 +322,7 @@ void select_blocks(const SelectBlocks& a, cudaStream_t stream) {
         make_tensor_map(a.keys, a.dtype, rows_layout(summaries, config.num_kv_heads, Shape::dk, Shape::keys, 1));
     const std::size_t bytes = Shape::shared_bytes + 1024;
     allow_shared_memory(select_blocks_kernel<Shape>, bytes);
+    const int blocks = std::min(multiprocessors(), arguments.work.tiles * arguments.work.groups);
     select_blocks_kernel<Shape><<<blocks, Shape::threads, bytes, stream>>>(arguments, queries, keys);
     check_launch("select_blocks_sm90");
   });

@@ -37,6 +37,7 @@ struct SelectedGradientShape {
   static constexpr int tile_bytes = query_bytes + stages * (Keys::bytes + Values::bytes);
   static constexpr int barriers = 2 + 2 * lists + 2 * stages;
   static constexpr int shared_bytes = (tile_bytes + barriers * 8 + 15) / 16 * 16;
+  static_assert(registers_suffice(threads, consumers, producer_registers, consumer_registers));
 };
 
 template <class Shape>

@@ -1,0 +1,15 @@
+#pragma once
+
+// Registers that warpgroups give to one another (setmaxnreg).
+
+namespace cpnsa::cuda::sm90 {
+
+/// Whether consumers get the registers that they take: what is not there at the launch they would wait for, for ever. A
+/// launch of one thread block a multiprocessor gives every thread alike, a multiple of 8 of 65536 in all.
+constexpr bool registers_suffice(int threads, int consumers, int producer_registers, int consumer_registers) {
+  const int at_launch = 65536 / threads / 8 * 8;
+  return consumers * consumer_registers + (threads - consumers) * producer_registers <= threads * at_launch &&
+         producer_registers <= at_launch;
+}
+
+}  // namespace cpnsa::cuda::sm90
