@@ -42,16 +42,16 @@ struct PersistentWork {
 };
 
 /// Zeroes the tickets, which are in the stage's scratch memory. A block is everything that fits on a multiprocessor,
-/// and what moves messages are kernels: beside messages a block leaves after an eighth of its share, and they get in.
+/// and what moves messages are kernels: beside messages a block leaves after a quarter of its share, and they get in.
 inline PersistentWork persistent_work(const StageContext& a, std::int64_t tiles, std::int64_t groups,
                                       cudaStream_t stream) {
   check(cudaMemsetAsync(a.scratch, 0, sizeof(unsigned), stream), "cudaMemsetAsync");
   const std::int64_t items = tiles * groups, at_once = std::min<std::int64_t>(multiprocessors(), items);
   std::int64_t quota = items, blocks = at_once;
   if (a.beside_messages) {
-    constexpr std::int64_t shares = 8;
+    constexpr std::int64_t shares = 4;
     quota = (items + shares * at_once - 1) / (shares * at_once);
-    blocks = std::min(items, (items + quota - 1) / quota + 2 * at_once);  // some come when all is done
+    blocks = std::min(items, (items + quota - 1) / quota + at_once);  // some come when all is done
   }
   return {
       {static_cast<int>(tiles), static_cast<int>(groups), static_cast<int>(quota), static_cast<unsigned*>(a.scratch)},

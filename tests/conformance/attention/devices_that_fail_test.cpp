@@ -101,19 +101,20 @@ class LostCommunicator final : public WrappedCommunicator {
   bool lost = false;
 };
 
-/// A layer of one rank, with what its forward takes.
-struct LayerAlone {
-  LayerAlone(Device& device, Communicator& communicator)
-      : attention(problem.config, partition, device, communicator, options_of(setting)),
-        tensors(problem, partition, 0, setting, device),
+/// A rank's layer, with what its forward takes. Blocks are gathered: that no rank waits to read a demand.
+struct RanksLayer {
+  RanksLayer(Device& device, Communicator& communicator)
+      : partition(make_partition(PartitionKind::contiguous, problem, communicator.size())),
+        attention(problem.config, partition, device, communicator, options_of(setting)),
+        tensors(problem, partition, communicator.rank(), setting, device),
         memory(attention, device) {}
   void forward() {
     attention.forward(tensors.inputs, tensors.out, nullptr, &memory.saved, memory.workspace(), Stream{});
   }
 
-  LayerSetting setting;
+  LayerSetting setting{.exchange = Exchange::gather, .gradient_dtype = {}};
   Problem problem = make_problem(small_config(), {0, 96}, 1);
-  Partition partition = make_partition(PartitionKind::contiguous, problem, 1);
+  Partition partition;
   Attention attention;
   RankTensors tensors;
   LayerMemory memory;
@@ -124,7 +125,7 @@ TEST(DevicesThatFail, ALayerWhoseStepNeverEndsIsLeftBehind) {
     LostCommunicator lost(communicator);
     StuckDevice device;
     {
-      LayerAlone layer(device, lost);
+      RanksLayer layer(device, lost);
       layer.forward();
       EXPECT_NO_THROW(layer.attention.statistics());
       device.stuck = lost.lost = true;
@@ -142,10 +143,10 @@ class DeviceWhoseEventsStayAway final : public cpu::CpuDevice {
 
 // The lists of the call before may still be on their way behind work that waits for ranks that never come.
 TEST(DevicesThatFail, ACallAfterOneThatNeverEndsHasADeadline) {
-  threads::run_ranks(1, [&](Communicator& communicator) {
+  threads::run_ranks(2, [&](Communicator& communicator) {
     LostCommunicator lost(communicator);
     DeviceWhoseEventsStayAway device;
-    LayerAlone layer(device, lost);
+    RanksLayer layer(device, lost);
     layer.forward();
     device.away = lost.lost = true;
     EXPECT_THROW(layer.forward(), CommunicationError);
