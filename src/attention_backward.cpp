@@ -234,7 +234,6 @@ void BackwardStep::window() {
     window.dv = dv[win];
     window.dhalo_k = work.dwindow_halo_k;
     window.dhalo_v = work.dwindow_halo_v;
-    window.beside_messages = a.communicator.size() > 1;
     a.device.window_attention_backward(window, compute);
   }
   send_halo_back(a.window_halo, a.plan.window_halo, work.dwindow_halo_k, work.dwindow_halo_v, work.window_halo_send,
@@ -280,7 +279,6 @@ void BackwardStep::selected() {
       selected.dk = dk[slc];
       selected.dv = dv[slc];
       selected.dpool = dpool;
-      selected.beside_messages = a.communicator.size() > 1;
       a.device.selected_attention_backward(selected, compute);
     }
     a.hand_over(compute, wire);

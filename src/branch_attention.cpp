@@ -13,7 +13,6 @@ void BranchAttention::window() const {
   window.halo_v = kept.window_halo_v;
   window.out = out.o_win;
   window.log_sum_exp = out.lse_win;
-  window.beside_messages = a.communicator.size() > 1;
   a.device.window_attention(window, stream);
 }
 
@@ -45,7 +44,6 @@ void BranchAttention::selected(const planning::ExchangeRound& round, const void*
   selected.out = out.o_slc;
   selected.log_sum_exp = out.lse_slc;
   selected.combine = combine;
-  selected.beside_messages = a.communicator.size() > 1;
   a.device.selected_attention(selected, stream);
 }
 

@@ -58,7 +58,6 @@ struct StageContext {
   const Config* config = nullptr;
   DType dtype = DType::f32;
   void* scratch = nullptr;  ///< Device::scratch_bytes() bytes that the stage may overwrite, 256-byte aligned
-  bool beside_messages = false;  ///< whether messages travel meanwhile that the device's own kernels move
 };
 
 /// destination[row] = source[row] for every row of the ranges; `width` bytes of each row.

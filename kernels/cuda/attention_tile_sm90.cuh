@@ -115,11 +115,11 @@ __device__ __forceinline__ void produce(const AttentionProblem<typename Shape::T
   RingPosition<Shape::stages> ring;
   int item_phase = 1;
   int item = work.first();
-  for (int taken = 1; item < work.count(); ++taken, item_phase ^= 1) {
+  for (; item < work.count(); item_phase ^= 1) {
     const QueryTile tile = a.tiles[tile_of(work, item)];
     const int group = item % work.groups;
     const Walk walk(parameters, a.segments[tile.segment], tile);
-    item = work.next(taken);
+    item = work.next();
     ptx::barrier_wait(shared.query_free(), item_phase);
     shared.work() = {tile, group, true};
     ptx::barrier_arrive_expect(shared.query_ready(), Shape::query_bytes);

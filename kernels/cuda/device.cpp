@@ -149,14 +149,11 @@ void CudaDevice::deallocate_host(void* pointer) noexcept {
   if (pointer) ignore(cudaFreeHost(pointer));
 }
 
-// Non-blocking: the legacy default stream, which a caller may work on, does not order it. Of the highest priority: what
-// moves messages is small and waited for, by other ranks too.
+// Non-blocking: the legacy default stream, which a caller may work on, does not order it.
 Stream CudaDevice::create_stream() {
   activate();
   cudaStream_t stream = nullptr;
-  int lowest = 0, highest = 0;
-  check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "cudaDeviceGetStreamPriorityRange");
-  check(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, highest), "cudaStreamCreateWithPriority");
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   return {stream};
 }
 

@@ -82,11 +82,11 @@ __device__ __forceinline__ void load_tiles(const GradientProblem<typename Shape:
   int item_phase = 1;
   int item = work.first();
 #pragma unroll 1
-  for (int taken = 1; item < work.count(); ++taken, item_phase ^= 1) {
+  for (; item < work.count(); item_phase ^= 1) {
     const QueryTile tile = a.tiles[tile_of(work, item)];
     const int group = item % work.groups, row = static_cast<int>(tile.row);
     const Walk walk(parameters, a.segments[tile.segment], tile);
-    item = work.next(taken);
+    item = work.next();
     ptx::barrier_wait(shared.rows_free(), item_phase);
     shared.work() = {tile, group, true};
     ptx::barrier_arrive_expect(shared.rows_ready(), Shape::query_bytes + Shape::dout_bytes);

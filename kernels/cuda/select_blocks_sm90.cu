@@ -311,7 +311,7 @@ void select_blocks(const SelectBlocks& a, cudaStream_t stream) {
     for (const Segment& segment : schedule.segments)
       summaries = std::max(summaries, segment.summary + segment.summaries);
     SelectArguments<Shape> arguments{attention_problem<T>(a, schedule, tiles),
-                                     {static_cast<int>(tiles.count), static_cast<int>(config.num_kv_heads)},
+                                     {static_cast<int>(tiles.count), static_cast<int>(config.num_kv_heads), nullptr},
                                      SummaryRule(config),
                                      SelectionRule(config),
                                      a.selected};

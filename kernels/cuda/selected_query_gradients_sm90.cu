@@ -58,7 +58,7 @@ struct SelectedGradientShared {
     ptx::barrier_init(query_ready(), 1);
     ptx::barrier_init(query_free(), Shape::queries);
     for (int list = 0; list < Shape::lists; ++list) {
-      ptx::barrier_init(list_ready(list), 1);
+      ptx::barrier_init(list_ready(list), Shape::builders);
       ptx::barrier_init(list_free(list), Shape::queries + 1);  // the consumers' warps and the loading thread
     }
     for (int stage = 0; stage < Shape::stages; ++stage) {

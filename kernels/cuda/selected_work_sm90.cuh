@@ -73,7 +73,7 @@ __device__ __forceinline__ void build_unions(const SelectedWork<Problem>& a, con
   RingPosition<Shape::lists> ring;
   int item = a.work.first();
 #pragma unroll 1
-  for (int taken = 1; item < a.work.count(); ++taken, ring.advance()) {
+  for (; item < a.work.count(); ring.advance()) {
     const SelectedItem now = a.item(item);
     const QueryTile& tile = now.tile;
     const SelectedUnion list = buffers.list(Shape::lists, ring.stage);
@@ -81,7 +81,7 @@ __device__ __forceinline__ void build_unions(const SelectedWork<Problem>& a, con
     ptx::barrier_wait(shared.list_free(ring.stage), ring.phase ^ 1);
     if (thread == 0) {
       buffers.item(ring.stage) = now;
-      next = a.work.next(taken);  // that no thread still reads, since all have met in build()
+      next = a.work.next();  // that no thread still reads, since all have met in build()
     }
     list.template build<Shape::builders>(
         thread, wait_for_all, a.selected + (tile.row * a.problem.groups + now.group) * a.select_count, tile.rows,
@@ -91,14 +91,12 @@ __device__ __forceinline__ void build_unions(const SelectedWork<Problem>& a, con
     for (int i = thread; i < *list.count; i += Shape::builders)
       locations[i] = table[static_cast<std::int64_t>(list.blocks[i]) * a.problem.groups];
     item = next;
-    wait_for_all();
-    if (thread == 0) ptx::barrier_arrive(shared.list_ready(ring.stage));
-  }
-  ptx::barrier_wait(shared.list_free(ring.stage), ring.phase ^ 1);
-  if (thread == 0) {
-    buffers.item(ring.stage).given = false;
+    wait_for_all();  // the next round writes `next`
     ptx::barrier_arrive(shared.list_ready(ring.stage));
   }
+  ptx::barrier_wait(shared.list_free(ring.stage), ring.phase ^ 1);
+  if (thread == 0) buffers.item(ring.stage).given = false;
+  ptx::barrier_arrive(shared.list_ready(ring.stage));
 }
 
 struct UnionSize {

@@ -189,16 +189,10 @@ cudaError_t cudaMemsetAsync(void* destination, int value, std::size_t bytes, cud
 // --- streams and events
 // -------------------------------------------------------------------------------------------------
 
-cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int) {
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   *stream = new CUstream_st;
   return cudaSuccess;
 }
-
-cudaError_t cudaDeviceGetStreamPriorityRange(int* lowest, int* highest) {
-  *lowest = *highest = 0;
-  return cudaSuccess;
-}
-
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   delete stream;
   return cudaSuccess;
