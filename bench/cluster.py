@@ -68,8 +68,9 @@ class Session:
             output, _ = process.communicate(timeout=left)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            self.failures.append((title, f"ended after {left:.0f} s"))
+            output, _ = process.communicate()
+            said = " ".join(output.split())[-300:]
+            self.failures.append((title, f"ended after {left:.0f} s" + (f"; last it said: {said}" if said else "")))
             return False
         if process.returncode == 0:
             return True
