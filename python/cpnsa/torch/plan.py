@@ -4,7 +4,7 @@ import itertools
 import weakref
 
 import torch
-from torch._utils import _unflatten_dense_tensors  # views of parts in one call; what DistributedDataParallel's buckets are
+from torch._utils import _unflatten_dense_tensors  # views of a tensor's parts, in one call
 
 from .. import _core, tensors
 from ..errors import ArgumentError, Refusing
