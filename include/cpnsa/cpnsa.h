@@ -22,11 +22,7 @@
 extern "C" {
 #endif
 
-#if defined(__GNUC__)
 #define CPNSA_API __attribute__((visibility("default")))
-#else
-#define CPNSA_API
-#endif
 
 #define CPNSA_VERSION_MAJOR 0
 #define CPNSA_VERSION_MINOR 1
