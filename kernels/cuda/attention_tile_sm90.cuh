@@ -28,20 +28,20 @@ struct Place {
   int row;
 };
 
-/// Two consumer warpgroups have registers for long tiles of keys; three read each key for more queries.
-template <class Element, int Dk, int Dv, int Keys, int Consumers>
+/// Two consumer warpgroups would have registers for longer tiles of keys; three read each key for more queries.
+template <class Element, int Dk, int Dv>
 struct AttentionShape {
   using T = Element;
   static constexpr int dk = Dk;
   static constexpr int dv = Dv;
   static constexpr int heads = 16;  ///< R
-  static constexpr int consumers = Consumers;
+  static constexpr int consumers = 3;
   static constexpr int queries = 4 * consumers;
   static constexpr int rows = queries * heads;
-  static constexpr int keys = Keys;
+  static constexpr int keys = 80;
   static constexpr int threads = 128 * (consumers + 1);
   static constexpr int producer_registers = 56;
-  static constexpr int consumer_registers = consumers == 2 ? 224 : 152;
+  static constexpr int consumer_registers = 152;
   static constexpr int query_bytes = rows * Dk * 2;
   static constexpr int query_column_bytes = rows * 128;  ///< of 64 channels
   static constexpr int key_bytes = keys * Dk * 2;

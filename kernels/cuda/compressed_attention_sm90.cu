@@ -2,15 +2,9 @@
 #include "kernels/cuda/summary_walk_sm90.cuh"
 
 namespace cpnsa::cuda::sm90 {
-namespace {
-
-template <class T, int Dk, int Dv>
-using SummaryShape = AttentionShape<T, Dk, Dv, 80, 3>;
-
-}  // namespace
 
 void compressed_attention(const CompressedAttention& a, cudaStream_t stream) {
-  visit_shape<SummaryShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
+  visit_shape<AttentionShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using Walk = SummaryWalk<Shape::keys>;
     const auto [keys, values] = summary_maps(a, Shape::keys);
     launch_attention<Shape, Walk>(a, typename Walk::Parameters{{keys}, {values}, SummaryRule(*a.config)}, stream);
