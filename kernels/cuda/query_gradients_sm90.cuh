@@ -170,6 +170,9 @@ __device__ __forceinline__ void sum_queries(const GradientProblem<typename Shape
   const int query = warpgroup * 4 + warp;  // in the tile
   const std::uint32_t own_query = shared.query() + warpgroup * 64 * 128,
                       own_dout = shared.dout() + warpgroup * 64 * 128;
+  // Products make the four warps wait for each other. Where there is none a warp could pass on what the others have yet
+  // to come to: they would then miss a turn of its barrier, and wait forever.
+  const auto wait_for_all = [&] { ptx::named_barrier(1 + warpgroup, 128); };
   RingPosition<Shape::stages> ring;
   int item_phase = 0;
 #pragma unroll 1
@@ -190,6 +193,7 @@ __device__ __forceinline__ void sum_queries(const GradientProblem<typename Shape
       const int first = index * Shape::keys, stage = ring.stage;
       ptx::barrier_wait(shared.ready(stage), ring.phase);
       if (first >= past || first + Shape::keys <= lowest) {
+        wait_for_all();
         if (speaks) ptx::barrier_arrive(shared.free(stage));
         continue;
       }
@@ -227,7 +231,7 @@ __device__ __forceinline__ void sum_queries(const GradientProblem<typename Shape
       ptx::hold(dq);
       if (speaks) ptx::barrier_arrive(shared.free(stage));
     }
-    ptx::named_barrier(1 + warpgroup, 128);  // all know their work, though they may have had no product to wait for
+    wait_for_all();  // all know their work
     if (speaks) ptx::barrier_arrive(shared.rows_free());
     if (query < tile.rows) add_query_rows(dq, a.scale, a.dq + head_row * Shape::dk, Shape::dk);
   }

@@ -141,6 +141,40 @@ TEST(Emulation, AWaitInVainEndsAndSaysWhere) {
               testing::AllOf(testing::HasSubstr("cannot go on"), testing::HasSubstr("32 in mbarrier.try_wait")));
 }
 
+enum class Freeing { by_every_warp, by_one_warp_after_all, by_one_warp };
+
+// A warpgroup looks at what passes through a ring of two stages. The first thread of another fills it.
+void ring_kernel(Freeing freeing) {
+  constexpr int stages = 2, turns = 16;
+  const auto ready = [](int turn) { return static_cast<std::uint32_t>(turn % stages * 8); };
+  const auto free = [](int turn) { return static_cast<std::uint32_t>((stages + turn % stages) * 8); };
+  if (threadIdx.x == 0)
+    for (int stage = 0; stage < stages; ++stage) {
+      ptx::barrier_init(ready(stage), 1);
+      ptx::barrier_init(free(stage), freeing == Freeing::by_every_warp ? 4 : 1);
+    }
+  __syncthreads();
+  for (int turn = 0; turn < turns; ++turn) {
+    const int parity = turn / stages % 2;
+    if (threadIdx.x >= 128) {
+      ptx::barrier_wait(ready(turn), parity);
+      if (freeing == Freeing::by_one_warp_after_all) ptx::named_barrier(1, 128);
+      if (freeing == Freeing::by_every_warp ? threadIdx.x % 32 == 0 : threadIdx.x == 128)
+        ptx::barrier_arrive(free(turn));
+    } else if (threadIdx.x == 0) {
+      ptx::barrier_wait(free(turn), parity ^ 1);
+      ptx::barrier_arrive(ready(turn));
+    }
+  }
+}
+
+TEST(Emulation, AWarpThatFreesWhatOthersHaveYetToSeeIsFound) {
+  const auto run = [](Freeing freeing) { return complaint([&] { ring_kernel->*Grid{16, 256, 64, stream}(freeing); }); };
+  EXPECT_EQ(run(Freeing::by_every_warp), "");
+  EXPECT_EQ(run(Freeing::by_one_warp_after_all), "");
+  EXPECT_THAT(run(Freeing::by_one_warp), testing::HasSubstr("cannot go on"));
+}
+
 void parting_kernel() {
   if (threadIdx.x % 2 == 0)
     __syncwarp();

@@ -166,6 +166,7 @@ void finish_products(std::size_t pending) {
       }
     }
   });
+  block.meet_warpgroup("wgmma.wait_group");
 }
 
 }  // namespace emulation

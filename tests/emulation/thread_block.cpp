@@ -67,6 +67,7 @@ void ThreadBlock::prepare(uint3 index_) {
     std::fill(barriers_.begin(), barriers_.end(), MemoryBarrier{});
   }
   named_.fill({});
+  warpgroups_.fill({});
   random_.seed(index.x + 1);
   live_ = static_cast<int>(threads_.size());
   started_ = 0;
@@ -81,6 +82,17 @@ void ThreadBlock::prepare(uint3 index_) {
     thread.index = {n % size.x, n / size.x % size.y, n / size.x / size.y};
     warps_[i / warp_threads].live |= 1u << thread.lane();
   }
+  choose_laggard();
+}
+
+void ThreadBlock::choose_laggard() {
+  if (grid.x * grid.y * grid.z == 1) return;
+  // Goes on from launch to launch: of a small grid the first block does it all.
+  static thread_local std::minstd_rand draw;
+  do {
+    laggard_ = static_cast<int>(draw() / 64 % warps_.size());
+  } while (live_ > 0 && warps_[static_cast<std::size_t>(laggard_)].live == 0);
+  copies_before_laggard_ = draw() / 64 % 2 == 0;
 }
 
 // Begins one thread after another until one must wait, which keeps the fiber.
@@ -114,6 +126,21 @@ void ThreadBlock::suspend() {
   running_ = &own;
 }
 
+// Each thread that can go on does, of the warp that lags or of the others. False if none could.
+bool ThreadBlock::go_round(bool laggard) {
+  bool ran = false;
+  for (std::size_t i = 0; i < threads_.size() && !error_; ++i) {
+    Thread& thread = threads_[i];
+    if (thread.done || thread.sleeps || (thread.number / warp_threads == laggard_) != laggard) continue;
+    if (thread.counter && *thread.counter == thread.seen) continue;
+    thread.counter = nullptr;
+    go_on(std::move(thread.fiber));
+    ran = true;
+  }
+  if (laggard && ran) choose_laggard();
+  return ran;
+}
+
 void ThreadBlock::run(uint3 index_, const std::function<void()>& kernel) {
   prepare(index_);
   current_block = this;
@@ -121,24 +148,16 @@ void ThreadBlock::run(uint3 index_, const std::function<void()>& kernel) {
 
   auto asleep_since = std::chrono::steady_clock::now();
   while (live_ > 0 && !error_) {
-    bool ran = false, sleeps = false;
-    for (Thread& thread : threads_) {
-      if (thread.done || error_) continue;
-      sleeps |= thread.sleeps;
-      if (thread.sleeps || (thread.counter && *thread.counter == thread.seen)) continue;
-      thread.counter = nullptr;
-      go_on(std::move(thread.fiber));
-      ran = true;
-    }
-    if (ran || error_) {
+    if (go_round(false) || (copies_before_laggard_ && land_a_copy()) || go_round(true) || land_a_copy() || error_) {
       asleep_since = std::chrono::steady_clock::now();
-    } else if (!land_a_copy()) {
-      if (!sleeps || std::chrono::steady_clock::now() - asleep_since > longest_sleep)
-        error_ = std::make_exception_ptr(
-            std::runtime_error("emulation: a thread block cannot go on: " + where_everyone_is()));
-      for (Thread& thread : threads_) thread.sleeps = false;
-      std::this_thread::yield();
+      continue;
     }
+    const bool sleeps = std::any_of(threads_.begin(), threads_.end(), [](const Thread& t) { return t.sleeps; });
+    if (!sleeps || std::chrono::steady_clock::now() - asleep_since > longest_sleep)
+      error_ =
+          std::make_exception_ptr(std::runtime_error("emulation: a thread block cannot go on: " + where_everyone_is()));
+    for (Thread& thread : threads_) thread.sleeps = false;
+    std::this_thread::yield();
   }
   if (!error_ && !copies_.empty())
     error_ = std::make_exception_ptr(std::runtime_error("emulation: a thread block ended before its copies"));
@@ -159,6 +178,7 @@ void ThreadBlock::leave(Thread& thread) {
   --live_;
   Warp& warp = warps_[static_cast<std::size_t>(thread.number / warp_threads)];
   warp.live &= ~(1u << thread.lane());
+  if (warp.live == 0 && thread.number / warp_threads == laggard_) choose_laggard();
   if (warp.arrived != 0 && (warp.live & ~warp.arrived) == 0) {
     if (warp.verb != "__syncwarp") fail("a lane ends while others wait for it in " + std::string(warp.verb));
     warp.arrived = 0;
@@ -199,11 +219,18 @@ Warp& ThreadBlock::arrive(std::string_view verb, unsigned mask, void* argument) 
 }
 
 void ThreadBlock::meet(int barrier, int threads, std::string_view verb) {
-  NamedBarrier& named = named_.at(static_cast<std::size_t>(barrier));
-  if (++named.arrived > threads) fail(fmt::format("more threads at barrier {} than {}", barrier, threads));
-  if (named.arrived < threads) return wait_while(named.meetings, verb);
-  named.arrived = 0;
-  ++named.meetings;
+  meet(named_.at(static_cast<std::size_t>(barrier)), threads, verb);
+}
+
+void ThreadBlock::meet_warpgroup(std::string_view verb) {
+  meet(warpgroups_.at(static_cast<std::size_t>(running_->number / warpgroup_threads)), warpgroup_threads, verb);
+}
+
+void ThreadBlock::meet(NamedBarrier& barrier, int threads, std::string_view verb) {
+  if (++barrier.arrived > threads) fail(fmt::format("{} of more threads than {}", verb, threads));
+  if (barrier.arrived < threads) return wait_while(barrier.meetings, verb);
+  barrier.arrived = 0;
+  ++barrier.meetings;
 }
 
 unsigned char* ThreadBlock::shared() {

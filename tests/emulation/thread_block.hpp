@@ -4,7 +4,9 @@
 // What the hardware does in its own time happens as late as the kernel permits: copies land when no thread can go on,
 // products are computed when they are waited for, and the memory that a copy will fill holds NaN until then. So what a
 // kernel forgets to wait for, or frees too early, becomes a wrong result; what it waits for in vain is an error that
-// says where each thread stands.
+// says where each thread stands. In grids of several blocks one warp lags: it goes on when nobody else can, and every
+// second one when no copy is left to land either; then another lags. So what a kernel lets a warp do before the others
+// have come there happens.
 
 #include <cuda.h>
 #include <cuda_runtime_api.h>
@@ -22,7 +24,7 @@
 
 namespace emulation {
 
-inline constexpr int warp_threads = 32;
+inline constexpr int warp_threads = 32, warpgroup_threads = 128;
 inline constexpr std::size_t shared_capacity = 227 * 1024;
 
 /// A copy under way: `land` does it.
@@ -129,6 +131,8 @@ class ThreadBlock {
   }
 
   void meet(int barrier, int threads, std::string_view verb);
+  /// What a warpgroup's instructions do by themselves: no warp passes before all four are there.
+  void meet_warpgroup(std::string_view verb);
   int live_threads() const { return live_; }
 
   // --- shared memory ------------------------------------------------------------------------------------------------
@@ -144,9 +148,12 @@ class ThreadBlock {
 
  private:
   Warp& arrive(std::string_view verb, unsigned mask, void* argument);
+  void meet(NamedBarrier& barrier, int threads, std::string_view verb);
   void prepare(uint3 index);
   boost::context::fiber carrier(const std::function<void()>& kernel);
   void go_on(boost::context::fiber fiber);
+  bool go_round(bool laggard);
+  void choose_laggard();
   void suspend();
   void leave(Thread& thread);
   bool land_a_copy();
@@ -157,10 +164,13 @@ class ThreadBlock {
   boost::context::fiber scheduler_;
   std::vector<Warp> warps_;
   std::array<NamedBarrier, 16> named_{};
+  std::array<NamedBarrier, 8> warpgroups_{};
   std::vector<MemoryBarrier> barriers_;
   std::vector<Copy> copies_;
   std::size_t shared_bytes_;
   std::minstd_rand random_;
+  int laggard_ = -1;  ///< warp
+  bool copies_before_laggard_ = false;
   int live_ = 0;
   Thread* running_ = nullptr;
   std::exception_ptr error_;

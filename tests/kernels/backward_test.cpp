@@ -132,52 +132,73 @@ TEST_P(BackwardStages, SelectedAttention) {
   });
 }
 
+void check_window(const StageCase& stage, const BranchCase& branch, const Partition& partition, Device& device) {
+  const Tensors& inputs = stage.problem.inputs;
+  Values dq(branch.truth.q.size()), dk(branch.truth.k.win.size()), dv(branch.truth.v.win.size());
+  for (int rank = 0; rank < partition.ranks(); ++rank) {
+    RankShare share(stage, partition, rank, device);
+    if (share.plan.rows == 0) continue;
+    const planning::RankHalo& halo = share.plan.window_halo;
+    const DeviceBuffer q = share.input(share.rows(inputs.q)), k = share.input(share.rows(inputs.k.win)),
+                       v = share.input(share.rows(inputs.v.win));
+    const DeviceBuffer halo_k = share.input(share.halo(halo, inputs.k.win)),
+                       halo_v = share.input(share.halo(halo, inputs.v.win));
+    const GradientInputs gradient(branch, share);
+    const std::int64_t rows = share.plan.rows, heads = stage.config().num_kv_heads;
+    const DeviceBuffer own_dq = started(share, rows * stage.config().num_q_heads * stage.config().head_dim_qk);
+    const DeviceBuffer own_dk = started(share, rows * heads * stage.config().head_dim_qk);
+    const DeviceBuffer own_dv = started(share, rows * heads * stage.config().head_dim_v);
+    const DeviceBuffer dhalo_k = started(share, halo.rows * heads * stage.config().head_dim_qk);
+    const DeviceBuffer dhalo_v = started(share, halo.rows * heads * stage.config().head_dim_v);
+    auto arguments = share.arguments<WindowAttentionBackward>();
+    arguments.queries = share.queries.get();
+    arguments.q = q.data();
+    arguments.k = k.data();
+    arguments.v = v.data();
+    arguments.halo_k = halo_k.data();
+    arguments.halo_v = halo_v.data();
+    arguments.gradient = gradient.view();
+    arguments.dq = own_dq.data();
+    arguments.dk = own_dk.data();
+    arguments.dv = own_dv.data();
+    arguments.dhalo_k = dhalo_k.data();
+    arguments.dhalo_v = dhalo_v.data();
+    device.window_attention_backward(arguments, Stream{});
+    share.add_rows(dq, gained(share, own_dq));
+    share.add_rows(dk, gained(share, own_dk));
+    share.add_rows(dv, gained(share, own_dv));
+    share.add_halo(dk, halo, gained(share, dhalo_k));
+    share.add_halo(dv, halo, gained(share, dhalo_v));
+  }
+  ASSERT_TRUE(gradient_agrees("dq", dq, branch.truth.q, branch.plain.q, stage, branch));
+  ASSERT_TRUE(gradient_agrees("dk", dk, branch.truth.k.win, branch.plain.k.win, stage, branch));
+  ASSERT_TRUE(gradient_agrees("dv", dv, branch.truth.v.win, branch.plain.v.win, stage, branch));
+}
+
 TEST_P(BackwardStages, WindowAttention) {
   for_each_case([&](const StageCase& stage) {
     const BranchCase branch(stage, OnlyBranch::win);
-    const Tensors& inputs = stage.problem.inputs;
-    for_each_partition(stage, [&](const Partition& partition) {
-      Values dq(branch.truth.q.size()), dk(branch.truth.k.win.size()), dv(branch.truth.v.win.size());
-      for (int rank = 0; rank < partition.ranks(); ++rank) {
-        RankShare share(stage, partition, rank, device());
-        if (share.plan.rows == 0) continue;
-        const planning::RankHalo& halo = share.plan.window_halo;
-        const DeviceBuffer q = share.input(share.rows(inputs.q)), k = share.input(share.rows(inputs.k.win)),
-                           v = share.input(share.rows(inputs.v.win));
-        const DeviceBuffer halo_k = share.input(share.halo(halo, inputs.k.win)),
-                           halo_v = share.input(share.halo(halo, inputs.v.win));
-        const GradientInputs gradient(branch, share);
-        const std::int64_t rows = share.plan.rows, heads = stage.config().num_kv_heads;
-        const DeviceBuffer own_dq = started(share, rows * stage.config().num_q_heads * stage.config().head_dim_qk);
-        const DeviceBuffer own_dk = started(share, rows * heads * stage.config().head_dim_qk);
-        const DeviceBuffer own_dv = started(share, rows * heads * stage.config().head_dim_v);
-        const DeviceBuffer dhalo_k = started(share, halo.rows * heads * stage.config().head_dim_qk);
-        const DeviceBuffer dhalo_v = started(share, halo.rows * heads * stage.config().head_dim_v);
-        auto arguments = share.arguments<WindowAttentionBackward>();
-        arguments.queries = share.queries.get();
-        arguments.q = q.data();
-        arguments.k = k.data();
-        arguments.v = v.data();
-        arguments.halo_k = halo_k.data();
-        arguments.halo_v = halo_v.data();
-        arguments.gradient = gradient.view();
-        arguments.dq = own_dq.data();
-        arguments.dk = own_dk.data();
-        arguments.dv = own_dv.data();
-        arguments.dhalo_k = dhalo_k.data();
-        arguments.dhalo_v = dhalo_v.data();
-        device().window_attention_backward(arguments, Stream{});
-        share.add_rows(dq, gained(share, own_dq));
-        share.add_rows(dk, gained(share, own_dk));
-        share.add_rows(dv, gained(share, own_dv));
-        share.add_halo(dk, halo, gained(share, dhalo_k));
-        share.add_halo(dv, halo, gained(share, dhalo_v));
-      }
-      ASSERT_TRUE(gradient_agrees("dq", dq, branch.truth.q, branch.plain.q, stage, branch));
-      ASSERT_TRUE(gradient_agrees("dk", dk, branch.truth.k.win, branch.plain.k.win, stage, branch));
-      ASSERT_TRUE(gradient_agrees("dv", dv, branch.truth.v.win, branch.plain.v.win, stage, branch));
-    });
+    for_each_partition(stage, [&](const Partition& partition) { check_window(stage, branch, partition, device()); });
   });
+}
+
+// 196 tokens before a segment: of the first 64 that a tile of queries reads, four queries alone see the last four, and
+// the others have nothing to do until the next.
+TEST_P(BackwardStages, AWindowWhoseFirstTokensFewQueriesSee) {
+  Config config;
+  config.num_q_heads = 16, config.num_kv_heads = 1;
+  config.head_dim_qk = config.head_dim_v = 128;
+  config.select_count = 4;
+  config.window = 197;
+  config.compress_hidden_k = config.compress_hidden_v = 64;
+  const DType dtype = GetParam().dtypes.front();
+  if (!supported(config, dtype)) return;
+  const StageCase stage(make_problem(config, {0, 640}, 700, {.shared_k = false, .shared_v = false}), dtype);
+  std::vector<std::vector<TokenRange>> turns(2);
+  for (std::int64_t begin = 0; begin < 640; begin += 64)
+    turns[static_cast<std::size_t>(begin / 64 % 2)].push_back({begin, begin + 64});
+  check_window(stage, BranchCase(stage, OnlyBranch::win),
+               Partition::custom(stage.problem.cu_seqlens, config.select_block, std::move(turns)), device());
 }
 
 // Rows' gradients and those of the parameters, keys' or values', summed over the ranks.
