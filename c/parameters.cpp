@@ -99,7 +99,7 @@ Config to_config(const cpnsa_config* given) {
 }
 
 AttentionOptions to_options(const cpnsa_options* given) {
-  const auto options = read<cpnsa_options>(given, CPNSA_OPTIONS_INIT, sizeof(cpnsa_options), "options");
+  const auto options = read<cpnsa_options>(given, CPNSA_OPTIONS_INIT, offsetof(cpnsa_options, reuse_saved), "options");
   AttentionOptions result;
   result.dtype = choose(dtypes, options.dtype, "dtype");
   result.exchange = choose(exchanges, options.exchange, "exchange");
@@ -109,6 +109,7 @@ AttentionOptions to_options(const cpnsa_options* given) {
   result.recompute_branches = to_bool(options.recompute_branches, "recompute_branches");
   result.sum_parameter_gradients = to_bool(options.sum_parameter_gradients, "sum_parameter_gradients");
   result.timing = to_bool(options.timing, "timing");
+  result.reuse_saved = to_bool(options.reuse_saved, "reuse_saved");
   return result;
 }
 

@@ -31,10 +31,10 @@ std::string fingerprint(const Config& config, const Partition& partition, const 
     }
   return fmt::format(
       "{} tokens={} documents={} cu_seqlens_hash={:x} partition_hash={:x} dtype={} exchange={} backward={} "
-      "refetch_blocks={} recompute_branches={} gradient_dtype={} sum_parameter_gradients={}",
+      "refetch_blocks={} recompute_branches={} reuse_saved={} gradient_dtype={} sum_parameter_gradients={}",
       config.describe(), partition.tokens(), partition.cu_seqlens().size() - 1, documents, ownership,
       name_of(options.dtype), name_of(options.exchange), options.backward, options.refetch_blocks,
-      options.recompute_branches, name_of(options.gradient_dtype.value_or(options.dtype)),
+      options.recompute_branches, options.reuse_saved, name_of(options.gradient_dtype.value_or(options.dtype)),
       options.sum_parameter_gradients);
 }
 
@@ -170,7 +170,7 @@ Attention::Impl::Impl(const Config& config_, const Partition& partition, Device&
   forward_bytes = forward.used();
   if (options.backward) {
     Arena backward;
-    backward_buffers(backward);
+    backward_buffers(backward, {});
     backward_bytes = backward.used();
   }
 }
@@ -190,9 +190,9 @@ std::size_t Attention::Impl::demand_bytes() const {
          sizeof(std::uint32_t);
 }
 
-BackwardBuffers Attention::Impl::backward_buffers(Arena& arena) const {
+BackwardBuffers Attention::Impl::backward_buffers(Arena& arena, const BranchBuffers& saved) const {
   const bool sums = options.sum_parameter_gradients && communicator.size() > 1;
-  return {arena,        plan, sizes, config, gradient_type != accumulate, sums ? parameter_elements(config) : 0,
+  return {arena,        saved, plan, sizes, config, gradient_type != accumulate, sums ? parameter_elements(config) : 0,
           scratch_bytes};
 }
 

@@ -74,6 +74,8 @@ void Attention::Impl::validate_backward(const AttentionInputs& inputs, const Ten
   if (saved.state().layer == 0) throw ArgumentError("saved: found none, expected that of a forward");
   if (saved.state().layer != number)
     throw ArgumentError("saved: found that of another layer's forward, expected this layer's");
+  if (saved.state().spent)
+    throw ArgumentError("saved: found that of a forward whose backward has run, expected another (reuse_saved)");
   validate_inputs(inputs);
   check(dout, "dout", options.dtype, {rows, q_heads, config.head_dim_v});
   check(gradients.q, "dq", gradient_type, {rows, q_heads, config.head_dim_qk});

@@ -85,8 +85,8 @@ BackwardStep::BackwardStep(Attention::Impl& attention, const AttentionInputs& in
       saved_arena(saved.memory),
       work_arena(workspace),
       kept(a.saved_buffers(saved_arena)),
-      work(a.backward_buffers(work_arena)),
-      branches(a.sizes.keeps_branches ? kept.branches : work.branches),
+      work(a.backward_buffers(work_arena, kept.branches)),
+      branches(work.branches),
       compute(compute),
       wire(a.communication.get()),
       present_from(a.sizes.keeps_blocks ? 0 : schedule.rounds.size()) {
@@ -111,11 +111,11 @@ void BackwardStep::choose_accumulators() {
 }
 
 void BackwardStep::run() {
-  zero_accumulators();
   table = a.upload(schedule, work.exchange, a.backward_lists, compute);
   if (!a.sizes.keeps_branches) recompute_branches();
   bring(schedule.rounds.size() - 1);
-  combine();  // while the first blocks travel
+  combine();            // while the first blocks travel
+  zero_accumulators();  // after it: sums may lie where the branches' outputs were
   window();
   selected();
   compressed();
@@ -398,6 +398,7 @@ void Attention::backward(const AttentionInputs& inputs, const TensorView& dout, 
     self.validate_backward(inputs, dout, saved, gradients, workspace);
   });
   self.guarded(stream, [&] {
+    saved.state().spent = self.sizes.reuses_branches && self.sizes.keeps_branches;
     BackwardStep step(self, inputs, dout.data, saved, gradients, workspace, stream);
     step.run();
     auto predicted = self.plan.bytes_backward(*saved.state().schedule);

@@ -17,6 +17,7 @@ struct SavedForward::State {
   std::int64_t layer = 0;  ///< the Attention::Impl::number whose forward it is; 0 until one has run to its end
   std::int64_t call = 0;   ///< that forward's Attention::Impl::calls, the same on every rank
   std::shared_ptr<const planning::BlockSchedule> schedule;
+  mutable bool spent = false;  ///< whether a backward has written where the forward saved
 };
 
 /// A planned halo's lists in the device's memory. Forward: pack -> exchange -> place. Backward: the way back.
@@ -118,7 +119,7 @@ struct Attention::Impl {
 
   SavedBuffers saved_buffers(Arena& arena) const { return {arena, config, plan, sizes}; }
   ForwardBuffers forward_buffers(Arena& arena) const { return {arena, plan, sizes, scratch_bytes}; }
-  BackwardBuffers backward_buffers(Arena& arena) const;
+  BackwardBuffers backward_buffers(Arena& arena, const BranchBuffers& saved) const;
 
   Config config;
   Device& device;

@@ -23,6 +23,7 @@ struct LayerSizes {
         slot_elements(config.select_block * (config.head_dim_qk + config.head_dim_v)),
         keeps_blocks(options.backward && !options.refetch_blocks),
         keeps_branches(!options.backward || !options.recompute_branches),
+        reuses_branches(options.backward && (options.reuse_saved || !keeps_branches)),
         combines_selected(combines_selected),
         forward_keeps_selected(!combines_selected || (options.backward && keeps_branches)) {}
 
@@ -37,6 +38,7 @@ struct LayerSizes {
   std::int64_t slot_elements;   ///< of one pool slot
   bool keeps_blocks;            ///< whether what the forward fetched is kept for the backward
   bool keeps_branches;          ///< whether the branches' outputs are
+  bool reuses_branches;         ///< whether the backward sums gradients where they were
   bool combines_selected;       ///< whether the selected branch's stage combines the branches
   bool forward_keeps_selected;  ///< whether anything but that stage reads the forward's o_slc
 
@@ -56,6 +58,14 @@ struct BranchBuffers {
     if (with_selected) o_slc = output();
     for (auto* lse : {&lse_cmp, &lse_slc, &lse_win})
       *lse = arena.take(LayerSizes::bytes(sizes.rows, sizes.q_heads, sizes.accumulated));
+  }
+
+  /// What `o_cmp` and the two after it take together.
+  static std::size_t output_bytes(const LayerSizes& sizes) {
+    Arena counted;
+    for (int branch = 0; branch < 3; ++branch)
+      counted.take(LayerSizes::bytes(sizes.rows, sizes.out_width, sizes.element));
+    return counted.used();
   }
 
   void *o_cmp = nullptr, *o_slc = nullptr, *o_win = nullptr;        ///< [rows, H, dv]; o_slc where somebody reads it
@@ -138,9 +148,10 @@ struct ForwardBuffers {
 };
 
 struct BackwardBuffers {
-  BackwardBuffers(Arena& arena, const planning::Plan& plan, const LayerSizes& sizes, const Config& config,
-                  bool convert_gradients, std::int64_t parameter_elements, std::size_t scratch_bytes)
-      : exchange(arena, plan, sizes, !sizes.keeps_blocks) {
+  BackwardBuffers(Arena& arena, const BranchBuffers& saved, const planning::Plan& plan, const LayerSizes& sizes,
+                  const Config& config, bool convert_gradients, std::int64_t parameter_elements,
+                  std::size_t scratch_bytes)
+      : exchange(arena, plan, sizes, !sizes.keeps_blocks), branches(saved) {
     if (!sizes.keeps_branches) branches = {arena, sizes, true};
     const auto take = [&](std::int64_t rows, std::int64_t width) {
       return arena.take(LayerSizes::bytes(rows, width, sizes.accumulated));
@@ -149,10 +160,16 @@ struct BackwardBuffers {
     weights = take(3 * sizes.rows, sizes.q_heads);
     deltas = take(3 * sizes.rows, sizes.q_heads);
     const std::int64_t converted = convert_gradients ? sizes.rows : 0;
-    dq = take(converted, sizes.q_heads * config.head_dim_qk);
     dgate = take(converted, sizes.q_heads * 3);
-    for (void*& gradient : dk) gradient = take(converted, sizes.k_width);
-    for (void*& gradient : dv) gradient = take(converted, sizes.v_width);
+    Arena outputs(branches.o_cmp);
+    const std::size_t room = sizes.reuses_branches ? BranchBuffers::output_bytes(sizes) : 0;
+    const auto sum = [&](std::int64_t width) {
+      const std::size_t bytes = LayerSizes::bytes(converted, width, sizes.accumulated);
+      return outputs.used() + bytes <= room ? outputs.take(bytes) : arena.take(bytes);
+    };
+    dq = sum(sizes.q_heads * config.head_dim_qk);
+    for (void*& gradient : dk) gradient = sum(sizes.k_width);
+    for (void*& gradient : dv) gradient = sum(sizes.v_width);
 
     for (void*& pool : dpools) pool = take(plan.blocks.pool_slots(), sizes.slot_elements);
     for (void*& returned : returned_blocks) returned = take(plan.blocks.send_slots(), sizes.slot_elements);
@@ -177,11 +194,12 @@ struct BackwardBuffers {
   }
 
   ExchangeBuffers exchange;
-  BranchBuffers branches;   ///< if not kept
+  BranchBuffers branches;   ///< as saved, or to be computed again
   void* weights;            ///< acc [3, rows, H]
   void* deltas;             ///< acc [3, rows, H]
-  void *dq, *dgate;         ///< acc, where the caller wants another type
-  std::array<void*, 3> dk;  ///< acc [rows, G, dk] by branch, likewise
+  void* dgate;              ///< acc, where the caller wants another type
+  void* dq;                 ///< acc, likewise; this and the next where the branches' outputs were, if those are reused
+  std::array<void*, 3> dk;  ///< acc [rows, G, dk] by branch
   std::array<void*, 3> dv;
   std::array<void*, 2> dpools;               ///< acc [pool slots], gradients of the pools
   std::array<void*, 2> returned_blocks;      ///< acc [send slots], gradients of what this rank sent

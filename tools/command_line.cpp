@@ -124,6 +124,7 @@ AttentionOptions ExecutionOptions::attention_options(DType layer_dtype) const {
   options.backward = backward;
   options.refetch_blocks = !keep_blocks;
   options.recompute_branches = recompute_branches;
+  options.reuse_saved = true;  // every forward here has one backward
   return options;
 }
 

@@ -30,11 +30,14 @@ struct AttentionOptions {
   /// Whether backward() has other ranks' blocks sent once more; if not, the forward keeps them, and saved_bytes() grows
   /// by all blocks that the rank's queries can reach, of every KV head.
   bool refetch_blocks = true;
-  /// Whether backward() computes the branches' outputs again instead of finding them saved: 3 rows H dv elements less in
-  /// saved_bytes(), as many more in workspace_bytes(), for three of the forward's stages once more.
+  /// Whether backward() computes the branches' outputs again instead of finding them saved: 3 rows H dv elements less
+  /// in saved_bytes(), as many more in workspace_bytes(), for three of the forward's stages once more.
   bool recompute_branches = false;
-  bool sum_parameter_gradients = false;   ///< whether backward() also sums the compressor's gradients over the ranks
-  bool timing = false;                    ///< whether Statistics::seconds is measured (events around each stage)
+  /// Whether backward() may sum gradients where the forward saved the branches' outputs, once it has read those: up to
+  /// 4 rows H dk bytes less in workspace_bytes(). Each forward then has one backward.
+  bool reuse_saved = false;
+  bool sum_parameter_gradients = false;  ///< whether backward() also sums the compressor's gradients over the ranks
+  bool timing = false;                   ///< whether Statistics::seconds is measured (events around each stage)
 };
 
 /// The keys or the values of the three branches. The same view may be given for all three.
@@ -177,7 +180,8 @@ class Attention {
   void forward(const AttentionInputs& inputs, const TensorView& out, std::int32_t* selected, SavedForward* saved,
                void* workspace, Stream stream);
 
-  /// Gradients of sum(out * dout) with the selection held fixed. `inputs` and `saved` are those of the forward.
+  /// Gradients of sum(out * dout) with the selection held fixed. `inputs` and `saved` are those of the forward; what
+  /// `saved` holds is spent by it with AttentionOptions::reuse_saved.
   void backward(const AttentionInputs& inputs, const TensorView& dout, const SavedForward& saved,
                 const AttentionGradients& gradients, void* workspace, Stream stream);
 

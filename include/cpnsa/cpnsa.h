@@ -250,9 +250,11 @@ typedef struct cpnsa_options {
   int32_t recompute_branches;      /* whether it computes the branches' outputs again; if not, `saved` keeps them */
   int32_t sum_parameter_gradients; /* whether it sums the compressors' gradients over the ranks */
   int32_t timing;                  /* whether cpnsa_statistics.seconds is measured */
+  int32_t reuse_saved;             /* whether it may write over `saved`: less memory, and once a forward */
+  int32_t reserved;                /* 0 */
 } cpnsa_options;
 #define CPNSA_OPTIONS_INIT \
-  { sizeof(cpnsa_options), CPNSA_F32, CPNSA_EXCHANGE_AUTOMATIC, 0, 1, 1, 0, 0, 0 }
+  { sizeof(cpnsa_options), CPNSA_F32, CPNSA_EXCHANGE_AUTOMATIC, 0, 1, 1, 0, 0, 0, 0, 0 }
 
 /* A dense C-order tensor in the device's memory; one of rank 0, as {0} is, stands for "not given". */
 typedef struct cpnsa_tensor {

@@ -29,7 +29,8 @@ class Saved:
 class Attention:
     """One attention layer; this rank's rows of a partition, all of the sequence unless one is given.
 
-    `options` are those of AttentionOptions: refetch_blocks, recompute_branches, sum_parameter_gradients, timing."""
+    `options` are those of AttentionOptions: refetch_blocks, recompute_branches, reuse_saved,
+    sum_parameter_gradients, timing."""
 
     def __init__(self, config, partition=None, *, cu_seqlens=None, communicator=None, dtype="f32", exchange="auto",
                  backward=True, **options):

@@ -221,7 +221,7 @@ void bind_attention(nb::module_& module) {
           [](SharedAttention* self, const Config& config, const Partition& partition, std::shared_ptr<Device> device,
              const SharedCommunicator& communicator, std::string_view dtype, std::string_view exchange,
              std::optional<std::string> gradient_dtype, bool backward, bool refetch_blocks, bool recompute_branches,
-             bool sum_parameter_gradients, bool timing) {
+             bool reuse_saved, bool sum_parameter_gradients, bool timing) {
             AttentionOptions options;
             const std::string problem = problem_of([&] {
               options.dtype = dtype_named("dtype", dtype);
@@ -235,13 +235,15 @@ void bind_attention(nb::module_& module) {
             options.backward = backward;
             options.refetch_blocks = refetch_blocks;
             options.recompute_branches = recompute_branches;
+            options.reuse_saved = reuse_saved;
             options.sum_parameter_gradients = sum_parameter_gradients;
             options.timing = timing;
             new (self) SharedAttention(config, partition, std::move(device), communicator, options);
           },
           "config"_a, "partition"_a, "device"_a, "communicator"_a, nb::kw_only(), "dtype"_a, "exchange"_a = "auto",
           "gradient_dtype"_a = nb::none(), "backward"_a = true, "refetch_blocks"_a = true,
-          "recompute_branches"_a = false, "sum_parameter_gradients"_a = false, "timing"_a = false)
+          "recompute_branches"_a = false, "reuse_saved"_a = false, "sum_parameter_gradients"_a = false,
+          "timing"_a = false)
       .def("forward", &SharedAttention::forward, "inputs"_a, "out"_a, "selected"_a.none(), "saved"_a.none(),
            "saved_memory"_a.none(), "workspace"_a.none(), "stream"_a)
       .def("backward", &SharedAttention::backward, "inputs"_a, "dout"_a, "saved"_a, "saved_memory"_a.none(),

@@ -83,6 +83,7 @@ cpnsa_options to_c(const AttentionOptions& options) {
   c.gradient_dtype = options.gradient_dtype ? to_c(*options.gradient_dtype) : 0;
   c.backward = options.backward, c.timing = options.timing;
   c.refetch_blocks = options.refetch_blocks, c.recompute_branches = options.recompute_branches;
+  c.reuse_saved = options.reuse_saved;
   c.sum_parameter_gradients = options.sum_parameter_gradients;
   return c;
 }

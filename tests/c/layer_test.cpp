@@ -101,6 +101,7 @@ LayerSetting setting_of(std::uint64_t seed, DType dtype) {
   if (seed % 2 == 0) setting.gradient_dtype = dtype;
   setting.refetch_blocks = seed % 3 != 0;
   setting.recompute_branches = seed % 4 == 1;
+  setting.reuse_saved = seed % 4 >= 2;
   return setting;
 }
 

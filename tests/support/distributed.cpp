@@ -155,6 +155,7 @@ AttentionOptions options_of(const LayerSetting& setting) {
           .backward = setting.backward,
           .refetch_blocks = setting.refetch_blocks,
           .recompute_branches = setting.recompute_branches,
+          .reuse_saved = setting.reuse_saved,
           .sum_parameter_gradients = setting.sum_parameter_gradients,
           .timing = setting.timing};
 }

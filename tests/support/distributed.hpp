@@ -17,6 +17,7 @@ struct LayerSetting {
   bool backward = true;
   bool refetch_blocks = true;
   bool recompute_branches = false;
+  bool reuse_saved = false;
   bool sum_parameter_gradients = true;
   bool timing = false;
   std::optional<DType> gradient_dtype{};  ///< of dq, dk, dv and dgate; the accumulating type unless given

@@ -62,13 +62,14 @@ class Plan:
     one-dimensional DeviceMesh, or None for this process alone; `partition` is "zigzag", "contiguous",
     "zigzag_per_document" (Megatron's layout), or a cpnsa.Partition. `dtype` is the type of q, k, v and gate.
     `backward=False` keeps nothing for a backward; `refetch_blocks=False` keeps other ranks' blocks for it, which are sent
-    twice otherwise; `recompute_branches` keeps no branch's output, but computes them again. With
+    twice otherwise; `recompute_branches` keeps no branch's output, but computes them again; with `reuse_saved` a
+    backward needs less memory and is the only one of its forward (no retain_graph). With
     `sum_parameter_gradients` the compressors' gradients are summed over the group here; without it they are this rank's
     share, as those of all other parameters are.
     """
 
     def __init__(self, config, cu_seqlens, *, group=None, dtype=torch.float32, device="cpu", partition="zigzag",
-                 exchange="auto", backward=True, refetch_blocks=True, recompute_branches=False,
+                 exchange="auto", backward=True, refetch_blocks=True, recompute_branches=False, reuse_saved=False,
                  sum_parameter_gradients=False, timing=False, deadline=None):
         from . import dtype_names
 
@@ -95,7 +96,7 @@ class Plan:
         self._attention = _core.Attention(
             config, partition, library_device, self.communicator, dtype=dtype_names[dtype], exchange=exchange,
             backward=backward, refetch_blocks=refetch_blocks, recompute_branches=recompute_branches,
-            sum_parameter_gradients=sum_parameter_gradients, timing=timing)
+            reuse_saved=reuse_saved, sum_parameter_gradients=sum_parameter_gradients, timing=timing)
         self.row_count = self._attention.rows
         self.saved_bytes = self._attention.saved_bytes
         self.workspace_bytes = self._attention.workspace_bytes

@@ -12,17 +12,20 @@ CPNSA_ATTENTION_SUITE(Memory);
 struct Choice {
   bool refetch_blocks;
   bool recompute_branches;
+  bool reuse_saved = false;
 };
-constexpr Choice others_than_default[] = {{false, false}, {true, true}, {false, true}};
+constexpr Choice others_than_default[] = {{false, false}, {true, true}, {false, true}, {true, false, true}};
 
 LayerSetting with(LayerSetting setting, const Choice& choice) {
   setting.refetch_blocks = choice.refetch_blocks;
   setting.recompute_branches = choice.recompute_branches;
+  setting.reuse_saved = choice.reuse_saved;
   return setting;
 }
 
 std::string describe(const Choice& choice) {
-  return std::string(choice.refetch_blocks ? "refetch" : "keep") + (choice.recompute_branches ? ", recompute" : "");
+  return std::string(choice.refetch_blocks ? "refetch" : "keep") + (choice.recompute_branches ? ", recompute" : "") +
+         (choice.reuse_saved ? ", reuse" : "");
 }
 
 std::int64_t of(const Statistics& statistics, Traffic kind) {
@@ -54,16 +57,17 @@ void expect_traffic(const LayerResult& result, const LayerResult& usual, const C
 }
 
 TEST_P(Memory, ChoicesChangeNoBit) {
-  for (const std::uint64_t seed : seeds(2)) {
-    const DType dtype = widest_dtype();
+  for (const std::uint64_t seed : seeds(4)) {
+    const DType dtype = seed % 4 < 2 ? widest_dtype() : device().dtypes.back();
     Config config = small_config();
     if (seed % 2 == 0) config.num_q_heads = config.num_kv_heads = 4;  // up to four rounds, two of them refetched twice
+    if (seed % 4 == 3) config.head_dim_v = 16;                        // dq has room where the branches' outputs were
     const Problem problem = rounded(make_problem(config, {0, 93, 160, 161, 400}, seed), dtype);
     if (!supported(config, dtype)) continue;
     for (const int ranks : rank_counts())
       for (const PartitionKind kind : {PartitionKind::contiguous, PartitionKind::zigzag, PartitionKind::custom})
         for (const Exchange exchange : {Exchange::fetch, Exchange::gather}) {
-          const LayerSetting setting{.dtype = dtype, .exchange = exchange};
+          const LayerSetting setting{.dtype = dtype, .exchange = exchange, .gradient_dtype = dtype};
           const LayerResult usual = run(problem, kind, ranks, setting);
           if (ranks > 2 && exchange == Exchange::gather && kind == PartitionKind::zigzag) {
             ASSERT_GT(of(usual.statistics[1], Traffic::blocks), 0) << "nothing to fetch";
@@ -109,6 +113,37 @@ TEST_P(Memory, SizesAreThePredictedOnes) {
       EXPECT_EQ(sizes({false, true}).first + branches, saved + blocks);
     });
   }
+}
+
+// Sums of another type than the gradients' lie where the outputs were, as far as there is room.
+TEST_P(Memory, WhatIsReusedIsNotInTheWorkspace) {
+  const DType dtype = device().dtypes.back();
+  Config config = small_config();
+  config.head_dim_v = 16;
+  if (!supported(config, dtype)) return;
+  ASSERT_EQ(size_of(dtype), 2u);
+  const Problem problem = make_problem(config, {0, 93, 400}, 1);
+  on_ranks(1, [&](Communicator& communicator, Device& own) {
+    const Partition partition = make_partition(PartitionKind::contiguous, problem, 1);
+    const auto sizes = [&](bool recompute, bool reuse) {
+      const Attention layer(config, partition, own, communicator,
+                            options_of({.dtype = dtype,
+                                        .recompute_branches = recompute,
+                                        .reuse_saved = reuse,
+                                        .sum_parameter_gradients = false,
+                                        .gradient_dtype = dtype}));
+      return std::pair{layer.saved_bytes(), layer.workspace_bytes()};
+    };
+    const std::int64_t rows = partition.tokens();
+    const std::size_t dq = aligned(rows * config.num_q_heads * config.head_dim_qk, 4),
+                      output = aligned(rows * config.num_q_heads * config.head_dim_v, 2),
+                      dk = aligned(rows * config.num_kv_heads * config.head_dim_qk, 4);
+    ASSERT_EQ(config.head_dim_qk, config.head_dim_v);
+    ASSERT_LT(3 * output, dq + 2 * dk);  // room for one of the six, beside dq
+    EXPECT_EQ(sizes(false, true).first, sizes(false, false).first);
+    EXPECT_EQ(sizes(false, true).second + dq + dk, sizes(false, false).second);
+    EXPECT_EQ(sizes(true, true), sizes(true, false));  // outputs in the workspace have always had their time
+  });
 }
 
 // Without a backward nothing is kept, whatever is asked.

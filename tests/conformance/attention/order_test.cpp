@@ -13,9 +13,10 @@ using testing::HasSubstr;
 CPNSA_ATTENTION_SUITE(Order);
 
 struct Layer {
-  Layer(const Problem& problem, DType dtype, Communicator& communicator, Device& device)
+  Layer(const Problem& problem, DType dtype, Communicator& communicator, Device& device, bool reuse_saved = false)
       : partition(make_partition(PartitionKind::contiguous, problem, communicator.size())),
-        attention(problem.config, partition, device, communicator, options_of({.dtype = dtype})),
+        attention(problem.config, partition, device, communicator,
+                  options_of({.dtype = dtype, .reuse_saved = reuse_saved})),
         tensors(problem, partition, communicator.rank(), {.dtype = dtype}, device),
         memory(attention, device) {}
   void forward(LayerMemory& to) {
@@ -51,6 +52,22 @@ TEST_P(Order, ABackwardNeedsAForwardOfItsOwnLayer) {
     layer.forward(layer.memory), other.forward(other.memory);
     expect_thrown<ArgumentError>([&] { layer.backward(other.memory); }, "saved: found that of another layer's forward");
     layer.backward(layer.memory), other.backward(other.memory);
+  });
+}
+
+TEST_P(Order, ASavedForwardThatIsReusedHasOneBackward) {
+  const DType dtype = widest_dtype();
+  const Problem problem = make_problem(small_config(), {0, 96}, 1);
+  if (!supported(problem.config, dtype)) return;
+  on_ranks(most_ranks(), [&](Communicator& communicator, Device& own) {
+    Layer keeping(problem, dtype, communicator, own), reusing(problem, dtype, communicator, own, true);
+    keeping.forward(keeping.memory), reusing.forward(reusing.memory);
+    keeping.backward(keeping.memory), reusing.backward(reusing.memory);
+    keeping.backward(keeping.memory);
+    expect_thrown<ArgumentError>([&] { reusing.backward(reusing.memory); },
+                                 "saved: found that of a forward whose backward has run");
+    reusing.forward(reusing.memory);
+    reusing.backward(reusing.memory);
   });
 }
 
