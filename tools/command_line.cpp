@@ -129,9 +129,10 @@ AttentionOptions ExecutionOptions::attention_options(DType layer_dtype) const {
 }
 
 std::string ExecutionOptions::describe() const {
-  return fmt::format("--ranks={} --partition={} --exchange={} --backward={} --keep-blocks={} --recompute-branches={}",
-                     ranks ? std::to_string(*ranks) : "auto", name_of(partition), name_of(exchange), backward,
-                     keep_blocks, recompute_branches);
+  return fmt::format(
+      "--ranks={} --partition={} --exchange={} --deadline={} --backward={} --keep-blocks={} --recompute-branches={}",
+      ranks ? std::to_string(*ranks) : "auto", name_of(partition), name_of(exchange), deadline, backward, keep_blocks,
+      recompute_branches);
 }
 
 std::string BenchOptions::describe() const {

@@ -29,6 +29,7 @@ Execution::Execution(const ExecutionOptions& options, const RankPlace& place)
     : place_(place),
       device_kind_(decide_device(options)),
       dtype_(options.dtype.value_or(default_dtype(device_kind_))),
+      deadline_(options.deadline),
       options_(options.describe()) {
   const Communicator& control = place.control;
   if (options.ranks && *options.ranks != control.size())
@@ -85,6 +86,8 @@ void Execution::connect() {
   if (shares_gpu_) seem_a_host_of_its_own();
   if (transport_ == TransportKind::nccl) nccl_ = backends::make_nccl_communicator(place_.control, *device_);
   communicator_ = nccl_ ? nccl_.get() : &place_.control;
+  place_.control.set_deadline(deadline_);
+  communicator_->set_deadline(deadline_);
 }
 
 std::string Execution::describe() const {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -40,6 +41,7 @@ class Execution {
   TransportKind transport_;
   bool shares_gpu_ = false;  ///< NCCL ranks, more of them on a host than it has GPUs
   DType dtype_;
+  std::chrono::seconds deadline_;
   std::string options_;
   std::unique_ptr<Device> device_;
   std::unique_ptr<Communicator> nccl_;

@@ -72,6 +72,8 @@ void Flags::add_execution(ExecutionOptions& options) {
   add_choice("--dtype", options.dtype, std::array{DType::f64, DType::f32, DType::bf16, DType::f16},
              "precision of the layer's tensors; f64 and f32 on the CPU, bf16 and f16 on both "
              "(default f32, on a GPU bf16)");
+  add_integer("--deadline", options.deadline, 1, 1'000'000,
+              "seconds that a rank waits for the others before it gives up and says for what (default 300)");
   add_switch("--no-backward", options.backward, false, "forward only");
   add_switch("--keep-blocks", options.keep_blocks, true,
              "keep fetched blocks for the backward, in place of fetching them once more: more memory, less traffic");

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cpnsa/attention.hpp"
+#include "cpnsa/communicator.hpp"
 #include "cpnsa/config.hpp"
 
 namespace cpnsa::tool {
@@ -46,7 +47,8 @@ struct ExecutionOptions {
   std::optional<int> ranks;  ///< under mpirun its number of processes, otherwise 1
   PartitionKind partition = PartitionKind::contiguous;
   Exchange exchange = Exchange::automatic;
-  std::optional<DType> dtype;  ///< the device's default unless given
+  std::optional<DType> dtype;                                      ///< the device's default unless given
+  std::int64_t deadline = Communicator::default_deadline.count();  ///< seconds that a rank waits for the others
   bool backward = true;
   bool keep_blocks = false;         ///< AttentionOptions::refetch_blocks is its opposite
   bool recompute_branches = false;  ///< as in AttentionOptions

@@ -84,6 +84,9 @@ TEST(BadInput, Ranks) {
   for (const char* ranks : {"0", "x", "2.5", "99999999999"})
     expect_one_line(run_command(one_rank(), with({"--ranks", ranks})), one_rank(),
                     {"--ranks", std::string("found ") + ranks, "expected a whole number from 1"});
+  for (const char* deadline : {"0", "-1", "soon"})
+    expect_one_line(run_command(one_rank(), with({"--deadline", deadline})), one_rank(),
+                    {"--deadline", std::string("found ") + deadline, "expected a whole number from 1"});
   if (const std::optional<Launcher> launcher = processes(2)) {
     expect_one_line(run_command(*launcher, with({"--ranks", "3"})), *launcher, {"--ranks", "found 3", "expected 2"});
     expect_one_line(run_command(*launcher, with({"--transport", "threads"})), *launcher,

@@ -157,7 +157,7 @@ TEST_F(Run, HelpNamesEveryFlagAndAnExample) {
   const Outcome outcome = run_command(one_rank(), {"run", "--help"});
   EXPECT_EQ(outcome.status, 0);
   for (const char* text : {"--in", "--out", "--device", "--transport", "--ranks", "--partition", "--exchange",
-                           "--dtype", "--no-backward", "mpirun -n 4 cpnsa run"})
+                           "--deadline", "--dtype", "--no-backward", "mpirun -n 4 cpnsa run"})
     EXPECT_THAT(outcome.out, HasSubstr(text));
 }
 
