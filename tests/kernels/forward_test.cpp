@@ -182,40 +182,68 @@ TEST_P(ForwardStages, MarkDemand) {
   });
 }
 
+// Of one rank, all rounds; `out` may be null with `combine`.
+void attend_selected(const StageCase& stage, RankShare& share, Device& device, void* out, void* log_sum_exp,
+                     const CombineBranches* combine) {
+  const Tensors& inputs = stage.problem.inputs;
+  const DeviceBuffer q = share.input(share.rows(inputs.q)), k = share.input(share.rows(inputs.k.slc)),
+                     v = share.input(share.rows(inputs.v.slc));
+  const DeviceBuffer table(device, share.schedule.table), selected(device, share.selected());
+  for (const planning::ExchangeRound& round : share.schedule.rounds) {
+    const DeviceBuffer pool = share.input(share.pool(round, inputs.k.slc, inputs.v.slc));
+    auto arguments = share.arguments<SelectedAttention>();
+    arguments.queries = share.queries.get();
+    arguments.q = q.data();
+    arguments.k = k.data();
+    arguments.v = v.data();
+    arguments.pool = pool.data();
+    arguments.table = static_cast<const BlockLocation*>(table.data());
+    arguments.selected = static_cast<const std::int32_t*>(selected.data());
+    arguments.head_begin = round.head_begin;
+    arguments.head_end = round.head_end;
+    arguments.out = out;
+    arguments.log_sum_exp = log_sum_exp;
+    arguments.combine = combine;
+    device.selected_attention(arguments, Stream{});
+    device.synchronize(Stream{});
+  }
+}
+
+// Alone, and on devices whose selected branch can also be the gate as that, without an output of its own.
 TEST_P(ForwardStages, SelectedAttention) {
   for_each_case([&](const StageCase& stage) {
-    const Tensors& inputs = stage.problem.inputs;
     for_each_partition(stage, [&](const Partition& partition) {
-      Attended attended(stage);
+      Attended attended(stage), gated(stage);
+      bool combines = false;
       for (int rank = 0; rank < partition.ranks(); ++rank) {
         RankShare share(stage, partition, rank, device());
         if (share.plan.rows == 0) continue;
-        const DeviceBuffer q = share.input(share.rows(inputs.q)), k = share.input(share.rows(inputs.k.slc)),
-                           v = share.input(share.rows(inputs.v.slc));
-        const DeviceBuffer table(device(), share.schedule.table), selected(device(), share.selected());
         const AttentionOutputs outputs(stage, share);
-        for (const planning::ExchangeRound& round : share.schedule.rounds) {
-          const DeviceBuffer pool = share.input(share.pool(round, inputs.k.slc, inputs.v.slc));
-          auto arguments = share.arguments<SelectedAttention>();
-          arguments.queries = share.queries.get();
-          arguments.q = q.data();
-          arguments.k = k.data();
-          arguments.v = v.data();
-          arguments.pool = pool.data();
-          arguments.table = static_cast<const BlockLocation*>(table.data());
-          arguments.selected = static_cast<const std::int32_t*>(selected.data());
-          arguments.head_begin = round.head_begin;
-          arguments.head_end = round.head_end;
-          arguments.out = outputs.out.data();
-          arguments.log_sum_exp = outputs.log_sum_exp.data();
-          device().selected_attention(arguments, Stream{});
-          device().synchronize(Stream{});
-        }
+        attend_selected(stage, share, device(), outputs.out.data(), outputs.log_sum_exp.data(), nullptr);
         attended.add(share, outputs.out, outputs.log_sum_exp);
+
+        combines = device().combines_selected(stage.config(), stage.dtype, *share.queries);
+        if (!combines) continue;
+        const DeviceBuffer gate = share.input(share.rows(stage.problem.inputs.gate)),
+                           o_cmp = share.input(share.rows(stage.truth.o_cmp)),
+                           o_win = share.input(share.rows(stage.truth.o_win));
+        const AttentionOutputs of_gate(stage, share);
+        auto combine = share.arguments<CombineBranches>();
+        combine.rows = share.plan.rows;
+        combine.gate = gate.data();
+        combine.o_cmp = o_cmp.data();
+        combine.o_win = o_win.data();
+        combine.out = of_gate.out.data();
+        attend_selected(stage, share, device(), nullptr, of_gate.log_sum_exp.data(), &combine);
+        gated.add(share, of_gate.out, of_gate.log_sum_exp);
       }
       ASSERT_TRUE(
           agrees("out", attended.out, stage.truth.o_slc, stage.plain.o_slc, forward_factor, stage.dtype, stage.dtype));
       ASSERT_TRUE(log_sum_exp_agrees(attended.log_sum_exp, stage.truth.lse_slc, stage.plain.lse_slc, stage.dtype));
+      if (!combines) return;
+      ASSERT_TRUE(
+          agrees("gated", gated.out, stage.truth.out, stage.plain.out, forward_factor, stage.dtype, stage.dtype));
+      ASSERT_EQ(gated.log_sum_exp, attended.log_sum_exp);
     });
   });
 }

@@ -10,6 +10,7 @@
 
 #include "src/plan.hpp"
 #include "tests/support/partitions.hpp"
+#include "tests/support/seeds.hpp"
 
 namespace cpnsa::test {
 namespace {
@@ -135,7 +136,7 @@ void check_summaries(const planning::Plan& plan, const Config& config, std::int6
 }
 
 TEST(KeyTiles, HaveEveryPairOnce) {
-  for (std::uint64_t seed = 1; seed <= 15; ++seed) {
+  for (const std::uint64_t seed : seeds(15)) {
     const Problem problem = problem_of(seed);
     SCOPED_TRACE(describe(problem));
     for (const int ranks : {1, 2, 3})
