@@ -78,8 +78,7 @@ __device__ __forceinline__ void build_unions(const SelectedWork<Problem>& a, con
     const QueryTile& tile = now.tile;
     const SelectedUnion list = buffers.list(Shape::lists, ring.stage);
     BlockLocation* const locations = buffers.locations(ring.stage);
-    if (thread < 32) ptx::barrier_wait(shared.list_free(ring.stage), ring.phase ^ 1);  // one warp asks, for all of a tile
-    wait_for_all();
+    ptx::barrier_wait(shared.list_free(ring.stage), ring.phase ^ 1);
     if (thread == 0) {
       buffers.item(ring.stage) = now;
       next = a.work.next();  // that no thread still reads, since all have met in build()
