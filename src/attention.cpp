@@ -209,6 +209,7 @@ void Attention::Impl::guarded(Stream compute, const std::function<void()>& step)
   } catch (const std::exception& error) {
     communicator.abort(fmt::format("rank {}: {}", communicator.rank(), error.what()));
     try {
+      hand_over(beside.get(), communication.get());
       hand_over(compute, communication.get());
     } catch (const std::exception&) {  // the device has failed: nothing runs on it
     }

@@ -26,6 +26,13 @@ void print_error(std::string message) {
   std::fflush(stderr);
 }
 
+constexpr const char* output_was_lost =
+    "standard output: found no room for what was printed, expected it to be written";
+
+bool all_was_written() {
+  return std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+}
+
 void run_rank(const Invocation& invocation, const RankPlace& place) {
   together(place.control, [&]() -> std::string {
     if (!invocation.problem.empty()) throw ArgumentError(invocation.problem);
@@ -58,9 +65,9 @@ int run_job(const Invocation& invocation, const Launch& launch) {
   } catch (const std::exception& error) {
     problem = error.what();
   }
+  if (!all_was_written() && problem.empty()) problem = output_was_lost;
   // Said before `ranks` is destroyed, where MPI waits for every process: a launcher ends the job once one has failed.
   if (!problem.empty() && launch.rank == 0) print_error(problem);
-  std::fflush(stdout);
   ranks.reset();
   return problem.empty() ? 0 : 1;
 }
@@ -79,7 +86,9 @@ int main(int argc, char** argv) {
   // One of several processes agrees with the others on that too: those that have a layer to run would wait for it.
   if (!invocation.help.empty() && (launch.size == 1 || !backends::has_mpi())) {
     if (launch.rank == 0) fmt::print("{}", invocation.help);
-    return 0;
+    if (all_was_written()) return 0;
+    print_error(output_was_lost);
+    return 1;
   }
   return run_job(invocation, launch);
 }

@@ -42,6 +42,16 @@ TEST(Bench, ARowALengthAndPass) {
     EXPECT_THAT(outcome.out, HasSubstr(column));
 }
 
+TEST(Bench, ATableThatIsLostIsAnError) {
+  for (const char* arguments :
+       {"bench --device cpu -b 256 -e 256 -n 1 -w 0 --heads 1 --kv-heads 1 --dk 8 --dv 8", "--help"}) {
+    const Outcome outcome = run_process({"sh", "-c", command_path() + " " + arguments + " > /dev/full"});
+    EXPECT_EQ(outcome.status, 1) << arguments;
+    ASSERT_EQ(outcome.error_lines().size(), 1u) << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr("standard output"));
+  }
+}
+
 TEST(Bench, JsonHoldsEveryRow) {
   const TemporaryFolder folder;
   const std::string path = folder.path() / "bench.json";
