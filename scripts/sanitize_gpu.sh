@@ -21,7 +21,7 @@ failed=()
 for tool in "${tools[@]}"; do
   check() {  # SUITE FILTER
     echo "=== $tool: $1"
-    compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 10 "$build/bin/$1" --gtest_brief=1 \
+    compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 1000 "$build/bin/$1" --gtest_brief=1 \
       --gtest_filter="$2" || failed+=("$tool of $1")
   }
   check kernels_cuda_test "${GTEST_FILTER:-*}"
