@@ -168,6 +168,17 @@ TEST_F(CBadInput, StructsOfOtherSizes) {
                 HasSubstr("statistics.struct_size"));
 }
 
+// A program built with an earlier header, whose struct ends before reuse_saved: what lies behind it is not read.
+TEST_F(CBadInput, StructsOfEarlierVersions) {
+  step->options.struct_size = offsetof(cpnsa_options, reuse_saved);
+  step->options.reuse_saved = 77;  // no bool
+  check_c(step->create());
+  step->options.struct_size = sizeof(cpnsa_options);
+  EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, step->create(), HasSubstr("reuse_saved"));
+  step->options.struct_size = offsetof(cpnsa_options, reuse_saved) - 4;
+  EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, step->create(), HasSubstr("options.struct_size"));
+}
+
 // A program built with a later header: what this library does not know of may be there, but must not be used.
 TEST_F(CBadInput, StructsOfLaterVersions) {
   struct {
