@@ -22,7 +22,6 @@ function(cpnsa_add_library target name)
     PRIVATE ${PROJECT_SOURCE_DIR})
   set_target_properties(${target} PROPERTIES EXPORT_NAME ${name} VERSION ${PROJECT_VERSION}
     SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})  # of a shared build; C++ promises no more
-  # fmt formats messages inside the library only: header-only, so that a consumer needs none.
-  target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:fmt::fmt-header-only>)
+  target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:${cpnsa_fmt_inside}>)  # formats messages, inside only
   cpnsa_configure_target(${target})
 endfunction()
