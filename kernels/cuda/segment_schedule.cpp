@@ -31,7 +31,7 @@ int queries_of(const Config& config, int rows) {
 CudaSegmentSchedule::CudaSegmentSchedule(std::span<const Segment> list, const Config& config)
     : SegmentSchedule(list), device_segments_(list) {
   for (const Segment& segment : segments) end_position_ = std::max(end_position_, segment.position + segment.rows);
-  for (const int queries : {queries_of(config, 64), queries_of(config, 128), 12, 16, 24}) {
+  for (const int queries : {queries_of(config, 64), queries_of(config, 128), 12, 16, 24, 32}) {
     const auto same = [&](const Tiles& kept) { return kept.queries == queries; };
     if (std::any_of(tiles_.begin(), tiles_.end(), same)) continue;
     std::vector<QueryTile> host = tiles_of(segments, queries);

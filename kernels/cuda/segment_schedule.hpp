@@ -26,7 +26,7 @@ class CudaSegmentSchedule final : public SegmentSchedule {
 
   const Segment* device_segments() const { return device_segments_.data(); }
 
-  /// The tiles of `queries` queries: 64 or 128 (query, head) rows of a KV head, 12, 16 or 24 queries.
+  /// The tiles of `queries` queries: 64 or 128 (query, head) rows of a KV head, or 12, 16, 24 or 32 queries.
   ListView<QueryTile> tiles(int queries) const;
 
   /// Tiles of keys of the window branch, and the segments that they refer to.

@@ -39,7 +39,8 @@ planning::DemandMatrix demand_of(const Problem& problem, const Partition& partit
   return demand;
 }
 
-// The shapes of the paper and of common models, small: 16 query heads a group, blocks of 64.
+// The shapes of the paper and of common models, small: 16 query heads a group, blocks of 64. The last queries of the
+// first see more blocks than they select.
 std::vector<Problem> model_shapes() {
   std::vector<Problem> problems;
   std::uint64_t seed = 500;
@@ -48,9 +49,11 @@ std::vector<Problem> model_shapes() {
     config.num_q_heads = 16, config.num_kv_heads = 1;
     config.head_dim_qk = dk, config.head_dim_v = dv;
     config.select_count = 4;
+    config.local_blocks = 1;
     config.window = 100;
     config.compress_hidden_k = config.compress_hidden_v = 64;
-    problems.push_back(make_problem(config, {0, 100, 330}, seed++, {.shared_k = false, .shared_v = false}));
+    const std::int64_t end = dk == 64 ? 430 : 330;
+    problems.push_back(make_problem(config, {0, 100, end}, seed++, {.shared_k = false, .shared_v = false}));
   }
   return problems;
 }
