@@ -239,13 +239,13 @@ bool KernelTest::supported(const Config& config, DType dtype) {
   }
 }
 
-void KernelTest::for_each_case(const std::function<void(const StageCase&)>& check) {
+void KernelTest::for_each_case(const std::function<void(const StageCase&)>& check, bool walks_long_tiles) {
   for (const DType dtype : GetParam().dtypes) {
     std::vector<Problem> problems;
     for (const std::uint64_t seed : seeds(8)) problems.push_back(random_problem(6000 + seed, 120, GetParam().dim_step));
     if (size_of(dtype) == 2 && (GetParam().walks_long_tiles || dtype == DType::bf16))
       for (Problem& problem : model_shapes()) problems.push_back(std::move(problem));
-    if (GetParam().walks_long_tiles && dtype == DType::bf16) problems.push_back(long_documents());
+    if ((GetParam().walks_long_tiles || walks_long_tiles) && dtype == DType::bf16) problems.push_back(long_documents());
     for (Problem& problem : problems) {
       SCOPED_TRACE(std::string(name_of(dtype)) + ", " + describe(problem));
       if (!supported(problem.config, dtype)) continue;
