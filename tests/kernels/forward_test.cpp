@@ -147,8 +147,7 @@ TEST_P(ForwardStages, SelectBlocks) {
       ASSERT_EQ(all, expected) << "a selection depends on where it is made";
     });
   };
-  // Kernels keep the best blocks from one 128 summaries to the next.
-  for_each_case(check, true);
+  for_each_case(check, GetParam().selects_in_turns);
 }
 
 TEST_P(ForwardStages, MarkDemand) {

@@ -21,6 +21,7 @@ struct DeviceBackend {
   std::int64_t dim_step = 1;      ///< widths of heads and hidden layers that it runs are multiples of
   bool walks_long_tiles = false;  ///< its kernels take so many keys at once that only long documents need several turns
   bool masks_by_zeros = false;    ///< its kernels multiply masked values by 0, which a NaN among them survives
+  bool selects_in_turns = false;  ///< like walks_long_tiles, of the one kernel that selects blocks
 };
 
 struct TransportBackend {
