@@ -62,17 +62,40 @@ std::array<TensorView*, tensor_names.size()> places(Tensors& to) {
           &to.compress_v.b2};
 }
 
-template <class Tensors>
-Tensors tensors_of(nb::sequence sequence, const Device& device, bool gradients, Kept& kept) {
-  const std::size_t count = nb::len(sequence);
-  if (count != tensor_names.size())
+void check_count(nb::sequence tensors) {
+  if (const std::size_t count = nb::len(tensors); count != tensor_names.size())
     throw ArgumentError(fmt::format("tensors: found {}, expected {}", count, tensor_names.size()));
-  Tensors tensors;
+}
+
+AttentionInputs inputs_of(nb::sequence sequence, const Device& device, Kept& kept) {
+  check_count(sequence);
+  AttentionInputs tensors;
   const auto to = places(tensors);
-  for (std::size_t i = 0; i < count; ++i) {
-    const nb::object tensor = sequence[i];
-    *to[i] = view_of(tensor, std::string(gradients ? "d" : "") + tensor_names[i], device, gradients, kept);
+  for (std::size_t i = 0; i < to.size(); ++i) *to[i] = view_of(sequence[i], tensor_names[i], device, false, kept);
+  return tensors;
+}
+
+/// A gradient that is True is the next part of `sums`: as many of its elements as the input has, shaped like it.
+AttentionGradients gradients_of(nb::sequence sequence, nb::handle sums, AttentionInputs inputs, const Device& device,
+                                Kept& kept) {
+  check_count(sequence);
+  AttentionGradients tensors;
+  const auto to = places(tensors), of = places(inputs);
+  const TensorView whole = view_of(sums, "sums", device, true, kept);
+  std::int64_t taken = 0;
+  for (std::size_t i = 0; i < to.size(); ++i) {
+    const nb::object gradient = sequence[i];
+    if (gradient.ptr() != Py_True) {
+      *to[i] = view_of(gradient, std::string("d") + tensor_names[i], device, true, kept);
+      continue;
+    }
+    TensorView& part = *to[i] = *of[i];
+    part.dtype = whole.dtype;
+    part.data = static_cast<std::byte*>(whole.data) + static_cast<std::size_t>(taken) * size_of(whole.dtype);
+    taken += part.elements();
   }
+  if (const std::int64_t found = whole.given ? whole.elements() : 0; found != taken)
+    throw ArgumentError(fmt::format("sums: found {} elements, expected {}", found, taken));
   return tensors;
 }
 
@@ -166,7 +189,7 @@ void SharedAttention::forward(nb::sequence inputs, nb::handle out, nb::handle se
   std::int32_t* indices = nullptr;
   void *memory = nullptr, *work = nullptr;
   const std::string problem = problem_of([&] {
-    in = tensors_of<AttentionInputs>(inputs, *device_, false, kept);
+    in = inputs_of(inputs, *device_, kept);
     result = view_of(out, "out", *device_, true, kept);
     indices = selection(selected, kept);
     if (saved) memory = memory_of(saved_memory, "saved", *device_, saved_bytes_, kept);
@@ -180,7 +203,7 @@ void SharedAttention::forward(nb::sequence inputs, nb::handle out, nb::handle se
 }
 
 void SharedAttention::backward(nb::sequence inputs, nb::handle dout, const Saved& saved, nb::handle saved_memory,
-                               nb::sequence gradients, nb::handle workspace, std::uintptr_t stream) {
+                               nb::sequence gradients, nb::handle workspace, std::uintptr_t stream, nb::handle sums) {
   open();
   Kept kept;
   AttentionInputs in;
@@ -188,9 +211,9 @@ void SharedAttention::backward(nb::sequence inputs, nb::handle dout, const Saved
   TensorView from;
   void *memory = nullptr, *work = nullptr;
   const std::string problem = problem_of([&] {
-    in = tensors_of<AttentionInputs>(inputs, *device_, false, kept);
+    in = inputs_of(inputs, *device_, kept);
     from = view_of(dout, "dout", *device_, false, kept);
-    to = tensors_of<AttentionGradients>(gradients, *device_, true, kept);
+    to = gradients_of(gradients, sums, in, *device_, kept);
     memory = memory_of(saved_memory, "saved", *device_, saved_bytes_, kept);
     work = memory_of(workspace, "workspace", *device_, workspace_bytes_, kept);
   });
@@ -247,7 +270,8 @@ void bind_attention(nb::module_& module) {
       .def("forward", &SharedAttention::forward, "inputs"_a, "out"_a, "selected"_a.none(), "saved"_a.none(),
            "saved_memory"_a.none(), "workspace"_a.none(), "stream"_a)
       .def("backward", &SharedAttention::backward, "inputs"_a, "dout"_a, "saved"_a, "saved_memory"_a.none(),
-           "gradients"_a, "workspace"_a.none(), "stream"_a)
+           "gradients"_a, "workspace"_a.none(), "stream"_a, "sums"_a.none() = nb::none(),
+           "A gradient that is True is written to the next part of `sums`, a tensor of one dimension.")
       .def("refuse", &SharedAttention::refuse, "problem"_a,
            "Takes the place of this rank's next forward() or backward(), which it cannot make: the others' raises "
            "ArgumentError with the problem.")

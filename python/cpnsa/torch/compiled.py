@@ -9,14 +9,14 @@ from typing import List, Tuple
 import torch
 
 from .. import _core
-from .function import dense, gathered, placed, wanted_of
+from .function import dense
 from .plan import of_handle
 
 
 @torch.library.custom_op("cpnsa::attention_forward", mutates_args=())
 def attention_forward(plan: int, saved_bytes: int, head_dim_v: int, places: List[int],
                       tensors: List[torch.Tensor]) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    out, state, memory = of_handle(plan).forward(placed(places, tensors))
+    out, state, memory = of_handle(plan).forward_step(places, tensors)
     token = torch.zeros(1, dtype=torch.int64) if state is None else torch.from_dlpack(state.token())
     return out, memory, token
 
@@ -36,8 +36,7 @@ def attention_backward(plan: int, places: List[int], needed: List[bool], tensors
         plan.expect_backward()
         state = _core.Saved.of_token(token.item())
         dout = dense(dout)
-    flat = plan.backward_step(places, placed(places, tensors), dout, state, memory, wanted_of(places, needed))
-    gradients = gathered(places, tensors, flat)
+    gradients = plan.backward_step(places, tensors, dout, state, memory, needed)
     # An operator returns tensors alone, of which none is another's part: those not asked for are empty.
     return [tensor.new_empty(0) if gradient is None else gradient if gradient._base is None else gradient.clone()
             for tensor, gradient in zip(tensors, gradients)]

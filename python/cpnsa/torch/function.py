@@ -43,9 +43,9 @@ def _checked(plan, q, k, v, gate, compress_k, compress_v):
             continue
         if not isinstance(tensor, torch.Tensor):
             raise ArgumentError(f"{tensors.names[index]}: found {type(tensor).__name__}, expected a torch.Tensor")
-        if tensor.layout != torch.strided:
+        if tensor.layout is not torch.strided:
             raise ArgumentError(f"{tensors.names[index]}: found a tensor of layout {tensor.layout}, expected a dense one")
-        if tensor.dtype != dtype and (cast_all or index >= tensors.first_parameter) and tensor.is_floating_point():
+        if tensor.dtype is not dtype and (cast_all or index >= tensors.first_parameter) and tensor.is_floating_point():
             tensor = tensor.to(dtype)
         unique.append(dense(tensor))
     return places, unique
@@ -72,41 +72,28 @@ else:
         return False
 
 
-def placed(places, unique):
-    """The flat inputs of a step, of the tensors that are different."""
-    return tuple(None if place < 0 else unique[place] for place in places)
-
-
-def gathered(places, unique, flat):
-    """Of the flat gradients one for each of the tensors that are different."""
-    gradients = [None] * len(unique)
-    for place, gradient in zip(places, flat):
-        if place >= 0:
-            gradients[place] = gradient
-    return gradients
-
-
-def wanted_of(places, needed):
-    return tuple(place >= 0 and needed[place] for place in places)
-
-
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, plan, places, selected, *unique):
-        out, state, memory = plan.forward(placed(places, unique), selected)
+        out, state, memory = plan.forward_step(places, unique, selected)
         ctx.plan, ctx.places, ctx.state = plan, places, state
         ctx.save_for_backward(memory, *unique)
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, dout):
-        with ctx.plan.refusing():
-            ctx.plan.expect_backward()
-            memory, *unique = ctx.saved_tensors  # raises where one was written to since
-            needed = ctx.needs_input_grad[3:]
-            dout = dense(dout)
-        flat = ctx.plan.backward_step(ctx.places, placed(ctx.places, unique), dout, ctx.state, memory,
-                                      wanted_of(ctx.places, needed))
-        gradients = gathered(ctx.places, unique, flat)
-        return (None, None, None, *(gradient if need else None for gradient, need in zip(gradients, needed)))
+        return _once(ctx, dout) if torch.is_grad_enabled() else _gradients(ctx, dout)
+
+
+def _gradients(ctx, dout):
+    plan = ctx.plan
+    with plan.refusing():
+        plan.expect_backward()
+        memory, *unique = ctx.saved_tensors  # raises where one was written to since
+        needed = ctx.needs_input_grad[3:]
+        dout = dense(dout)
+    gradients = plan.backward_step(ctx.places, unique, dout, ctx.state, memory, needed)
+    return (None, None, None, *[gradient if need else None for gradient, need in zip(gradients, needed)])
+
+
+_once = torch.autograd.function.once_differentiable(_gradients)  # with create_graph; the rest need not pay for it

@@ -55,6 +55,11 @@ def _indexed(device):
     return torch.device("cpu") if device.type == "cpu" else device
 
 
+def placed(places, unique):
+    """The flat tensors of a step, of those that are different."""
+    return tuple([None if place < 0 else unique[place] for place in places])
+
+
 class Plan:
     """Attention over the packed sequence that `cu_seqlens` bounds, sharded over `group` by `partition`.
 
@@ -75,6 +80,7 @@ class Plan:
 
         self.config = config
         self.dtype = dtype
+        self._accumulate = torch.float64 if dtype == torch.float64 else torch.float32
         self.device = _indexed(device)
         self.backward = backward
         self.communicator = communicator_of(group, self.device)
@@ -130,7 +136,7 @@ class Plan:
         """Frees what the plan holds; a later call raises ArgumentError."""
         self._attention.close()
 
-    def forward(self, inputs, selected=None):
+    def forward_step(self, places, unique, selected=None):
         """out, and what a backward needs: the library's Saved and its memory."""
         with Refusing(self._attention):
             out = torch.empty(self.out_shape, dtype=self.dtype, device=self.device)
@@ -138,35 +144,27 @@ class Plan:
             workspace = torch.empty(self.workspace_bytes, dtype=torch.uint8, device=self.device)
             memory = torch.empty(self.saved_bytes, dtype=torch.uint8, device=self.device)
             state = _core.Saved() if self.backward else None
-        self._attention.forward(inputs, out, selected, state, memory, workspace, self._stream())
+        self._attention.forward(placed(places, unique), out, selected, state, memory, workspace, self._stream())
         return out, state, memory
 
     def expect_backward(self):
         if not self.backward:
             raise ArgumentError("backward: found a plan made with backward=False, expected one made for it")
 
-    def backward_step(self, places, inputs, dout, state, memory, wanted):
-        """Gradients of the flat `inputs`, None for parameters that are not in `wanted`; those of parameters are parts of
+    def backward_step(self, places, unique, dout, state, memory, needed):
+        """Gradients of the `unique` tensors, None for parameters that are not `needed`; those of parameters are parts of
         one tensor, so that all are cast to their type at once."""
         with Refusing(self._attention):
-            dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
-            wanted_parameters = [index for index in range(tensors.first_parameter, len(inputs)) if wanted[index]]
-            parameters = [inputs[index] for index in wanted_parameters]
-            sums = torch.empty(sum(map(torch.Tensor.numel, parameters)), dtype=dtype, device=self.device)
-
-            def parts(whole):
-                return dict(zip(wanted_parameters, _unflatten_dense_tensors(whole, parameters)))
-
-            of_parameters = parts(sums)
-            gradients = tensors.gradients_of(
-                places, inputs, lambda index, tensor: torch.empty_like(tensor) if index < tensors.first_parameter
-                else of_parameters.get(index))
+            first = max(places[:tensors.first_parameter]) + 1  # of the parameters among `unique`
+            parameters = [tensor for tensor, need in zip(unique[first:], needed[first:]) if need]
+            sums = torch.empty(sum(map(torch.Tensor.numel, parameters)), dtype=self._accumulate, device=self.device)
+            gradients = [torch.empty_like(tensor) for tensor in unique[:first]]
+            into = gradients + [need or None for need in needed[first:]]
             workspace = torch.empty(self.workspace_bytes, dtype=torch.uint8, device=self.device)
-        self._attention.backward(inputs, dout, state, memory, gradients, workspace, self._stream())
-        if sums.dtype == self.dtype:
-            return gradients
-        return gradients[:tensors.first_parameter] + tuple(
-            map(parts(sums.to(self.dtype)).get, range(tensors.first_parameter, len(inputs))))
+        self._attention.backward(placed(places, unique), dout, state, memory, placed(places, into), workspace,
+                                 self._stream(), sums)
+        parts = iter(_unflatten_dense_tensors(sums.to(self.dtype), parameters))
+        return gradients + [next(parts) if need else None for need in needed[first:]]
 
     def _stream(self):
         return _current_stream(self.device.index) if self.device.type == "cuda" else 0
