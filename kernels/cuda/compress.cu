@@ -39,7 +39,7 @@ template <class T>
 __global__ void __launch_bounds__(block_threads)
     hidden_kernel(Activation activation, int columns, const float* __restrict__ z, const T* __restrict__ b1,
                   T* __restrict__ hidden) {
-  const std::int64_t row = (static_cast<std::int64_t>(blockIdx.y) * summaries_per_chunk + blockIdx.x) * columns;
+  const std::int64_t row = (static_cast<std::int64_t>(blockIdx.y) * gridDim.x + blockIdx.x) * columns;
   for (int c = static_cast<int>(threadIdx.x); c < columns; c += block_threads) {
     const float bias = b1 ? widen(b1[static_cast<std::int64_t>(blockIdx.y) * columns + c]) : 0.0f;
     hidden[row + c] = narrow<T>(activate(activation, z[row + c] + bias).value);
@@ -49,11 +49,11 @@ __global__ void __launch_bounds__(block_threads)
 // summaries [summary, head] = y + bias.
 template <class T>
 __global__ void __launch_bounds__(block_threads)
-    write_summaries_kernel(const SummaryPlace* __restrict__ places, int heads, int dim, const float* __restrict__ y,
+    write_summaries_kernel(const SummaryChunk chunk, int heads, int dim, const float* __restrict__ y,
                            const T* __restrict__ bias, T* __restrict__ summaries) {
   const std::int64_t head = blockIdx.y;
-  const float* const source = y + (head * summaries_per_chunk + blockIdx.x) * dim;
-  T* const destination = summaries + (places[blockIdx.x].summary * heads + head) * dim;
+  const float* const source = y + (head * chunk.rows + blockIdx.x) * dim;
+  T* const destination = summaries + (chunk.places[blockIdx.x].summary * heads + head) * dim;
   for (int c = static_cast<int>(threadIdx.x); c < dim; c += block_threads)
     destination[c] = narrow<T>(source[c] + (bias ? widen(bias[head * dim + c]) : 0.0f));
 }
@@ -74,15 +74,15 @@ class Forward {
     const CompressBuffers buffers(arena, sizes_, summaries_);
     locate_summaries(a_.runs, a_.config->compress_stride, summaries_, buffers.places, stream_);
     if (sizes_.compressor == Compressor::mean) return mean(buffers);
-    for_each_chunk(buffers.places, summaries_, [&](const SummaryChunk& chunk) {
+    for_each_chunk(buffers.places, summaries_, largest_chunk(sizes_, products_), [&](const SummaryChunk& chunk) {
       gather_inputs(chunk, sizes_, a_.input, a_.parameters.pos, buffers.inputs, stream_);
       if (sizes_.compressor == Compressor::linear) {
-        products_.run(sizes_.first_layer(), buffers.inputs, a_.parameters.weight, buffers.z, stream_);
+        products_.run(sizes_.first_layer(chunk.rows), buffers.inputs, a_.parameters.weight, buffers.z, stream_);
         write(chunk, buffers.z, nullptr);
       } else {
-        products_.run(sizes_.first_layer(), buffers.inputs, a_.parameters.w1, buffers.z, stream_);
-        activate_hidden(buffers);
-        products_.run(sizes_.second_layer(), buffers.hidden, a_.parameters.w2, buffers.y, stream_);
+        products_.run(sizes_.first_layer(chunk.rows), buffers.inputs, a_.parameters.w1, buffers.z, stream_);
+        activate_hidden(chunk, buffers);
+        products_.run(sizes_.second_layer(chunk.rows), buffers.hidden, a_.parameters.w2, buffers.y, stream_);
         write(chunk, buffers.y, a_.parameters.b2);
       }
     });
@@ -98,8 +98,8 @@ class Forward {
     check_launch("mean");
   }
 
-  void activate_hidden(const CompressBuffers& buffers) {
-    const dim3 blocks(summaries_per_chunk, static_cast<unsigned>(sizes_.heads));
+  void activate_hidden(const SummaryChunk& chunk, const CompressBuffers& buffers) {
+    const dim3 blocks(static_cast<unsigned>(chunk.rows), static_cast<unsigned>(sizes_.heads));
     hidden_kernel<T><<<blocks, block_threads, 0, stream_>>>(a_.config->activation, static_cast<int>(sizes_.columns),
                                                             buffers.z, static_cast<const T*>(a_.parameters.b1),
                                                             static_cast<T*>(buffers.hidden));
@@ -109,7 +109,7 @@ class Forward {
   void write(const SummaryChunk& chunk, const float* y, const void* bias) {
     const dim3 blocks(static_cast<unsigned>(chunk.count), static_cast<unsigned>(sizes_.heads));
     write_summaries_kernel<T><<<blocks, block_threads, 0, stream_>>>(
-        chunk.places, heads(), static_cast<int>(a_.dim), y, static_cast<const T*>(bias), static_cast<T*>(a_.summaries));
+        chunk, heads(), static_cast<int>(a_.dim), y, static_cast<const T*>(bias), static_cast<T*>(a_.summaries));
     check_launch("write_summaries");
   }
 

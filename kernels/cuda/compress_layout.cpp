@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <vector>
 
 #include "cpnsa/error.hpp"
 #include "kernels/cuda/scratch.hpp"
@@ -19,6 +20,20 @@ std::array<CompressSizes, 2> both_of(const Config& config, DType dtype) {
           CompressSizes(config, dtype, config.head_dim_v, config.compress_hidden_v)};
 }
 
+// Rows come out the same in chunks of both sizes.
+MatrixProduct alike(MatrixProduct product) {
+  product.alike_rows = small_chunk + large_chunk - product.rows;
+  return product;
+}
+
+std::vector<MatrixProduct> products_of(const CompressSizes& sizes, std::int64_t chunk) {
+  if (sizes.compressor == Compressor::mean) return {};
+  std::vector<MatrixProduct> all{sizes.first_layer(chunk), sizes.first_weight(chunk), sizes.inputs(chunk)};
+  if (sizes.compressor == Compressor::mlp)
+    all.insert(all.end(), {sizes.second_layer(chunk), sizes.second_weight(chunk), sizes.hidden(chunk)});
+  return all;
+}
+
 }  // namespace
 
 CompressSizes::CompressSizes(const Config& config, DType type, std::int64_t d, std::int64_t hidden_width)
@@ -31,27 +46,27 @@ CompressSizes::CompressSizes(const Config& config, DType type, std::int64_t d, s
               : compressor == Compressor::linear ? d
                                                  : 0) {}
 
-MatrixProduct CompressSizes::first_layer() const {
-  return {dtype, heads, summaries_per_chunk, columns, depth};
+MatrixProduct CompressSizes::first_layer(std::int64_t chunk) const {
+  return alike({dtype, heads, chunk, columns, depth});
 }
-MatrixProduct CompressSizes::second_layer() const {
-  return {dtype, heads, summaries_per_chunk, dim, columns};
+MatrixProduct CompressSizes::second_layer(std::int64_t chunk) const {
+  return alike({dtype, heads, chunk, dim, columns});
 }
-MatrixProduct CompressSizes::second_weight() const {
-  return {dtype, heads, columns, dim, summaries_per_chunk, Stored::a_transposed, true};
+MatrixProduct CompressSizes::second_weight(std::int64_t chunk) const {
+  return {dtype, heads, columns, dim, chunk, Stored::a_transposed, true};
 }
-MatrixProduct CompressSizes::hidden() const {
-  return {dtype, heads, summaries_per_chunk, columns, dim, Stored::b_transposed};
+MatrixProduct CompressSizes::hidden(std::int64_t chunk) const {
+  return {dtype, heads, chunk, columns, dim, Stored::b_transposed};
 }
-MatrixProduct CompressSizes::first_weight() const {
-  return {dtype, heads, depth, columns, summaries_per_chunk, Stored::a_transposed, true};
+MatrixProduct CompressSizes::first_weight(std::int64_t chunk) const {
+  return {dtype, heads, depth, columns, chunk, Stored::a_transposed, true};
 }
-MatrixProduct CompressSizes::inputs() const {
-  return {dtype, heads, summaries_per_chunk, depth, columns, Stored::b_transposed};
+MatrixProduct CompressSizes::inputs(std::int64_t chunk) const {
+  return {dtype, heads, chunk, depth, columns, Stored::b_transposed};
 }
 
 CompressBuffers::CompressBuffers(Arena& arena, const CompressSizes& sizes, std::int64_t summaries) {
-  const std::int64_t rows = sizes.heads * summaries_per_chunk;
+  const std::int64_t rows = sizes.heads * chunk_rows(summaries);
   const auto layer_rows = [&](std::int64_t width) {
     return arena.take(static_cast<std::size_t>(rows * width) * size_of(sizes.dtype));
   };
@@ -64,7 +79,7 @@ CompressBuffers::CompressBuffers(Arena& arena, const CompressSizes& sizes, std::
 }
 
 CompressBackwardBuffers::CompressBackwardBuffers(Arena& arena, const CompressSizes& sizes, std::int64_t summaries) {
-  const std::int64_t rows = sizes.heads * summaries_per_chunk;
+  const std::int64_t rows = sizes.heads * chunk_rows(summaries);
   const auto layer_rows = [&](std::int64_t width) {
     return arena.take(static_cast<std::size_t>(rows * width) * size_of(sizes.dtype));
   };
@@ -90,14 +105,16 @@ std::int64_t summaries_of(const ListView<SummaryRun>& runs) {
   return summaries;
 }
 
+std::int64_t largest_chunk(const CompressSizes& sizes, MatrixProducts& products) {
+  const auto all = products_of(sizes, large_chunk);
+  return std::ranges::all_of(all, [&](const auto& product) { return products.offers(product); }) ? large_chunk
+                                                                                                 : small_chunk;
+}
+
 void prepare_compress(const Config& config, DType dtype, MatrixProducts& products) {
-  if (config.compressor == Compressor::mean) return;
   for (const CompressSizes& sizes : both_of(config, dtype)) {
-    for (const MatrixProduct& product : {sizes.first_layer(), sizes.first_weight(), sizes.inputs()})
-      products.prepare(product);
-    if (config.compressor != Compressor::mlp) continue;
-    for (const MatrixProduct& product : {sizes.second_layer(), sizes.second_weight(), sizes.hidden()})
-      products.prepare(product);
+    for (const MatrixProduct& product : products_of(sizes, small_chunk)) products.prepare(product);
+    largest_chunk(sizes, products);
   }
 }
 

@@ -53,8 +53,7 @@ __global__ void __launch_bounds__(block_threads)
     gather_inputs_kernel(const SummaryChunk chunk, int heads, int tokens, int packs, const T* __restrict__ input,
                          const T* __restrict__ pos, T* __restrict__ inputs) {
   const int row = static_cast<int>(blockIdx.x), head = static_cast<int>(blockIdx.y);
-  T* const destination =
-      inputs + (static_cast<std::int64_t>(head) * summaries_per_chunk + row) * tokens * packs * pack_items;
+  T* const destination = inputs + (head * chunk.rows + row) * tokens * packs * pack_items;
   if (row >= chunk.count) {
     LayerPack<T> zero;
 #pragma unroll
@@ -87,7 +86,7 @@ void locate_summaries(const ListView<SummaryRun>& runs, std::int64_t stride, std
 
 void gather_inputs(const SummaryChunk& chunk, const CompressSizes& sizes, const void* input, const void* pos,
                    void* inputs, cudaStream_t stream) {
-  const dim3 blocks(summaries_per_chunk, static_cast<unsigned>(sizes.heads));
+  const dim3 blocks(static_cast<unsigned>(chunk.rows), static_cast<unsigned>(sizes.heads));
   visit_layer_type(sizes.dtype, [&]<class T>(std::type_identity<T>) {
     gather_inputs_kernel<T><<<blocks, block_threads, 0, stream>>>(
         chunk, static_cast<int>(sizes.heads), static_cast<int>(sizes.depth / sizes.dim),

@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
+#include <span>
+#include <utility>
 
 #include "cpnsa/error.hpp"
 #include "kernels/cuda/check.hpp"
@@ -91,7 +94,7 @@ struct MatrixProducts::Prepared {
     c = layout_of(CUDA_R_32F, p.columns, p.rows, p.batch);
   }
 
-  void choose_algorithm(cublasLtHandle_t handle) {
+  std::optional<cublasLtMatmulAlgo_t> choose(cublasLtHandle_t handle, const Prepared* alike) const {
     const Preference preference = whole_sums();
     std::array<cublasLtMatmulHeuristicResult_t, 16> results{};
     int found = 0;
@@ -99,21 +102,24 @@ struct MatrixProducts::Prepared {
         cublasLtMatmulAlgoGetHeuristic(handle, operation.get(), b.get(), a.get(), c.get(), c.get(), preference.get(),
                                        static_cast<int>(results.size()), results.data(), &found);
     if (status != CUBLAS_STATUS_NOT_SUPPORTED) check(status, "cublasLtMatmulAlgoGetHeuristic");
-    const auto last = results.begin() + found;
-    const auto best = std::find_if(results.begin(), last, [](const cublasLtMatmulHeuristicResult_t& result) {
-      return result.state == CUBLAS_STATUS_SUCCESS && result.workspaceSize == 0 && !splits_depth(result.algo);
-    });
-    if (best == last)
-      throw UnsupportedError(fmt::format(
-          "cuda device: cuBLASLt has no algorithm without a workspace for {} products of {} [{}, {}] and [{}, {}]",
-          product.batch, name_of(product.dtype), product.rows, product.depth, product.depth, product.columns));
-    algorithm = best->algo;
+    for (const auto& result : std::span(results).first(static_cast<std::size_t>(found)))
+      if (result.state == CUBLAS_STATUS_SUCCESS && result.workspaceSize == 0 && !splits_depth(result.algo) &&
+          (!alike || alike->accepts(handle, result.algo)))
+        return result.algo;
+    return {};
+  }
+
+  bool accepts(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& candidate) const {
+    cublasLtMatmulHeuristicResult_t result{};
+    const cublasStatus_t status =
+        cublasLtMatmulAlgoCheck(handle, operation.get(), b.get(), a.get(), c.get(), c.get(), &candidate, &result);
+    return status == CUBLAS_STATUS_SUCCESS && result.state == CUBLAS_STATUS_SUCCESS && result.workspaceSize == 0;
   }
 
   MatrixProduct product;
   Descriptor operation;
   Layout a, b, c;
-  cublasLtMatmulAlgo_t algorithm{};
+  std::optional<cublasLtMatmulAlgo_t> algorithm;
 };
 
 MatrixProducts::MatrixProducts() {
@@ -126,19 +132,41 @@ MatrixProducts::~MatrixProducts() {
 
 const MatrixProducts::Prepared& MatrixProducts::prepared(const MatrixProduct& product) {
   const std::lock_guard lock(mutex_);
-  for (const auto& known : prepared_)
-    if (known->product == product) return *known;
-  auto next = std::make_unique<Prepared>(product);
-  next->choose_algorithm(handle_);
-  prepared_.push_back(std::move(next));
-  return *prepared_.back();
+  const auto known = [&] { return std::ranges::find(prepared_, product, [](const auto& p) { return p->product; }); };
+  if (const auto found = known(); found != prepared_.end()) return **found;
+  auto chosen = std::make_unique<Prepared>(product);
+  if (product.alike_rows == 0) {
+    chosen->algorithm = chosen->choose(handle_, nullptr);
+  } else {
+    MatrixProduct other = product;
+    std::swap(other.rows, other.alike_rows);
+    auto alike = std::make_unique<Prepared>(other);
+    if (product.rows > other.rows) std::swap(chosen, alike);
+    chosen->algorithm = alike->algorithm = chosen->choose(handle_, alike.get());
+    if (!chosen->algorithm) chosen->algorithm = chosen->choose(handle_, nullptr);
+    prepared_.push_back(std::move(alike));
+  }
+  prepared_.push_back(std::move(chosen));
+  return **known();
+}
+
+bool MatrixProducts::offers(const MatrixProduct& product) {
+  return prepared(product).algorithm.has_value();
+}
+
+void MatrixProducts::prepare(const MatrixProduct& product) {
+  if (!offers(product))
+    throw UnsupportedError(fmt::format(
+        "cuda device: cuBLASLt has no algorithm without a workspace for {} products of {} [{}, {}] and [{}, {}]",
+        product.batch, name_of(product.dtype), product.rows, product.depth, product.depth, product.columns));
 }
 
 void MatrixProducts::run(const MatrixProduct& product, const void* a, const void* b, void* c, cudaStream_t stream) {
+  prepare(product);
   const Prepared& p = prepared(product);
   const float one = 1, previous = product.add ? 1 : 0;
   check(cublasLtMatmul(handle_, p.operation.get(), &one, b, p.b.get(), a, p.a.get(), &previous, c, p.c.get(), c,
-                       p.c.get(), &p.algorithm, nullptr, 0, stream),
+                       p.c.get(), &*p.algorithm, nullptr, 0, stream),
         "cublasLtMatmul");
 }
 

@@ -24,13 +24,15 @@ struct MatrixProduct {
   std::int64_t depth;
   Stored stored = Stored::straight;
   bool add = false;
+  std::int64_t alike_rows = 0;  ///< another number of rows, for which the algorithm is the same; 0: none
 
   bool operator==(const MatrixProduct&) const = default;
 };
 
 /// Batched matrix products through cuBLASLt. The algorithm is chosen once a shape, with no workspace and no split of
 /// the depth: every element of c is one sum in one fixed order, so that a row's result does not depend on where in `a`
-/// the row lies. Operands are aligned to 16 bytes. May be shared by threads.
+/// the row lies, nor on which of `rows` and `alike_rows` there are. Operands are aligned to 16
+/// bytes. May be shared by threads.
 class MatrixProducts {
  public:
   MatrixProducts();
@@ -38,8 +40,12 @@ class MatrixProducts {
   MatrixProducts(const MatrixProducts&) = delete;
   MatrixProducts& operator=(const MatrixProducts&) = delete;
 
+  /// Whether cuBLASLt has an algorithm for the shape and, with `alike_rows`, for both if it has one for fewer rows. It
+  /// is chosen now, if it was not before.
+  bool offers(const MatrixProduct& product);
+
   /// Chooses the algorithm ahead of the first use; UnsupportedError when cuBLASLt has none for the shape.
-  void prepare(const MatrixProduct& product) { prepared(product); }
+  void prepare(const MatrixProduct& product);
 
   void run(const MatrixProduct& product, const void* a, const void* b, void* c, cudaStream_t stream);
 

@@ -55,6 +55,12 @@ const MatrixProducts::Prepared& MatrixProducts::prepared(const MatrixProduct&) {
   return nothing;
 }
 
+bool MatrixProducts::offers(const MatrixProduct&) {
+  return true;
+}
+
+void MatrixProducts::prepare(const MatrixProduct&) {}
+
 void MatrixProducts::run(const MatrixProduct& p, const void* a, const void* b, void* c, cudaStream_t) {
   const auto wide = [&](const void* matrices, std::int64_t count) {
     return p.dtype == DType::bf16 ? widened<__nv_bfloat16>(matrices, count) : widened<__half>(matrices, count);

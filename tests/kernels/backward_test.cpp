@@ -269,24 +269,26 @@ CompressGradients compress_backward(const StageCase& stage, const BranchCase& br
 }
 
 TEST_P(BackwardStages, Compress) {
-  for_each_case([&](const StageCase& stage) {
-    const BranchCase branch(stage, OnlyBranch::cmp);
-    for_each_partition(stage, [&](const Partition& partition) {
-      for (const bool keys : {true, false}) {
-        const CompressGradients found = compress_backward(stage, branch, partition, keys, device());
-        const Values& rows = keys ? branch.truth.k.cmp : branch.truth.v.cmp;
-        const Values& plain_rows = keys ? branch.plain.k.cmp : branch.plain.v.cmp;
-        const std::string side = keys ? "keys' " : "values' ";
-        ASSERT_TRUE(gradient_agrees(side + "rows", found.rows, rows, plain_rows, stage, branch));
-        for_each_member(
-            [&](const std::string& name, const Values& gradient, const Values& truth, const Values& plain) {
-              EXPECT_TRUE(gradient_agrees(side + name, gradient, truth, plain, stage, branch));
-            },
-            found.parameters, keys ? branch.truth.compress_k : branch.truth.compress_v,
-            keys ? branch.plain.compress_k : branch.plain.compress_v);
-      }
-    });
-  });
+  for_each_case(
+      [&](const StageCase& stage) {
+        const BranchCase branch(stage, OnlyBranch::cmp);
+        for_each_partition(stage, [&](const Partition& partition) {
+          for (const bool keys : {true, false}) {
+            const CompressGradients found = compress_backward(stage, branch, partition, keys, device());
+            const Values& rows = keys ? branch.truth.k.cmp : branch.truth.v.cmp;
+            const Values& plain_rows = keys ? branch.plain.k.cmp : branch.plain.v.cmp;
+            const std::string side = keys ? "keys' " : "values' ";
+            ASSERT_TRUE(gradient_agrees(side + "rows", found.rows, rows, plain_rows, stage, branch));
+            for_each_member(
+                [&](const std::string& name, const Values& gradient, const Values& truth, const Values& plain) {
+                  EXPECT_TRUE(gradient_agrees(side + name, gradient, truth, plain, stage, branch));
+                },
+                found.parameters, keys ? branch.truth.compress_k : branch.truth.compress_v,
+                keys ? branch.plain.compress_k : branch.plain.compress_v);
+          }
+        });
+      },
+      Also::many_summaries);
 }
 
 TEST_P(BackwardStages, CombineBranches) {

@@ -59,19 +59,21 @@ class Compressed {
 };
 
 TEST_P(ForwardStages, Compress) {
-  for_each_case([&](const StageCase& stage) {
-    Compressed compressed(stage, device());
-    for (const bool keys : {true, false}) {
-      const Partition whole = make_partition(PartitionKind::contiguous, stage.problem, 1);
-      const Values expected = compressed.summaries(whole, keys);
-      ASSERT_TRUE(agrees(keys ? "keys" : "values", expected, keys ? stage.truth.summaries_k : stage.truth.summaries_v,
-                         keys ? stage.plain.summaries_k : stage.plain.summaries_v, forward_factor, stage.dtype,
-                         stage.dtype));
-      for_each_partition(stage, [&](const Partition& partition) {
-        ASSERT_EQ(compressed.summaries(partition, keys), expected) << "a summary depends on where it is computed";
-      });
-    }
-  });
+  for_each_case(
+      [&](const StageCase& stage) {
+        Compressed compressed(stage, device());
+        for (const bool keys : {true, false}) {
+          const Partition whole = make_partition(PartitionKind::contiguous, stage.problem, 1);
+          const Values expected = compressed.summaries(whole, keys);
+          ASSERT_TRUE(agrees(
+              keys ? "keys" : "values", expected, keys ? stage.truth.summaries_k : stage.truth.summaries_v,
+              keys ? stage.plain.summaries_k : stage.plain.summaries_v, forward_factor, stage.dtype, stage.dtype));
+          for_each_partition(stage, [&](const Partition& partition) {
+            ASSERT_EQ(compressed.summaries(partition, keys), expected) << "a summary depends on where it is computed";
+          });
+        }
+      },
+      Also::many_summaries);
 }
 
 // Outputs of an attention stage on all ranks, packed.
@@ -147,7 +149,7 @@ TEST_P(ForwardStages, SelectBlocks) {
       ASSERT_EQ(all, expected) << "a selection depends on where it is made";
     });
   };
-  for_each_case(check, GetParam().selects_in_turns);
+  for_each_case(check, GetParam().selects_in_turns ? Also::long_documents : Also::nothing);
 }
 
 TEST_P(ForwardStages, MarkDemand) {

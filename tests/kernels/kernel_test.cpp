@@ -69,6 +69,19 @@ Problem long_documents() {
   return make_problem(config, {0, 2200, 2300}, 600, {.shared_k = false, .shared_v = false});
 }
 
+// 1049 of them, more than a compressor takes at once, of which the shares of ranks are less.
+Problem many_summaries() {
+  Config config;
+  config.num_q_heads = config.num_kv_heads = 1;
+  config.head_dim_qk = config.head_dim_v = 16;
+  config.compress_block = 2;
+  config.compress_stride = 1;
+  config.select_count = 4;
+  config.window = 4;
+  config.compress_hidden_k = config.compress_hidden_v = 16;
+  return make_problem(config, {0, 1050}, 601, {.shared_k = false, .shared_v = false});
+}
+
 }  // namespace
 
 StageCase::StageCase(Problem problem_, DType dtype_)
@@ -239,13 +252,15 @@ bool KernelTest::supported(const Config& config, DType dtype) {
   }
 }
 
-void KernelTest::for_each_case(const std::function<void(const StageCase&)>& check, bool walks_long_tiles) {
+void KernelTest::for_each_case(const std::function<void(const StageCase&)>& check, Also also) {
   for (const DType dtype : GetParam().dtypes) {
     std::vector<Problem> problems;
     for (const std::uint64_t seed : seeds(8)) problems.push_back(random_problem(6000 + seed, 120, GetParam().dim_step));
     if (size_of(dtype) == 2 && (GetParam().walks_long_tiles || dtype == DType::bf16))
       for (Problem& problem : model_shapes()) problems.push_back(std::move(problem));
-    if ((GetParam().walks_long_tiles || walks_long_tiles) && dtype == DType::bf16) problems.push_back(long_documents());
+    if ((GetParam().walks_long_tiles || also == Also::long_documents) && dtype == DType::bf16)
+      problems.push_back(long_documents());
+    if (also == Also::many_summaries && dtype == DType::bf16) problems.push_back(many_summaries());
     for (Problem& problem : problems) {
       SCOPED_TRACE(std::string(name_of(dtype)) + ", " + describe(problem));
       if (!supported(problem.config, dtype)) continue;

@@ -95,9 +95,11 @@ class KernelTest : public testing::TestWithParam<DeviceBackend> {
   Device& device() { return *device_; }
   bool supported(const Config& config, DType dtype);
 
+  enum class Also { nothing, long_documents, many_summaries };
+
   /// Random problems and those of the shapes that devices have fast kernels for, in every type of the device; documents
-  /// of over 2048 tokens where the device walks long tiles, or where the stage does.
-  void for_each_case(const std::function<void(const StageCase&)>& check, bool walks_long_tiles = false);
+  /// of over 2048 tokens where the device walks long tiles, and what else the stage should see.
+  void for_each_case(const std::function<void(const StageCase&)>& check, Also also = Also::nothing);
   /// Every rank's share of a case, whole, cut in rows, and cut in pieces out of order.
   void for_each_partition(const StageCase& stage, const std::function<void(const Partition&)>& check);
 
