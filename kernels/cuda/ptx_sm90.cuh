@@ -25,6 +25,11 @@ __device__ __forceinline__ void barrier_arrive(std::uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(barrier) : "memory");
 }
 
+/// Arrives `times` times, once at least.
+__device__ __forceinline__ void barrier_arrive(std::uint32_t barrier, int times) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier), "r"(times) : "memory");
+}
+
 /// Arrives, and makes the phase wait for so many bytes of copies too.
 __device__ __forceinline__ void barrier_arrive_expect(std::uint32_t barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier), "r"(bytes) : "memory");
@@ -43,6 +48,21 @@ __device__ __forceinline__ void barrier_wait(std::uint32_t barrier, int parity) 
       "}\n" ::"r"(barrier),
       "r"(parity)
       : "memory");
+}
+
+/// Whether barrier_wait() would not wait.
+__device__ __forceinline__ bool barrier_passed(std::uint32_t barrier, int parity) {
+  int passed;
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.b32 %0, 1, 0, done;\n"
+      "}\n"
+      : "=r"(passed)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return passed != 0;
 }
 
 // --- tensor copies ------------------------------------------------------------------------------------------------

@@ -1,11 +1,12 @@
 // Selected attention: 12 neighbouring queries of one KV head walk the union of their blocks once, a warp a query: its
 // 16 heads are the rows of mma.sync, so no product is wasted on a query that did not choose the block. Keys and values
-// of each block come into a ring in shared memory through the copy engine. What a query reads is shared by those of its
-// neighbours that chose the same blocks. A warp takes a block's 64 keys at once where registers hold the scores beside
-// the output, and reads its query from shared memory. Thread blocks are persistent: three warps build the union of the
-// next tile, and its first blocks come in, while the consumers finish one.
+// of each block come into a free stage of shared memory through the copy engine, once for all of the queries that chose
+// it. A warp takes a block's 64 keys at once where registers hold the scores beside the output, and reads its query from
+// shared memory. Thread blocks are persistent: three warps build the union of the next tile, and its first blocks come
+// in, while the consumers finish one.
 
 #include "kernels/cuda/combination.cuh"
+#include "kernels/cuda/selected_stages_sm90.cuh"
 #include "kernels/cuda/selected_work_sm90.cuh"
 
 namespace cpnsa::cuda::sm90 {
@@ -80,11 +81,11 @@ struct BlockMaps {
 };
 
 /// One thread: queries and blocks of each tile. The consumers hold on to their queries to the end of a tile: the next
-/// ones come last of what the ring has room for beside the tile's last block.
+/// ones come last of what the stages have room for beside the tile's last block.
 template <class Shape>
 __device__ __forceinline__ void load(const SelectedWork<AttentionProblem<typename Shape::T>>& a, const BlockMaps& maps,
                                      const UnionBuffers& buffers, const SelectedShared<Shape>& shared) {
-  RingPosition<Shape::stages> ring;
+  FreeStages<Shape> free_stages;
   RingPosition<Shape::lists> lists;
   int query_phase = 1;
 #pragma unroll 1
@@ -100,24 +101,27 @@ __device__ __forceinline__ void load(const SelectedWork<AttentionProblem<typenam
         ptx::tensor_load(shared.query() + column * Shape::query_column_bytes, &maps.queries, shared.query_ready(),
                          column * 64, group * Shape::heads, row);
     };
-    const int count = *buffers.list(Shape::lists, lists.stage).count;
-    const BlockLocation* const locations = buffers.locations(lists.stage);
+    const SelectedUnion list = buffers.list(Shape::lists, lists.stage);
+    const int count = *list.count;
+    BlockLocation* const locations = buffers.locations(lists.stage);
     const int before_queries = min(count, Shape::stages - 1);
 #pragma unroll 1
-    for (int index = 0; index < count; ++index, ring.advance()) {
+    for (int index = 0; index < count; ++index) {
       if (index == before_queries) load_queries();
       const BlockLocation at = locations[index];
       const bool own = at >= 0;
       const int c1 = own ? group : 0, c2 = own ? at : -1 - at;
-      ptx::barrier_wait(shared.free(ring.stage), ring.phase ^ 1);
-      const std::uint32_t ready = shared.ready(ring.stage);
+      const Arrival arrival = free_stages.take(static_cast<unsigned>(list.queries[index]), shared);
+      const int stage = arrival.stage();
+      const std::uint32_t ready = shared.ready(stage);
       ptx::barrier_arrive_expect(ready, Shape::key_bytes + Shape::value_bytes);
       for (int column = 0; column < Shape::dk / 64; ++column)
-        ptx::tensor_load(shared.key(ring.stage) + column * Shape::column_bytes, own ? &maps.own_keys : &maps.pool_keys,
+        ptx::tensor_load(shared.key(stage) + column * Shape::column_bytes, own ? &maps.own_keys : &maps.pool_keys,
                          ready, column * 64, c1, c2);
       for (int column = 0; column < Shape::dv / 64; ++column)
-        ptx::tensor_load(shared.value(ring.stage) + column * Shape::column_bytes,
-                         own ? &maps.own_values : &maps.pool_values, ready, column * 64, c1, c2);
+        ptx::tensor_load(shared.value(stage) + column * Shape::column_bytes, own ? &maps.own_values : &maps.pool_values,
+                         ready, column * 64, c1, c2);
+      arrival.tell(&locations[index]);
     }
     if (before_queries == count) load_queries();
     ptx::barrier_arrive(shared.list_free(lists.stage));
@@ -204,7 +208,6 @@ __device__ __forceinline__ void consume(const SelectedWork<AttentionProblem<type
                                         const SelectedShared<Shape>& shared) {
   const int query = threadIdx.x / 32;
   const bool speaks = threadIdx.x % 32 == 0;
-  int turn = 0;  // of the ring
   int turns_of_lists = 0;
 #pragma unroll 1
   for (;; ++turns_of_lists) {
@@ -218,18 +221,10 @@ __device__ __forceinline__ void consume(const SelectedWork<AttentionProblem<type
     float o[Shape::dv / 8][4] = {};
     ptx::barrier_wait(shared.query_ready(), turns_of_lists % 2);
     const SelectedUnion list = buffers.list(Shape::lists, list_index);
-    const int count = *list.count;
-#pragma unroll 1
-    for (int index = 0; index < count; ++index, ++turn) {
-      const int stage = turn % Shape::stages;
-      const bool chosen = list.queries[index] >> query & 1;
-      ptx::barrier_wait(shared.ready(stage), turn / Shape::stages % 2);
-      if (chosen)
-        attend_block<Shape>(state, o, item.position + query + 1 - list.blocks[index] * Shape::keys,
-                            a.problem.scale_log2, stage, shared);
-      __syncwarp();
-      if (speaks) ptx::barrier_arrive(shared.free(stage));
-    }
+    for_each_chosen(list, buffers.locations(list_index), query, shared, [&](int block, int stage) {
+      attend_block<Shape>(state, o, item.position + query + 1 - block * Shape::keys, a.problem.scale_log2, stage,
+                          shared);
+    });
     const std::int64_t head_row = query < item.tile.rows ? first_head_row<Shape>(a, item) : -1;
     __syncwarp();
     if (speaks) {

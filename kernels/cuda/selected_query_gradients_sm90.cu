@@ -1,10 +1,11 @@
 // dQ of selected attention: 8 neighbouring queries of one KV head walk the union of their blocks once, a warp a query,
 // as in the forward. A query's q and dout stay in registers beside its dQ, read from global memory once; keys and
-// values of each block come into a ring in shared memory through the copy engine. Thread blocks are persistent: three
-// warps build the union of the next tile, and its first blocks come in, while the consumers finish one.
+// values of each block come into a free stage of shared memory through the copy engine. Thread blocks are persistent:
+// three warps build the union of the next tile, and its first blocks come in, while the consumers finish one.
 
 #include "kernels/cuda/block_maps_sm90.cuh"
 #include "kernels/cuda/gradient_launch_sm90.cuh"
+#include "kernels/cuda/selected_stages_sm90.cuh"
 #include "kernels/cuda/selected_work_sm90.cuh"
 
 namespace cpnsa::cuda::sm90 {
@@ -74,7 +75,7 @@ template <class Shape>
 __device__ __forceinline__ void load(const SelectedWork<GradientProblem<typename Shape::T>>& a,
                                      const CUtensorMap& queries, const BlockMaps& blocks, const UnionBuffers& buffers,
                                      const SelectedGradientShared<Shape>& shared) {
-  RingPosition<Shape::stages> ring;
+  FreeStages<Shape> free_stages;
   RingPosition<Shape::lists> lists;
   int query_phase = 1;
 #pragma unroll 1
@@ -89,21 +90,24 @@ __device__ __forceinline__ void load(const SelectedWork<GradientProblem<typename
         ptx::tensor_load(shared.query() + column * (Shape::rows * 128), &queries, shared.query_ready(), column * 64,
                          group * Shape::heads, static_cast<int>(tile.row));
     }
-    const int count = *buffers.list(Shape::lists, lists.stage).count;
-    const BlockLocation* const locations = buffers.locations(lists.stage);
+    const SelectedUnion list = buffers.list(Shape::lists, lists.stage);
+    BlockLocation* const locations = buffers.locations(lists.stage);
+    const int count = *list.count;
 #pragma unroll 1
-    for (int index = 0; index < count; ++index, ring.advance()) {
+    for (int index = 0; index < count; ++index) {
       const BlockLocation at = locations[index];
       const int map = at >= 0 ? 0 : 1, c1 = at >= 0 ? group : 0, c2 = at >= 0 ? at : -1 - at;
-      ptx::barrier_wait(shared.free(ring.stage), ring.phase ^ 1);
-      const std::uint32_t ready = shared.ready(ring.stage);
+      const Arrival arrival = free_stages.take(static_cast<unsigned>(list.queries[index]), shared);
+      const int stage = arrival.stage();
+      const std::uint32_t ready = shared.ready(stage);
       ptx::barrier_arrive_expect(ready, Shape::Keys::bytes + Shape::Values::bytes);
       for (int column = 0; column < Shape::dk / 64; ++column)
-        ptx::tensor_load(shared.key(ring.stage) + column * Shape::column_bytes, &blocks.keys[map], ready, column * 64,
-                         c1, c2);
+        ptx::tensor_load(shared.key(stage) + column * Shape::column_bytes, &blocks.keys[map], ready, column * 64, c1,
+                         c2);
       for (int column = 0; column < Shape::dv / 64; ++column)
-        ptx::tensor_load(shared.value(ring.stage) + column * Shape::column_bytes, &blocks.values[map], ready,
-                         column * 64, c1, c2);
+        ptx::tensor_load(shared.value(stage) + column * Shape::column_bytes, &blocks.values[map], ready, column * 64,
+                         c1, c2);
+      arrival.tell(&locations[index]);
     }
     ptx::barrier_arrive(shared.list_free(lists.stage));
   }
@@ -162,7 +166,6 @@ __device__ __forceinline__ void consume(const SelectedWork<GradientProblem<typen
                                         const UnionBuffers& buffers, const SelectedGradientShared<Shape>& shared) {
   const int query = threadIdx.x / 32, lane = threadIdx.x % 32;
   const bool speaks = lane == 0;
-  RingPosition<Shape::stages> ring;
   RingPosition<Shape::lists> lists;
   int query_phase = 0;
 #pragma unroll 1
@@ -180,18 +183,11 @@ __device__ __forceinline__ void consume(const SelectedWork<GradientProblem<typen
       read_rows(q, a.problem.q + head_row * Shape::dk, Shape::dk, query < tile.rows);
     else
       ptx::barrier_wait(shared.query_ready(), query_phase);
-    const SelectedUnion list = buffers.list(Shape::lists, lists.stage);
-    const int count = *list.count;
-#pragma unroll 1
-    for (int index = 0; index < count; ++index, ring.advance()) {
-      const bool chosen = list.queries[index] >> query & 1;
-      ptx::barrier_wait(shared.ready(ring.stage), ring.phase);
-      if (chosen)
-        add_block<Shape>(dq, q, dout, row, position + 1 - list.blocks[index] * Shape::keys, a.problem.scale_log2,
-                         ring.stage, shared);
-      __syncwarp();
-      if (speaks) ptx::barrier_arrive(shared.free(ring.stage));
-    }
+    for_each_chosen(buffers.list(Shape::lists, lists.stage), buffers.locations(lists.stage), query, shared,
+                    [&](int block, int stage) {
+                      add_block<Shape>(dq, q, dout, row, position + 1 - block * Shape::keys, a.problem.scale_log2,
+                                       stage, shared);
+                    });
     if (speaks) {
       ptx::barrier_arrive(shared.list_free(lists.stage));
       if constexpr (!Shape::queries_in_registers) ptx::barrier_arrive(shared.query_free());

@@ -122,6 +122,7 @@ void ThreadBlock::go_on(boost::context::fiber fiber) {
 
 void ThreadBlock::suspend() {
   Thread& own = *running_;
+  progress_ |= !own.sleeps;
   scheduler_ = std::move(scheduler_).resume();
   running_ = &own;
 }
@@ -149,7 +150,7 @@ void ThreadBlock::run(uint3 index_, const std::function<void()>& kernel) {
   auto asleep_since = std::chrono::steady_clock::now();
   while (live_ > 0 && !error_) {
     if (go_round(false) || (copies_before_laggard_ && land_a_copy()) || go_round(true) || land_a_copy() || error_) {
-      asleep_since = std::chrono::steady_clock::now();
+      if (std::exchange(progress_, false)) asleep_since = std::chrono::steady_clock::now();
       continue;
     }
     const bool sleeps = std::any_of(threads_.begin(), threads_.end(), [](const Thread& t) { return t.sleeps; });
@@ -175,6 +176,7 @@ void ThreadBlock::leave(Thread& thread) {
   thread.copies = {};
   thread.products = {};
   thread.done = true;
+  progress_ = true;
   --live_;
   Warp& warp = warps_[static_cast<std::size_t>(thread.number / warp_threads)];
   warp.live &= ~(1u << thread.lane());

@@ -172,6 +172,7 @@ class ThreadBlock {
   int laggard_ = -1;  ///< warp
   bool copies_before_laggard_ = false;
   int live_ = 0;
+  bool progress_ = false;  ///< a thread did more than look whether it may go on, and sleep again
   Thread* running_ = nullptr;
   std::exception_ptr error_;
 };

@@ -13,9 +13,10 @@ inline void barrier_init(std::uint32_t barrier, int arrivals) {
 
 inline void fence_barrier_init() {}
 
-inline void barrier_arrive(std::uint32_t barrier) {
+inline void barrier_arrive(std::uint32_t barrier, int times = 1) {
   auto& block = emulation::ThreadBlock::current();
-  --block.barrier(barrier).missing;
+  if (times < 1) block.fail("an mbarrier is arrived at less than once");
+  block.barrier(barrier).missing -= times;
   block.settle(block.barrier(barrier));
 }
 
@@ -29,6 +30,13 @@ inline void barrier_wait(std::uint32_t barrier, int parity) {
   const emulation::MemoryBarrier& waited = block.barrier(barrier);
   if (waited.arrivals == 0) block.fail("a wait for an mbarrier that was not initialised");
   while (static_cast<int>(waited.phase % 2) == parity) block.wait_while(waited.phase, "mbarrier.try_wait");
+}
+
+inline bool barrier_passed(std::uint32_t barrier, int parity) {
+  auto& block = emulation::ThreadBlock::current();
+  const emulation::MemoryBarrier& asked = block.barrier(barrier);
+  if (asked.arrivals == 0) block.fail("a question to an mbarrier that was not initialised");
+  return static_cast<int>(asked.phase % 2) != parity;
 }
 
 inline void tensor_load(std::uint32_t destination, const CUtensorMap* map, std::uint32_t barrier, int c0, int c1,
