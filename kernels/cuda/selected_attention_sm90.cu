@@ -1,9 +1,9 @@
 // Selected attention: 12 neighbouring queries of one KV head walk the union of their blocks once, a warp a query: its
 // 16 heads are the rows of mma.sync, so no product is wasted on a query that did not choose the block. Keys and values
 // of each block come into a free stage of shared memory through the copy engine, once for all of the queries that chose
-// it. A warp takes a block's 64 keys at once where registers hold the scores beside the output, and reads its query from
-// shared memory. Thread blocks are persistent: three warps build the union of the next tile, and its first blocks come
-// in, while the consumers finish one.
+// it. A warp takes a block's 64 keys at once where registers hold the scores beside the output, and reads its query
+// from shared memory. Thread blocks are persistent: three warps build the union of the next tile, and its first blocks
+// come in, while the consumers finish one.
 
 #include "kernels/cuda/combination.cuh"
 #include "kernels/cuda/selected_stages_sm90.cuh"
@@ -111,7 +111,8 @@ __device__ __forceinline__ void load(const SelectedWork<AttentionProblem<typenam
       const BlockLocation at = locations[index];
       const bool own = at >= 0;
       const int c1 = own ? group : 0, c2 = own ? at : -1 - at;
-      const Arrival arrival = free_stages.take(static_cast<unsigned>(list.queries[index]), shared);
+      const auto choosers = static_cast<unsigned>(list.queries[index]);
+      const Arrival arrival = free_stages.take(shared);
       const int stage = arrival.stage();
       const std::uint32_t ready = shared.ready(stage);
       ptx::barrier_arrive_expect(ready, Shape::key_bytes + Shape::value_bytes);
@@ -121,7 +122,7 @@ __device__ __forceinline__ void load(const SelectedWork<AttentionProblem<typenam
       for (int column = 0; column < Shape::dv / 64; ++column)
         ptx::tensor_load(shared.value(stage) + column * Shape::column_bytes, own ? &maps.own_values : &maps.pool_values,
                          ready, column * 64, c1, c2);
-      arrival.tell(&locations[index]);
+      free_stages.announce(arrival, choosers, &locations[index], shared);
     }
     if (before_queries == count) load_queries();
     ptx::barrier_arrive(shared.list_free(lists.stage));

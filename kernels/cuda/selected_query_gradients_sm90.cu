@@ -97,7 +97,8 @@ __device__ __forceinline__ void load(const SelectedWork<GradientProblem<typename
     for (int index = 0; index < count; ++index) {
       const BlockLocation at = locations[index];
       const int map = at >= 0 ? 0 : 1, c1 = at >= 0 ? group : 0, c2 = at >= 0 ? at : -1 - at;
-      const Arrival arrival = free_stages.take(static_cast<unsigned>(list.queries[index]), shared);
+      const auto choosers = static_cast<unsigned>(list.queries[index]);
+      const Arrival arrival = free_stages.take(shared);
       const int stage = arrival.stage();
       const std::uint32_t ready = shared.ready(stage);
       ptx::barrier_arrive_expect(ready, Shape::Keys::bytes + Shape::Values::bytes);
@@ -107,7 +108,7 @@ __device__ __forceinline__ void load(const SelectedWork<GradientProblem<typename
       for (int column = 0; column < Shape::dv / 64; ++column)
         ptx::tensor_load(shared.value(stage) + column * Shape::column_bytes, &blocks.values[map], ready, column * 64,
                          c1, c2);
-      arrival.tell(&locations[index]);
+      free_stages.announce(arrival, choosers, &locations[index], shared);
     }
     ptx::barrier_arrive(shared.list_free(lists.stage));
   }

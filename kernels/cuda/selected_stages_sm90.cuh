@@ -15,10 +15,10 @@ class Arrival {
  public:
   __device__ Arrival(int stage, int parity) : word_(first - stage * 2 - parity) {}
 
-  /// Waits until the loading thread has put it there.
+  /// Waits until the loading thread has put it there. Who asked often would take shared memory's time from the others.
   __device__ static Arrival of(const BlockLocation* location) {
     Arrival arrival(0, 0);
-    while ((arrival.word_ = *static_cast<const volatile BlockLocation*>(location)) > first) __nanosleep(20);
+    while ((arrival.word_ = *static_cast<const volatile BlockLocation*>(location)) > first) __nanosleep(100);
     return arrival;
   }
   __device__ void tell(BlockLocation* location) const { *static_cast<volatile BlockLocation*>(location) = word_; }
@@ -36,19 +36,27 @@ class Arrival {
 template <class Shape>
 class FreeStages {
  public:
-  /// Waits for one, for a block that the queries of `choosers` want.
+  /// Waits for one.
   template <class Shared>
-  __device__ Arrival take(unsigned choosers, const Shared& shared) {
-    while (!ptx::barrier_passed(shared.free(next_), (parities_ >> next_ & 1) ^ 1)) {
-      next_ = (next_ + 1) % Shape::stages;
-      if (next_ == 0) __nanosleep(20);
-    }
+  __device__ Arrival take(const Shared& shared) {
+    if constexpr (Shape::stages < 4)
+      ptx::barrier_wait(shared.free(next_), (parities_ >> next_ & 1) ^ 1);
+    else
+      while (!ptx::barrier_passed(shared.free(next_), (parities_ >> next_ & 1) ^ 1))
+        next_ = (next_ + 1) % Shape::stages;
     const Arrival taken(next_, parities_ >> next_ & 1);
-    const int others = Shape::queries - __popc(choosers);
-    if (others > 0) ptx::barrier_arrive(shared.free(next_), others);
     parities_ ^= 1u << next_;
     next_ = (next_ + 1) % Shape::stages;
     return taken;
+  }
+
+  /// The block is on its way: tells the queries of `choosers`, who look for it in `location`.
+  template <class Shared>
+  __device__ static void announce(const Arrival& arrival, unsigned choosers, BlockLocation* location,
+                                  const Shared& shared) {
+    arrival.tell(location);
+    const int others = Shape::queries - __popc(choosers);
+    if (others > 0) ptx::barrier_arrive(shared.free(arrival.stage()), others);
   }
 
  private:

@@ -36,7 +36,9 @@ inline bool barrier_passed(std::uint32_t barrier, int parity) {
   auto& block = emulation::ThreadBlock::current();
   const emulation::MemoryBarrier& asked = block.barrier(barrier);
   if (asked.arrivals == 0) block.fail("a question to an mbarrier that was not initialised");
-  return static_cast<int>(asked.phase % 2) != parity;
+  if (static_cast<int>(asked.phase % 2) != parity) return true;
+  block.sleep();  // who asks again lets others go on first
+  return false;
 }
 
 inline void tensor_load(std::uint32_t destination, const CUtensorMap* map, std::uint32_t barrier, int c0, int c1,
