@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <random>
+#include <utility>
 
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/ptx_sm90.cuh"
@@ -139,6 +140,24 @@ TEST(Emulation, ProductsThatAreNotWaitedForAreAnError) {
 TEST(Emulation, AWaitInVainEndsAndSaysWhere) {
   EXPECT_THAT(complaint([] { error_of(Mistake::nobody_arrives); }),
               testing::AllOf(testing::HasSubstr("cannot go on"), testing::HasSubstr("32 in mbarrier.try_wait")));
+}
+
+void looking_kernel(bool arrives) {
+  if (threadIdx.x == 0) ptx::barrier_init(0, 2);
+  __syncthreads();
+  if (threadIdx.x == 32 && arrives) ptx::barrier_arrive(0, 2);
+  while (!ptx::barrier_passed(0, 0)) {
+  }
+}
+
+TEST(Emulation, LookingInVainEndsAndSaysWhere) {
+  const auto longest = std::exchange(emulation::ThreadBlock::longest_sleep, std::chrono::milliseconds(50));
+  EXPECT_EQ(complaint([] { looking_kernel->*Grid{1, 64, 64, stream}(true); }), "");
+  EXPECT_THAT(complaint([] {
+                looking_kernel->*Grid{1, 64, 64, stream}(false);
+              }),
+              testing::AllOf(testing::HasSubstr("cannot go on"), testing::HasSubstr("warp 1: 32 in __nanosleep")));
+  emulation::ThreadBlock::longest_sleep = longest;
 }
 
 enum class Freeing { by_every_warp, by_one_warp_after_all, by_one_warp };

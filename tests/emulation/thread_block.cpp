@@ -15,7 +15,6 @@ namespace emulation {
 namespace {
 
 constexpr std::size_t stack_bytes = 256 * 1024;
-constexpr auto longest_sleep = std::chrono::seconds(60);
 
 alignas(1024) thread_local unsigned char shared_memory[shared_capacity + 1024];
 thread_local ThreadBlock* current_block = nullptr;

@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <array>
 #include <boost/context/fiber.hpp>
+#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <functional>
@@ -145,6 +146,9 @@ class ThreadBlock {
   void start_copy(Copy copy) { copies_.push_back(std::move(copy)); }
 
   [[noreturn]] void fail(const std::string& what) const;
+
+  /// How long threads may do nothing but look, in case other thread blocks get on.
+  static inline std::chrono::milliseconds longest_sleep{60'000};
 
  private:
   Warp& arrive(std::string_view verb, unsigned mask, void* argument);
