@@ -58,6 +58,11 @@ Views to_views(const cpnsa_tensors* given, const char* name, const std::string& 
   return views;
 }
 
+/// A member that a later version may give a meaning.
+void check_reserved(std::int32_t found, const char* name) {
+  if (found != 0) throw ArgumentError(fmt::format("{}.reserved: found {}, expected 0", name, found));
+}
+
 }  // namespace
 
 void check_struct_size(const char* name, std::size_t found, std::size_t first, std::size_t known) {
@@ -95,6 +100,7 @@ Config to_config(const cpnsa_config* given) {
   result.gate = choose(gates, config.gate, "gate");
   result.compress_hidden_k = config.compress_hidden_k;
   result.compress_hidden_v = config.compress_hidden_v;
+  check_reserved(config.reserved, "config");
   return result;
 }
 
@@ -110,6 +116,7 @@ AttentionOptions to_options(const cpnsa_options* given) {
   result.sum_parameter_gradients = to_bool(options.sum_parameter_gradients, "sum_parameter_gradients");
   result.timing = to_bool(options.timing, "timing");
   result.reuse_saved = to_bool(options.reuse_saved, "reuse_saved");
+  check_reserved(options.reserved, "options");
   return result;
 }
 

@@ -12,6 +12,7 @@ namespace {
 constexpr std::int64_t head_dim_step = 8;
 constexpr std::int64_t most_head_dim = 256;
 constexpr std::int64_t hidden_step = 8;
+constexpr std::int64_t most_kv_heads = 65535;  ///< thread blocks in a grid's second dimension
 constexpr std::int64_t most_heads_per_group = 64;
 constexpr std::int64_t most_select_count = 64;
 constexpr std::int64_t most_summaries_a_block = 128;
@@ -19,10 +20,10 @@ constexpr std::int64_t most_summaries_a_block = 128;
 [[noreturn]] void refuse(std::string_view key, std::string_view found) {
   throw UnsupportedError(fmt::format(
       "cuda device: found {} {}, supported are dtype bf16 and f16; head_dim_qk and head_dim_v multiples of {} up to "
-      "{}; hidden widths of the mlp compressor multiples of {}; num_q_heads / num_kv_heads up to {}; select_count up "
+      "{}; hidden widths of the mlp compressor multiples of {}; num_kv_heads up to {}; num_q_heads / num_kv_heads up "
       "to "
-      "{}; (select_block + compress_block) / compress_stride up to {}",
-      key, found, head_dim_step, most_head_dim, hidden_step, most_heads_per_group, most_select_count,
+      "{}; select_count up to {}; (select_block + compress_block) / compress_stride up to {}",
+      key, found, head_dim_step, most_head_dim, hidden_step, most_kv_heads, most_heads_per_group, most_select_count,
       most_summaries_a_block));
 }
 
@@ -37,6 +38,7 @@ void check_hidden(std::string_view key, std::int64_t hidden) {
 /// What the attention kernels keep in shared memory: the rows of a KV head's query, the best blocks so far, the
 /// importances that blocks still wait for.
 void check_attention_limits(const Config& config) {
+  if (config.num_kv_heads > most_kv_heads) refuse("num_kv_heads", fmt::to_string(config.num_kv_heads));
   if (config.heads_per_group() > most_heads_per_group)
     refuse("num_q_heads / num_kv_heads", fmt::to_string(config.heads_per_group()));
   if (config.select_count > most_select_count) refuse("select_count", fmt::to_string(config.select_count));

@@ -223,6 +223,8 @@ TEST_F(CBadInput, NumbersThatAreNoneOfAnEnum) {
     refused(step->options.gradient_dtype, value, "gradient_dtype: found");
     refused(step->options.backward, value, "backward: found");
     refused(step->options.timing, value, "timing: found");
+    refused(step->config.reserved, value, "config.reserved: found");
+    refused(step->options.reserved, value, "options.reserved: found");
   }
   refused(step->options.dtype, 0, "expected one of 1 (f64)");
   const std::int64_t bounds[] = {0, tokens};
