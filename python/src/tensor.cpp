@@ -18,7 +18,8 @@ namespace {
 struct Torch {
   nb::handle tensor_type;
   std::vector<std::pair<nb::handle, DType>> dtypes;
-  nb::handle data_ptr, is_contiguous, is_cpu, is_cuda, shape, dtype, device, element_size;
+  nb::handle strided;  ///< the layout
+  nb::handle data_ptr, is_contiguous, is_cpu, is_cuda, is_neg, shape, dtype, device, element_size, layout;
 };
 std::optional<Torch> torch;
 
@@ -26,16 +27,19 @@ nb::handle forever(const char* name) {
   return nb::handle(PyUnicode_InternFromString(name));
 }
 
-void use_torch(nb::object tensor_type, nb::dict dtypes) {
+void use_torch(nb::object tensor_type, nb::object strided, nb::dict dtypes) {
   if (torch) return;
   Torch known;
   known.tensor_type = tensor_type.release();  // for the life of the process, as PyTorch itself
+  known.strided = strided.release();
   for (auto [type, name] : dtypes)
     known.dtypes.emplace_back(nb::borrow(type).release(), dtype_named("dtype", nb::cast<const char*>(name)));
   known.data_ptr = forever("data_ptr");
   known.is_contiguous = forever("is_contiguous");
   known.is_cpu = forever("is_cpu");
   known.is_cuda = forever("is_cuda");
+  known.is_neg = forever("is_neg");
+  known.layout = forever("layout");
   known.shape = forever("shape");
   known.dtype = forever("dtype");
   known.device = forever("device");
@@ -58,6 +62,15 @@ nb::object call(nb::handle object, nb::handle name) {
   PyObject* const value = PyObject_VectorcallMethod(name.ptr(), self, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr);
   if (!value) nb::raise_python_error();
   return nb::steal(value);
+}
+
+/// Whether all are PyTorch tensors of that type, in C order, and hold the numbers themselves.
+bool are_dense(nb::list tensors, nb::handle dtype) {
+  for (const nb::handle tensor : tensors)
+    if (!is_torch(tensor) || !get(tensor, torch->dtype).is(dtype) || !get(tensor, torch->layout).is(torch->strided) ||
+        call(tensor, torch->is_contiguous).ptr() != Py_True || call(tensor, torch->is_neg).ptr() != Py_False)
+      return false;
+  return true;
 }
 
 std::string text(nb::handle object) {
@@ -252,6 +265,7 @@ void* indices_of(nb::handle object, const std::string& name, const Device& devic
 }
 
 void bind_tensor(nb::module_& module) {
+  module.def("_are_dense", &are_dense);
   module.def("_use_torch", &use_torch, "Tells which type is PyTorch's tensor, and what its dtypes are called here.");
 }
 

@@ -230,11 +230,14 @@ def test_no_grad_and_no_backward():
         tracked.sum().backward()
 
 
-def test_tensors_that_are_not_contiguous_are_copied():
+def test_tensors_that_are_not_what_their_memory_holds_are_copied():
     plan = cpnsa.torch.Plan(configured("mean"), [0, 40])
     q, k, v, gate = torch.randn(4, 40, 4), torch.randn(40, 2, 4), torch.randn(40, 2, 3), torch.randn(40, 4, 3)
-    assert torch.equal(cpnsa.torch.attention(plan, q.transpose(0, 1), k, v, gate),
-                       cpnsa.torch.attention(plan, q.transpose(0, 1).contiguous(), k, v, gate))
+    expected = cpnsa.torch.attention(plan, q.transpose(0, 1).contiguous(), k, v, gate)
+    assert torch.equal(cpnsa.torch.attention(plan, q.transpose(0, 1), k, v, gate), expected)
+    negative = torch._neg_view(-q.transpose(0, 1).contiguous())
+    assert negative.is_contiguous() and negative.is_neg()
+    assert torch.equal(cpnsa.torch.attention(plan, negative, k, v, gate), expected)
 
 
 @pytest.mark.parametrize("name, wrong, message", [

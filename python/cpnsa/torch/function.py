@@ -2,7 +2,7 @@
 
 import torch
 
-from .. import tensors
+from .. import _core, tensors
 from ..errors import ArgumentError
 from .plan import Plan
 
@@ -24,20 +24,27 @@ def attention(plan, q, k, v, gate, compress_k=None, compress_v=None, *, selected
 
         if selected is not None:
             raise ArgumentError("selected: found a tensor, expected none inside torch.compile")
-        places, unique = _checked(plan, q, k, v, gate, compress_k, compress_v)
+        places, unique = _checked(plan, False, q, k, v, gate, compress_k, compress_v)
         return compiled.attention(plan.handle, plan.saved_bytes, plan.head_dim_v, places, unique)
     with plan.refusing():
-        places, unique = _checked(plan, q, k, v, gate, compress_k, compress_v)
+        places, unique = _checked(plan, True, q, k, v, gate, compress_k, compress_v)
     return _Attention.apply(plan, places, selected, *unique)
 
 
-def _checked(plan, q, k, v, gate, compress_k, compress_v):
+def _checked(plan, eager, q, k, v, gate, compress_k, compress_v):
     """The different tensors among those given, as the plan takes them, and the place of each flat input in them."""
     given = tensors.flat(q, k, v, gate, compress_k, compress_v)
     places = tensors.places(k, v, given)
+    dtype = plan.dtype
+    if eager:  # the same without a word, and no compiler looks into it
+        unique = []
+        for tensor, place in zip(given, places):
+            if place == len(unique):
+                unique.append(tensor)
+        if _core._are_dense(unique, dtype):
+            return places, unique
     cast_all = _autocast(plan.device.type)
     unique = []
-    dtype = plan.dtype
     for index, (tensor, place) in enumerate(zip(given, places)):
         if place != len(unique):  # not given, or seen before
             continue
