@@ -31,8 +31,8 @@ struct MatrixProduct {
 
 /// Batched matrix products through cuBLASLt. The algorithm is chosen once a shape, with no workspace and no split of
 /// the depth: every element of c is one sum in one fixed order, so that a row's result does not depend on where in `a`
-/// the row lies, nor on which of `rows` and `alike_rows` there are. Operands are aligned to 16
-/// bytes. May be shared by threads.
+/// the row lies, nor on which of `rows` and `alike_rows` there are. Operands are aligned to 16 bytes. May be shared by
+/// threads.
 class MatrixProducts {
  public:
   MatrixProducts();
@@ -40,8 +40,8 @@ class MatrixProducts {
   MatrixProducts(const MatrixProducts&) = delete;
   MatrixProducts& operator=(const MatrixProducts&) = delete;
 
-  /// Whether cuBLASLt has an algorithm for the shape and, with `alike_rows`, for both if it has one for fewer rows. It
-  /// is chosen now, if it was not before.
+  /// Whether cuBLASLt has an algorithm for the shape; of two numbers of rows that are to have the same one, the larger
+  /// is not offered where no algorithm serves both. It is chosen now, if it was not before.
   bool offers(const MatrixProduct& product);
 
   /// Chooses the algorithm ahead of the first use; UnsupportedError when cuBLASLt has none for the shape.

@@ -36,7 +36,7 @@ class Arrival {
 template <class Shape>
 class FreeStages {
  public:
-  /// Waits for one.
+  /// Waits for one. Few stages are taken in turn, which was measured to be faster.
   template <class Shared>
   __device__ Arrival take(const Shared& shared) {
     if constexpr (Shape::stages < 4)
