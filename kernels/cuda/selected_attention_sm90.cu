@@ -1,13 +1,12 @@
 // Selected attention: 12 neighbouring queries of one KV head walk the union of their blocks once, a warp a query: its
 // 16 heads are the rows of mma.sync, so no product is wasted on a query that did not choose the block. Keys and values
-// of each block come into a free stage of shared memory through the copy engine, once for all of the queries that chose
+// of each block come into free stages of shared memory through the copy engine, once for all of the queries that chose
 // it. A warp takes a block's 64 keys at once where registers hold the scores beside the output, and reads its query
-// from shared memory. Thread blocks are persistent: three warps build the union of the next tile, and its first blocks
-// come in, while the consumers finish one.
+// from shared memory. Thread blocks are persistent, and warps go on to the next tile one by one: its union has been
+// built, and its first blocks have come in, meanwhile.
 
 #include "kernels/cuda/combination.cuh"
-#include "kernels/cuda/selected_stages_sm90.cuh"
-#include "kernels/cuda/selected_work_sm90.cuh"
+#include "kernels/cuda/selected_block_sm90.cuh"
 
 namespace cpnsa::cuda::sm90 {
 namespace {
@@ -19,115 +18,21 @@ struct SelectedShape {
   static constexpr int dv = Dv;
   static constexpr int heads = 16;
   static constexpr int queries = 12;
-  static constexpr int keys = 64;
-  static constexpr int stages = Dk == 192 ? 3 : Dk == 128 ? 5 : 8;
-  static constexpr int consumers = queries * 32;  ///< threads; of a warpgroup more one warp loads, three build unions
-  static constexpr int builders = 96;
+  static constexpr int keys = 64;  ///< of a block
+  static constexpr int key_stages = Dk == 192 ? 3 : Dk == 128 ? 5 : 8;
+  static constexpr int value_stages = Dk == 192 ? 4 : key_stages;
+  static constexpr int consumers = queries * 32;  ///< threads; of a warpgroup more two load and two warps build unions
+  static constexpr int builders = 64;
   static constexpr int threads = consumers + 128;
   static constexpr int producer_registers = 56;
   static constexpr int consumer_registers = 152;
-  static constexpr int lists = 2;                           ///< unions: one walked, one built
+  static constexpr int lists = 2;
   static constexpr int keys_at_once = Dk == 192 ? 32 : 64;  ///< whose scores are in registers; more would spill
-  using Queries = SwizzledTile<queries * heads, Dk>;
-  using Keys = SwizzledTile<keys, Dk>;
-  using Values = SwizzledTile<keys, Dv>;
-  static constexpr int query_bytes = queries * heads * Dk * 2;
-  static constexpr int query_column_bytes = queries * heads * 128;  ///< of 64 channels
-  static constexpr int key_bytes = keys * Dk * 2;
-  static constexpr int value_bytes = keys * Dv * 2;
-  static constexpr int column_bytes = keys * 128;
-  static constexpr int tile_bytes = query_bytes + stages * (key_bytes + value_bytes);
-  static constexpr int barriers = 2 + 2 * lists + 2 * stages;
-  static constexpr int shared_bytes = (tile_bytes + barriers * 8 + 15) / 16 * 16;
+  using Queries = OwnQueries<queries, Dk>;
+  using Keys = StagePool<key_stages, Dk, queries>;
+  using Values = StagePool<value_stages, Dv, queries>;
   static_assert(registers_suffice(threads, consumers, producer_registers, consumer_registers));
 };
-
-template <class Shape>
-struct SelectedShared {
-  std::uint32_t base;
-
-  __device__ std::uint32_t query() const { return base; }
-  __device__ std::uint32_t key(int stage) const { return base + Shape::query_bytes + stage * Shape::key_bytes; }
-  __device__ std::uint32_t value(int stage) const { return key(Shape::stages) + stage * Shape::value_bytes; }
-  __device__ std::uint32_t query_ready() const { return base + Shape::tile_bytes; }
-  __device__ std::uint32_t query_free() const { return query_ready() + 8; }
-  __device__ std::uint32_t list_ready(int list) const { return query_ready() + 16 + list * 8; }
-  __device__ std::uint32_t list_free(int list) const { return list_ready(Shape::lists) + list * 8; }
-  __device__ std::uint32_t ready(int stage) const { return list_free(Shape::lists) + stage * 8; }
-  __device__ std::uint32_t free(int stage) const { return ready(Shape::stages) + stage * 8; }
-
-  __device__ void initialise() const {
-    ptx::barrier_init(query_ready(), 1);
-    ptx::barrier_init(query_free(), Shape::queries);
-    for (int list = 0; list < Shape::lists; ++list) {
-      ptx::barrier_init(list_ready(list), Shape::builders);
-      ptx::barrier_init(list_free(list), Shape::queries + 1);  // the consumers' warps and the loading thread
-    }
-    for (int stage = 0; stage < Shape::stages; ++stage) {
-      ptx::barrier_init(ready(stage), 1);
-      ptx::barrier_init(free(stage), Shape::queries);
-    }
-    ptx::fence_barrier_init();
-  }
-};
-
-/// Where blocks are copied from.
-struct BlockMaps {
-  CUtensorMap queries;
-  CUtensorMap own_keys;  ///< boxes of 64 rows of one head
-  CUtensorMap own_values;
-  CUtensorMap pool_keys;  ///< boxes of a slot's 64 rows
-  CUtensorMap pool_values;
-};
-
-/// One thread: queries and blocks of each tile. The consumers hold on to their queries to the end of a tile: the next
-/// ones come last of what the stages have room for beside the tile's last block.
-template <class Shape>
-__device__ __forceinline__ void load(const SelectedWork<AttentionProblem<typename Shape::T>>& a, const BlockMaps& maps,
-                                     const UnionBuffers& buffers, const SelectedShared<Shape>& shared) {
-  FreeStages<Shape> free_stages;
-  RingPosition<Shape::lists> lists;
-  int query_phase = 1;
-#pragma unroll 1
-  for (;; lists.advance(), query_phase ^= 1) {
-    ptx::barrier_wait(shared.list_ready(lists.stage), lists.phase);
-    const SelectedItem& item = buffers.item(lists.stage);
-    if (!item.given) return;
-    const int group = item.group, row = static_cast<int>(item.tile.row);
-    const auto load_queries = [&] {
-      ptx::barrier_wait(shared.query_free(), query_phase);
-      ptx::barrier_arrive_expect(shared.query_ready(), Shape::query_bytes);
-      for (int column = 0; column < Shape::dk / 64; ++column)
-        ptx::tensor_load(shared.query() + column * Shape::query_column_bytes, &maps.queries, shared.query_ready(),
-                         column * 64, group * Shape::heads, row);
-    };
-    const SelectedUnion list = buffers.list(Shape::lists, lists.stage);
-    const int count = *list.count;
-    BlockLocation* const locations = buffers.locations(lists.stage);
-    const int before_queries = min(count, Shape::stages - 1);
-#pragma unroll 1
-    for (int index = 0; index < count; ++index) {
-      if (index == before_queries) load_queries();
-      const BlockLocation at = locations[index];
-      const bool own = at >= 0;
-      const int c1 = own ? group : 0, c2 = own ? at : -1 - at;
-      const auto choosers = static_cast<unsigned>(list.queries[index]);
-      const Arrival arrival = free_stages.take(shared);
-      const int stage = arrival.stage();
-      const std::uint32_t ready = shared.ready(stage);
-      ptx::barrier_arrive_expect(ready, Shape::key_bytes + Shape::value_bytes);
-      for (int column = 0; column < Shape::dk / 64; ++column)
-        ptx::tensor_load(shared.key(stage) + column * Shape::column_bytes, own ? &maps.own_keys : &maps.pool_keys,
-                         ready, column * 64, c1, c2);
-      for (int column = 0; column < Shape::dv / 64; ++column)
-        ptx::tensor_load(shared.value(stage) + column * Shape::column_bytes, own ? &maps.own_values : &maps.pool_values,
-                         ready, column * 64, c1, c2);
-      free_stages.announce(arrival, choosers, &locations[index], shared);
-    }
-    if (before_queries == count) load_queries();
-    ptx::barrier_arrive(shared.list_free(lists.stage));
-  }
-}
 
 /// The first of the 16 rows of this warp's query.
 template <class Shape>
@@ -180,17 +85,22 @@ __device__ __forceinline__ void write_rows(const SelectedWork<AttentionProblem<t
   }
 }
 
-/// A warp's query and one block: `visible` is the number of its keys that the query sees, if not all.
+/// A warp's query and the block at `index` of a list; `visible` is the number of its keys that the query sees, if not
+/// all.
 template <class Shape>
 __device__ __forceinline__ void attend_block(SoftmaxRows& state, float (&o)[Shape::dv / 8][4], int visible,
-                                             float scale_log2, int stage, const SelectedShared<Shape>& shared) {
+                                             float scale_log2, const ArrivalWord* key_arrival,
+                                             const ArrivalWord* value_arrival, const SelectedShared<Shape>& shared) {
   using T = typename Shape::T;
   constexpr int keys_at_once = Shape::keys_at_once;
+  const int key_stage = shared.keys().wait_for(key_arrival);
+  int value_stage = 0;
 #pragma unroll 1
   for (int first = 0; first < Shape::keys; first += keys_at_once) {
     float s[keys_at_once / 8][4];
-    multiply_keys<T, typename Shape::Queries, typename Shape::Keys>(s, shared.query(), threadIdx.x / 32 * 16,
-                                                                    shared.key(stage) + first * 128);
+    multiply_keys<T, typename Shape::Queries::Tile, SwizzledTile<Shape::keys, Shape::dk>>(
+        s, shared.queries().tile(), 0, shared.keys().tile(key_stage) + first * 128);
+    if (first + keys_at_once == Shape::keys) shared.keys().release(key_stage);
     if (visible < first + keys_at_once) {
 #pragma unroll
       for (int n = 0; n < keys_at_once / 8; ++n)
@@ -199,39 +109,44 @@ __device__ __forceinline__ void attend_block(SoftmaxRows& state, float (&o)[Shap
           if (first + n * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + i % 2 >= visible) s[n][i] = -INFINITY;
     }
     update_softmax_seldom(state, s, scale_log2, o);
-    multiply_values<T, typename Shape::Values>(o, s, shared.value(stage) + first * 128);
+    if (first == 0) value_stage = shared.values().wait_for(value_arrival);
+    multiply_values<T, SwizzledTile<Shape::keys, Shape::dv>>(o, s, shared.values().tile(value_stage) + first * 128);
   }
+  shared.values().release(value_stage);
 }
 
 template <class Shape>
 __device__ __forceinline__ void consume(const SelectedWork<AttentionProblem<typename Shape::T>>& a,
-                                        const Combination<typename Shape::T>& combination, const UnionBuffers& buffers,
-                                        const SelectedShared<Shape>& shared) {
+                                        const Combination<typename Shape::T>& combination, const CUtensorMap& queries,
+                                        const UnionBuffers& buffers, const SelectedShared<Shape>& shared) {
   const int query = threadIdx.x / 32;
   const bool speaks = threadIdx.x % 32 == 0;
-  int turns_of_lists = 0;
+  const auto next_query = [&](int turn) {  // of lists: waits for it, asks for the query
+    ptx::barrier_wait(shared.list_ready(turn % Shape::lists), turn / Shape::lists % 2);
+    const SelectedItem& item = buffers.item(turn % Shape::lists);
+    if (item.given) shared.queries().ask(queries, item);
+  };
+  next_query(0);
 #pragma unroll 1
-  for (;; ++turns_of_lists) {
-    const int list_index = turns_of_lists % Shape::lists;
-    ptx::barrier_wait(shared.list_ready(list_index), turns_of_lists / Shape::lists % 2);
+  for (int turn = 0;; ++turn) {
+    const int list_index = turn % Shape::lists;
     const SelectedItem& item = buffers.item(list_index);  // read again where it is needed: registers are short
     if (!item.given) return;
     if (combination.out && query < item.tile.rows && speaks)
       prefetch_branches<Shape>(combination, first_head_row<Shape>(a, item));
     SoftmaxRows state;
     float o[Shape::dv / 8][4] = {};
-    ptx::barrier_wait(shared.query_ready(), turns_of_lists % 2);
     const SelectedUnion list = buffers.list(Shape::lists, list_index);
-    for_each_chosen(list, buffers.locations(list_index), query, shared, [&](int block, int stage) {
-      attend_block<Shape>(state, o, item.position + query + 1 - block * Shape::keys, a.problem.scale_log2, stage,
-                          shared);
+    ptx::barrier_wait(shared.queries().ready(), turn % 2);
+    for_each_chosen(list, query, [&](int index) {
+      attend_block<Shape>(state, o, item.position + query + 1 - list.blocks[index] * Shape::keys, a.problem.scale_log2,
+                          buffers.arrivals(ArrivalsOf::keys, list_index) + index,
+                          buffers.arrivals(ArrivalsOf::values, list_index) + index, shared);
     });
     const std::int64_t head_row = query < item.tile.rows ? first_head_row<Shape>(a, item) : -1;
     __syncwarp();
-    if (speaks) {
-      ptx::barrier_arrive(shared.list_free(ptx::anew(turns_of_lists) % Shape::lists));
-      ptx::barrier_arrive(shared.query_free());
-    }
+    if (speaks) ptx::barrier_arrive(shared.list_free(ptx::anew(turn) % Shape::lists));
+    next_query(ptx::anew(turn) + 1);  // which comes in while this one's output is written
     state.finish();
     if (head_row >= 0) write_rows<Shape>(a, combination, head_row, o, state);
   }
@@ -241,48 +156,21 @@ template <class Shape>
 __global__ void __launch_bounds__(Shape::threads, 1)
     selected_attention_kernel(const __grid_constant__ SelectedWork<AttentionProblem<typename Shape::T>> arguments,
                               const __grid_constant__ Combination<typename Shape::T> combination,
-                              const __grid_constant__ BlockMaps maps) {
+                              const __grid_constant__ CUtensorMap queries, const __grid_constant__ BlockMaps blocks) {
   extern __shared__ unsigned char memory[];
   const std::uint32_t start_of_memory = ptx::shared_address(memory);
   const SelectedShared<Shape> shared{(start_of_memory + 1023) / 1024 * 1024};
-  const UnionBuffers buffers{memory + (shared.base - start_of_memory) + Shape::shared_bytes, arguments.words,
+  const UnionBuffers buffers{memory + (shared.base - start_of_memory) + SelectedShared<Shape>::bytes, arguments.words,
                              arguments.capacity};
   if (threadIdx.x == 0) shared.initialise();
   __syncthreads();
   if (threadIdx.x < Shape::consumers) {
     ptx::take_registers<Shape::consumer_registers>();
-    consume<Shape>(arguments, combination, buffers, shared);
+    consume<Shape>(arguments, combination, queries, buffers, shared);
   } else {
     ptx::give_registers<Shape::producer_registers>();
-    if (threadIdx.x == Shape::consumers)
-      load<Shape>(arguments, maps, buffers, shared);
-    else if (threadIdx.x >= Shape::threads - Shape::builders)
-      build_unions<Shape>(arguments, buffers, shared);
+    provide<Shape>(arguments, blocks, buffers, shared);
   }
-}
-
-template <class Shape>
-BlockMaps block_maps(const SelectedAttention& a, std::int64_t rows) {
-  const Config& config = *a.config;
-  const std::int64_t groups = config.num_kv_heads, tokens = Shape::keys, slot = tokens * (Shape::dk + Shape::dv);
-  const auto own = [&](const void* tensor, std::int64_t dim) {
-    return make_tensor_map(tensor, a.dtype, rows_layout(rows, groups, dim, Shape::keys, 1));
-  };
-  const auto pool = [&](std::int64_t offset, std::int64_t dim) {
-    // How many slots are in use is not told; the table names none beyond them.
-    constexpr std::int64_t slots = std::int64_t{1} << 24;
-    const TensorLayout layout{{dim, tokens, slots}, {dim, slot}, {Shape::keys, 1}};
-    return make_tensor_map(static_cast<const typename Shape::T*>(a.pool) + offset, a.dtype, layout);
-  };
-  BlockMaps maps{};
-  maps.queries =
-      make_tensor_map(a.q, a.dtype, rows_layout(rows, config.num_q_heads, Shape::dk, Shape::queries, Shape::heads));
-  maps.own_keys = own(a.k, Shape::dk);
-  maps.own_values = own(a.v, Shape::dv);
-  // A rank that fetches nothing has no pool.
-  maps.pool_keys = a.pool ? pool(0, Shape::dk) : maps.own_keys;
-  maps.pool_values = a.pool ? pool(tokens * Shape::dk, Shape::dv) : maps.own_values;
-  return maps;
 }
 
 }  // namespace
@@ -310,7 +198,9 @@ void selected_attention(const SelectedAttention& a, cudaStream_t stream) {
     const std::size_t bytes = selected_shared_bytes<Shape>(a);
     allow_shared_memory(selected_attention_kernel<Shape>, bytes);
     selected_attention_kernel<Shape><<<blocks, Shape::threads, bytes, stream>>>(
-        arguments, a.combine ? Combination<T>(*a.combine) : Combination<T>(), block_maps<Shape>(a, schedule.rows));
+        arguments, a.combine ? Combination<T>(*a.combine) : Combination<T>(),
+        make_tensor_map(a.q, a.dtype, rows_layout(schedule.rows, a.config->num_q_heads, Shape::dk, 1, Shape::heads)),
+        block_maps(a));
     check_launch("selected_attention_sm90");
   });
 }

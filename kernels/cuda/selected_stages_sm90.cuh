@@ -1,89 +1,119 @@
 #pragma once
 
-// Stages of keys and values for warps that each want a few of a list of blocks: a block comes into whichever stage is
-// free, those that chose it free its stage, and nobody waits for a block of others.
+// Stages of keys, and of values, for warps that each want a few of a list of blocks: a block comes into whichever stage
+// is free, those that chose it free its stage, and nobody waits for a block of others. Keys and values have stages and
+// loading threads of their own: a block's keys make room as soon as its scores are done, while its values still come.
 
-#include "kernels/cuda/ptx_sm90.cuh"
-#include "kernels/cuda/selected_union.cuh"
-#include "kernels/cuda/stage_functions.hpp"
+#include "kernels/cuda/block_maps_sm90.cuh"
+#include "kernels/cuda/selected_work_sm90.cuh"
 
 namespace cpnsa::cuda::sm90 {
 
-/// What takes a block's location's place in the list once the block is on its way: the stage that it comes into, and
-/// the parity of that stage's phase. Less than any location, of which there are 2^24 below zero.
+/// The stage that a block comes into and the parity of that stage's phase, as the thread that loads tells it to those
+/// who look for it; 0 stands for a block that nobody has asked for yet.
 class Arrival {
  public:
-  __device__ Arrival(int stage, int parity) : word_(first - stage * 2 - parity) {}
+  __device__ Arrival(int stage, int parity) : word_(static_cast<ArrivalWord>(1 + stage * 2 + parity)) {}
 
   /// Waits until the loading thread has put it there. Who asked often would take shared memory's time from the others.
-  __device__ static Arrival of(const BlockLocation* location) {
+  __device__ static Arrival of(const ArrivalWord* word) {
     Arrival arrival(0, 0);
-    while ((arrival.word_ = *static_cast<const volatile BlockLocation*>(location)) > first) __nanosleep(100);
+    while ((arrival.word_ = *static_cast<const volatile ArrivalWord*>(word)) == 0) __nanosleep(100);
     return arrival;
   }
-  __device__ void tell(BlockLocation* location) const { *static_cast<volatile BlockLocation*>(location) = word_; }
+  __device__ void tell(ArrivalWord* word) const { *static_cast<volatile ArrivalWord*>(word) = word_; }
 
-  __device__ int stage() const { return (first - word_) / 2; }
-  __device__ int parity() const { return (first - word_) % 2; }
-
- private:
-  static constexpr BlockLocation first = -(1 << 30);
-  BlockLocation word_;
-};
-
-/// The loading thread's knowledge of Shape::stages stages, all free at first. shared.free(stage) is an mbarrier of
-/// Shape::queries arrivals.
-template <class Shape>
-class FreeStages {
- public:
-  /// Waits for one. Few stages are taken in turn, which was measured to be faster.
-  template <class Shared>
-  __device__ Arrival take(const Shared& shared) {
-    if constexpr (Shape::stages < 4)
-      ptx::barrier_wait(shared.free(next_), (parities_ >> next_ & 1) ^ 1);
-    else
-      while (!ptx::barrier_passed(shared.free(next_), (parities_ >> next_ & 1) ^ 1))
-        next_ = (next_ + 1) % Shape::stages;
-    const Arrival taken(next_, parities_ >> next_ & 1);
-    parities_ ^= 1u << next_;
-    next_ = (next_ + 1) % Shape::stages;
-    return taken;
-  }
-
-  /// The block is on its way: tells the queries of `choosers`, who look for it in `location`.
-  template <class Shared>
-  __device__ static void announce(const Arrival& arrival, unsigned choosers, BlockLocation* location,
-                                  const Shared& shared) {
-    arrival.tell(location);
-    const int others = Shape::queries - __popc(choosers);
-    if (others > 0) ptx::barrier_arrive(shared.free(arrival.stage()), others);
-  }
+  __device__ int stage() const { return (word_ - 1) / 2; }
+  __device__ int parity() const { return (word_ - 1) % 2; }
 
  private:
-  int next_ = 0;
-  unsigned parities_ = 0;  ///< of the phase that a stage's next block fills, a bit a stage
+  ArrivalWord word_;
 };
 
-/// A warp's walk over the blocks that its query chose: attend(block, stage) once keys and values are there. Frees the
-/// stage after it. shared.ready(stage) is the mbarrier of the copies.
-template <class Shared, class Attend>
-__device__ __forceinline__ void for_each_chosen(const SelectedUnion& list, const BlockLocation* locations, int query,
-                                                const Shared& shared, Attend&& attend) {
+/// `Stages` tiles of the keys, or the values, of 64 tokens, `Dim` channels each, with two mbarriers a stage: of its
+/// copies, and of `Users` warps.
+template <int Stages, int Dim, int Users>
+struct StagePool {
+  static constexpr int stages = Stages;
+  static constexpr int tile_bytes = 64 * Dim * 2;
+  static constexpr int bytes = stages * tile_bytes;
+  static constexpr int barriers = 2 * stages;
+
+  std::uint32_t tiles;  ///< shared-memory addresses
+  std::uint32_t first_barrier;
+
+  __device__ std::uint32_t tile(int stage) const { return tiles + stage * tile_bytes; }
+  __device__ std::uint32_t ready(int stage) const { return first_barrier + stage * 8; }
+  __device__ std::uint32_t free(int stage) const { return ready(stages) + stage * 8; }
+
+  __device__ void initialise() const {
+    for (int stage = 0; stage < stages; ++stage) {
+      ptx::barrier_init(ready(stage), 1);
+      ptx::barrier_init(free(stage), Users);
+    }
+  }
+
+  /// The stage of the block that `word` tells of, once all of it is there.
+  __device__ __forceinline__ int wait_for(const ArrivalWord* word) const {
+    const Arrival arrival = Arrival::of(word);
+    ptx::barrier_wait(ready(arrival.stage()), arrival.parity());
+    return arrival.stage();
+  }
+
+  /// The warp is done with it.
+  __device__ __forceinline__ void release(int stage) const {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) ptx::barrier_arrive(free(stage));
+  }
+
+  /// One thread: brings the blocks of every union, in the unions' order, from `maps`, of the rank's own rows and of the
+  /// pool. `kind` says which of the lists' arrivals tell of them.
+  template <class Shape, class Shared>
+  __device__ __forceinline__ void fill(const CUtensorMap (&maps)[2], const UnionBuffers& buffers, ArrivalsOf kind,
+                                       const Shared& shared) const {
+    RingPosition<Shape::lists> lists;
+    int next = 0;
+    unsigned parities = 0;  // of the phase that a stage's next block fills, a bit a stage
+#pragma unroll 1
+    for (;; lists.advance()) {
+      ptx::barrier_wait(shared.list_ready(lists.stage), lists.phase);
+      const SelectedItem& item = buffers.item(lists.stage);
+      if (!item.given) return;
+      const int group = item.group;
+      const SelectedUnion list = buffers.list(Shape::lists, lists.stage);
+      const BlockLocation* const locations = buffers.locations(lists.stage);
+      ArrivalWord* const arrivals = buffers.arrivals(kind, lists.stage);
+      const int count = *list.count;
+#pragma unroll 1
+      for (int index = 0; index < count; ++index) {
+        const BlockLocation at = locations[index];
+        const int map = at >= 0 ? 0 : 1, c1 = at >= 0 ? group : 0, c2 = at >= 0 ? at : -1 - at;
+        const int others = Users - __popc(static_cast<unsigned>(list.queries[index]));
+        while (!ptx::barrier_passed(free(next), (parities >> next & 1) ^ 1))
+          if constexpr (stages >= 4) next = (next + 1) % stages;  // fewer in turn, which was measured to be faster
+        ptx::barrier_arrive_expect(ready(next), tile_bytes);
+        for (int column = 0; column < Dim / 64; ++column)
+          ptx::tensor_load(tile(next) + column * (64 * 128), &maps[map], ready(next), column * 64, c1, c2);
+        Arrival(next, parities >> next & 1).tell(&arrivals[index]);
+        if (others > 0) ptx::barrier_arrive(free(next), others);
+        parities ^= 1u << next;
+        next = (next + 1) % stages;
+      }
+      ptx::barrier_arrive(shared.list_free(lists.stage));
+    }
+  }
+};
+
+/// A warp's walk over the blocks that its query chose: attend(index in the list).
+template <class Attend>
+__device__ __forceinline__ void for_each_chosen(const SelectedUnion& list, int query, Attend&& attend) {
   const int count = *list.count;
 #pragma unroll 1
   for (int first = 0; first < count; first += 32) {
     const int own = first + threadIdx.x % 32;
     unsigned chosen = __ballot_sync(0xffffffffu, own < count && (list.queries[own] >> query & 1));
 #pragma unroll 1
-    for (; chosen != 0; chosen &= chosen - 1) {
-      const int index = first + __ffs(static_cast<int>(chosen)) - 1;
-      const Arrival arrival = Arrival::of(&locations[index]);
-      const int stage = arrival.stage();
-      ptx::barrier_wait(shared.ready(stage), arrival.parity());
-      attend(list.blocks[index], stage);
-      __syncwarp();
-      if (threadIdx.x % 32 == 0) ptx::barrier_arrive(shared.free(stage));
-    }
+    for (; chosen != 0; chosen &= chosen - 1) attend(first + __ffs(static_cast<int>(chosen)) - 1);
   }
 }
 

@@ -1,7 +1,7 @@
 #pragma once
 
 // What Hopper's selected attention and its dQ share: persistent thread blocks that walk tiles of neighbouring queries,
-// and three warps of each that build the union of the next tile's blocks while the consumers are at one.
+// and two warps of each that build the union of the next tile's blocks while the consumers are at one.
 
 #include "kernels/cuda/attention_launch_sm90.cuh"
 #include "kernels/cuda/selected_union.cuh"
@@ -35,15 +35,22 @@ struct SelectedWork {
   }
 };
 
-/// The unions and where their blocks are, behind the tiles.
+/// What the threads that load tell of a block (selected_stages_sm90.cuh).
+using ArrivalWord = std::uint8_t;
+enum class ArrivalsOf { keys, values };
+
+/// The unions, where their blocks are and what has been asked for, behind the tiles.
 struct UnionBuffers {
   unsigned char* memory;
   int words;
   int capacity;
 
   __host__ __device__ static int locations_bytes(int capacity) { return (capacity * 4 + 15) / 16 * 16; }
+  /// Of keys, or of values.
+  __host__ __device__ static int arrivals_bytes(int capacity) { return (capacity + 15) / 16 * 16; }
   __host__ __device__ static int buffer_bytes(int capacity) {
-    return sizeof(SelectedItem) + SelectedUnion::list_bytes(capacity) + locations_bytes(capacity);
+    return sizeof(SelectedItem) + SelectedUnion::list_bytes(capacity) + locations_bytes(capacity) +
+           2 * arrivals_bytes(capacity);
   }
   __host__ __device__ static int bytes(int lists, int words, int capacity) {
     return lists * buffer_bytes(capacity) + SelectedUnion::bitmap_bytes(words);
@@ -61,9 +68,13 @@ struct UnionBuffers {
     return reinterpret_cast<BlockLocation*>(memory + i * buffer_bytes(capacity) + sizeof(SelectedItem) +
                                             SelectedUnion::list_bytes(capacity));
   }
+  __device__ ArrivalWord* arrivals(ArrivalsOf kind, int i) const {
+    return reinterpret_cast<ArrivalWord*>(locations(i)) + locations_bytes(capacity) +
+           (kind == ArrivalsOf::keys ? 0 : arrivals_bytes(capacity));
+  }
 };
 
-/// Three warps: the union of each tile, one ahead of the consumers.
+/// Two warps: the union of each tile, one ahead of the consumers.
 template <class Shape, class Problem, class Shared>
 __device__ __forceinline__ void build_unions(const SelectedWork<Problem>& a, const UnionBuffers& buffers,
                                              const Shared& shared) {
@@ -88,8 +99,11 @@ __device__ __forceinline__ void build_unions(const SelectedWork<Problem>& a, con
         a.select_count, static_cast<std::int64_t>(a.problem.groups) * a.select_count,
         min(a.words, (now.position + tile.rows - 1) / Shape::keys / 32 + 1));
     const BlockLocation* const table = a.table + a.problem.segments[tile.segment].block * a.problem.groups + now.group;
-    for (int i = thread; i < *list.count; i += Shape::builders)
+    for (int i = thread; i < *list.count; i += Shape::builders) {
       locations[i] = table[static_cast<std::int64_t>(list.blocks[i]) * a.problem.groups];
+      buffers.arrivals(ArrivalsOf::keys, ring.stage)[i] = 0;
+      buffers.arrivals(ArrivalsOf::values, ring.stage)[i] = 0;
+    }
     item = next;
     wait_for_all();  // the next round writes `next`
     ptx::barrier_arrive(shared.list_ready(ring.stage));
@@ -112,14 +126,6 @@ UnionSize union_size(const Stage& a) {
 }
 
 inline constexpr std::size_t most_shared_bytes = 227 * 1024;
-
-/// Tiles, room to align them, the union and where its blocks are.
-template <class Shape, class Stage>
-std::size_t selected_shared_bytes(const Stage& a) {
-  const UnionSize size = union_size<Shape>(a);
-  return static_cast<std::size_t>(Shape::shared_bytes) + 1024 +
-         UnionBuffers::bytes(Shape::lists, size.words, size.capacity);
-}
 
 /// Everything of the arguments but the outputs.
 template <class Shape, class Problem, class Stage>
