@@ -93,14 +93,15 @@ __device__ __forceinline__ void attend_block(SoftmaxRows& state, float (&o)[Shap
                                              const ArrivalWord* value_arrival, const SelectedShared<Shape>& shared) {
   using T = typename Shape::T;
   constexpr int keys_at_once = Shape::keys_at_once;
-  const int key_stage = shared.keys().wait_for(key_arrival);
-  int value_stage = 0;
+  Arrival keys(key_arrival), values(value_arrival);
+  shared.keys().wait_for(keys, key_arrival);
+  const bool values_are_there = shared.values().has(values);  // asked before the scores, used after them
 #pragma unroll 1
   for (int first = 0; first < Shape::keys; first += keys_at_once) {
     float s[keys_at_once / 8][4];
     multiply_keys<T, typename Shape::Queries::Tile, SwizzledTile<Shape::keys, Shape::dk>>(
-        s, shared.queries().tile(), 0, shared.keys().tile(key_stage) + first * 128);
-    if (first + keys_at_once == Shape::keys) shared.keys().release(key_stage);
+        s, shared.queries().tile(), 0, shared.keys().tile(keys.stage()) + first * 128);
+    if (first + keys_at_once == Shape::keys) shared.keys().release(keys.stage());
     if (visible < first + keys_at_once) {
 #pragma unroll
       for (int n = 0; n < keys_at_once / 8; ++n)
@@ -109,10 +110,10 @@ __device__ __forceinline__ void attend_block(SoftmaxRows& state, float (&o)[Shap
           if (first + n * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + i % 2 >= visible) s[n][i] = -INFINITY;
     }
     update_softmax_seldom(state, s, scale_log2, o);
-    if (first == 0) value_stage = shared.values().wait_for(value_arrival);
-    multiply_values<T, SwizzledTile<Shape::keys, Shape::dv>>(o, s, shared.values().tile(value_stage) + first * 128);
+    if (first == 0 && !values_are_there) shared.values().wait_for(values, value_arrival);
+    multiply_values<T, SwizzledTile<Shape::keys, Shape::dv>>(o, s, shared.values().tile(values.stage()) + first * 128);
   }
-  shared.values().release(value_stage);
+  shared.values().release(values.stage());
 }
 
 template <class Shape>

@@ -10,24 +10,26 @@
 namespace cpnsa::cuda::sm90 {
 
 /// The stage that a block comes into and the parity of that stage's phase, as the thread that loads tells it to those
-/// who look for it; 0 stands for a block that nobody has asked for yet.
+/// who look for it.
 class Arrival {
  public:
-  __device__ Arrival(int stage, int parity) : word_(static_cast<ArrivalWord>(1 + stage * 2 + parity)) {}
+  __device__ Arrival(int stage, int parity) : word_(static_cast<unsigned>(stage * 2 + parity + 2)) {}
 
-  /// Waits until the loading thread has put it there. Who asked often would take shared memory's time from the others.
-  __device__ static Arrival of(const ArrivalWord* word) {
-    Arrival arrival(0, 0);
-    while ((arrival.word_ = *static_cast<const volatile ArrivalWord*>(word)) == 0) __nanosleep(100);
-    return arrival;
+  /// What is told now. Looks that nobody waits for cost nothing; whoever waits should look seldom, since a look takes
+  /// shared memory's time from the others.
+  __device__ explicit Arrival(const ArrivalWord* word) : word_(*static_cast<const volatile ArrivalWord*>(word)) {}
+  __device__ void tell(ArrivalWord* word) const {
+    *static_cast<volatile ArrivalWord*>(word) = static_cast<ArrivalWord>(word_);
   }
-  __device__ void tell(ArrivalWord* word) const { *static_cast<volatile ArrivalWord*>(word) = word_; }
 
-  __device__ int stage() const { return (word_ - 1) / 2; }
-  __device__ int parity() const { return (word_ - 1) % 2; }
+  __device__ bool known() const { return word_ != none; }
+  /// Of any stage, if it is not known.
+  __device__ int stage() const { return static_cast<int>(max(word_, 2u) / 2 - 1); }
+  __device__ int parity() const { return static_cast<int>(word_ % 2); }
 
  private:
-  ArrivalWord word_;
+  static constexpr unsigned none = 0;
+  unsigned word_;
 };
 
 /// `Stages` tiles of the keys, or the values, of 64 tokens, `Dim` channels each, with two mbarriers a stage: of its
@@ -53,11 +55,18 @@ struct StagePool {
     }
   }
 
-  /// The stage of the block that `word` tells of, once all of it is there.
-  __device__ __forceinline__ int wait_for(const ArrivalWord* word) const {
-    const Arrival arrival = Arrival::of(word);
+  /// Whether all of the block is there, a look that need not be waited for.
+  __device__ __forceinline__ bool has(const Arrival& arrival) const {
+    return ptx::barrier_passed(ready(arrival.stage()), arrival.parity()) && arrival.known();
+  }
+
+  /// Waits until all of the block that `word` tells of is there. `arrival`: an earlier look at the word.
+  __device__ __forceinline__ void wait_for(Arrival& arrival, const ArrivalWord* word) const {
+    while (!arrival.known()) {
+      __nanosleep(100);
+      arrival = Arrival(word);
+    }
     ptx::barrier_wait(ready(arrival.stage()), arrival.parity());
-    return arrival.stage();
   }
 
   /// The warp is done with it.
