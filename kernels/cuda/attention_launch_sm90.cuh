@@ -31,7 +31,8 @@ void launch_attention(const Stage& a, const typename Walk::Parameters& parameter
   problem.log_sum_exp = static_cast<float*>(a.log_sum_exp);
   const auto [work, blocks] = persistent_work(a, tiles.count, problem.groups, stream);
   const CUtensorMap queries = make_tensor_map(
-      a.q, a.dtype, rows_layout(schedule.rows, config.num_q_heads, config.head_dim_qk, Shape::queries, Shape::heads));
+      a.q, a.dtype,
+      rows_layout(schedule.rows, config.num_q_heads, config.head_dim_qk, Shape::own_queries, Shape::heads));
   auto* const kernel = attention_kernel<Shape, Walk>;
   const std::size_t bytes = Shape::shared_bytes + 1024;  // room to align
   allow_shared_memory(kernel, bytes);

@@ -36,24 +36,26 @@ struct AttentionShape {
   static constexpr int dv = Dv;
   static constexpr int heads = 16;  ///< R
   static constexpr int consumers = 3;
-  static constexpr int queries = 4 * consumers;
+  static constexpr int own_queries = 4;  ///< of a warpgroup
+  static constexpr int queries = own_queries * consumers;
   static constexpr int rows = queries * heads;
   static constexpr int keys = 80;
   static constexpr int threads = 128 * (consumers + 1);
   static constexpr int producer_registers = 56;
   static constexpr int consumer_registers = 152;
   static constexpr int query_bytes = rows * Dk * 2;
-  static constexpr int query_column_bytes = rows * 128;  ///< of 64 channels
+  static constexpr int own_query_bytes = own_queries * heads * 128;  ///< a warpgroup's, of 64 channels
+  static constexpr int query_column_bytes = rows * 128;              ///< of 64 channels
   static constexpr int key_bytes = keys * Dk * 2;
   static constexpr int value_bytes = keys * Dv * 2;
   static constexpr int column_bytes = keys * 128;
   static constexpr int most_stages = 4;
-  static constexpr int most_tile_bytes = 226 * 1024 - (2 + 4 * most_stages) * 8 - sizeof(Work);
+  static constexpr int most_tile_bytes = 226 * 1024 - (2 * consumers + 4 * most_stages) * 8 - 2 * sizeof(Work);
   static constexpr int stages = std::min(most_stages, (most_tile_bytes - query_bytes) / (key_bytes + value_bytes));
-  static constexpr int barriers = 2 + 4 * stages;
+  static constexpr int barriers = 2 * consumers + 4 * stages;
   static constexpr int barriers_at = query_bytes + stages * (key_bytes + value_bytes);
   static constexpr int work_at = (barriers_at + barriers * 8 + 15) / 16 * 16;
-  static constexpr int shared_bytes = work_at + sizeof(Work);
+  static constexpr int shared_bytes = work_at + 2 * sizeof(Work);
   static_assert(keys % 16 == 0 && stages >= 2);
   static_assert(registers_suffice(threads, 128 * consumers, producer_registers, consumer_registers));
 };
@@ -64,22 +66,25 @@ struct AttentionShared {
   std::uint32_t base;
   unsigned char* memory;  ///< at `base`
 
-  /// From query_ready() on until query_free().
-  __device__ Work& work() const { return *reinterpret_cast<Work*>(memory + Shape::work_at); }
+  /// Of even items and of odd ones. A warpgroup reads it between query_ready() and query_free(); when the next but one
+  /// is written, all have.
+  __device__ Work& work(int parity) const { return reinterpret_cast<Work*>(memory + Shape::work_at)[parity]; }
 
-  __device__ std::uint32_t query() const { return base; }
+  __device__ std::uint32_t query(int warpgroup) const { return base + warpgroup * Shape::own_query_bytes; }
   __device__ std::uint32_t key(int stage) const { return base + Shape::query_bytes + stage * Shape::key_bytes; }
   __device__ std::uint32_t value(int stage) const { return key(Shape::stages) + stage * Shape::value_bytes; }
-  __device__ std::uint32_t query_ready() const { return value(Shape::stages); }
-  __device__ std::uint32_t query_free() const { return query_ready() + 8; }
-  __device__ std::uint32_t key_ready(int stage) const { return query_ready() + 16 + stage * 8; }
+  __device__ std::uint32_t query_ready(int warpgroup) const { return value(Shape::stages) + warpgroup * 8; }
+  __device__ std::uint32_t query_free(int warpgroup) const { return query_ready(Shape::consumers) + warpgroup * 8; }
+  __device__ std::uint32_t key_ready(int stage) const { return query_free(Shape::consumers) + stage * 8; }
   __device__ std::uint32_t key_free(int stage) const { return key_ready(Shape::stages) + stage * 8; }
   __device__ std::uint32_t value_ready(int stage) const { return key_free(Shape::stages) + stage * 8; }
   __device__ std::uint32_t value_free(int stage) const { return value_ready(Shape::stages) + stage * 8; }
 
   __device__ void initialise() const {
-    ptx::barrier_init(query_ready(), 1);
-    ptx::barrier_init(query_free(), Shape::consumers);
+    for (int warpgroup = 0; warpgroup < Shape::consumers; ++warpgroup) {
+      ptx::barrier_init(query_ready(warpgroup), 1);
+      ptx::barrier_init(query_free(warpgroup), 1);
+    }
     for (int stage = 0; stage < Shape::stages; ++stage) {
       ptx::barrier_init(key_ready(stage), 1);
       ptx::barrier_init(key_free(stage), Shape::consumers);
@@ -113,19 +118,24 @@ __device__ __forceinline__ void produce(const AttentionProblem<typename Shape::T
                                         const CUtensorMap& queries, const typename Walk::Parameters& parameters,
                                         const AttentionShared<Shape>& shared) {
   RingPosition<Shape::stages> ring;
-  int item_phase = 1;
+  int parity = 0;  // of the item's number
   int item = work.first();
-  for (; item < work.count(); item_phase ^= 1) {
+  for (; item < work.count(); parity ^= 1) {
     const QueryTile tile = a.tiles[tile_of(work, item)];
     const int group = item % work.groups;
     const Walk walk(parameters, a.segments[tile.segment], tile);
     item = work.next();
-    ptx::barrier_wait(shared.query_free(), item_phase);
-    shared.work() = {tile, group, true};
-    ptx::barrier_arrive_expect(shared.query_ready(), Shape::query_bytes);
-    for (int column = 0; column < Shape::dk / 64; ++column)
-      ptx::tensor_load(shared.query() + column * Shape::query_column_bytes, &queries, shared.query_ready(), column * 64,
-                       group * Shape::heads, static_cast<int>(tile.row));
+    shared.work(parity) = {tile, group, true};
+    const auto load_queries = [&] {
+      for (int own = 0; own < Shape::consumers; ++own) {
+        ptx::barrier_wait(shared.query_free(own), parity ^ 1);
+        ptx::barrier_arrive_expect(shared.query_ready(own), Shape::query_bytes / Shape::consumers);
+        for (int column = 0; column < Shape::dk / 64; ++column)
+          ptx::tensor_load(shared.query(own) + column * Shape::query_column_bytes, &queries, shared.query_ready(own),
+                           column * 64, group * Shape::heads, static_cast<int>(tile.row) + own * Shape::own_queries);
+      }
+    };
+    if (walk.tiles == 0) load_queries();
     for (int index = 0; index < walk.tiles; ++index, ring.advance()) {
       const Place place = walk.place(index);
       ptx::barrier_wait(shared.key_free(ring.stage), ring.phase ^ 1);
@@ -133,6 +143,7 @@ __device__ __forceinline__ void produce(const AttentionProblem<typename Shape::T
       for (int column = 0; column < Shape::dk / 64; ++column)
         ptx::tensor_load(shared.key(ring.stage) + column * Shape::column_bytes, &parameters.keys[place.map],
                          shared.key_ready(ring.stage), column * 64, group, place.row);
+      if (index == 0) load_queries();  // the first keys come in while the last item's queries are in use
       ptx::barrier_wait(shared.value_free(ring.stage), ring.phase ^ 1);
       ptx::barrier_arrive_expect(shared.value_ready(ring.stage), Shape::value_bytes);
       for (int column = 0; column < Shape::dv / 64; ++column)
@@ -140,9 +151,11 @@ __device__ __forceinline__ void produce(const AttentionProblem<typename Shape::T
                          shared.value_ready(ring.stage), column * 64, group, place.row);
     }
   }
-  ptx::barrier_wait(shared.query_free(), item_phase);
-  shared.work().given = false;
-  ptx::barrier_arrive(shared.query_ready());
+  shared.work(parity).given = false;
+  for (int own = 0; own < Shape::consumers; ++own) {
+    ptx::barrier_wait(shared.query_free(own), parity ^ 1);
+    ptx::barrier_arrive(shared.query_ready(own));
+  }
 }
 
 /// S = Q K^T of a warpgroup's 64 rows and a key tile, enqueued.
@@ -269,13 +282,13 @@ __device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T
   using T = typename Shape::T;
   const int warpgroup = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   const bool speaks = threadIdx.x % 128 == 0;
-  const int query = warpgroup * 4 + warp;  // in the tile
-  const std::uint32_t own_query = shared.query() + warpgroup * 64 * 128;
+  const int query = warpgroup * Shape::own_queries + warp;  // in the tile
+  const std::uint32_t own_query = shared.query(warpgroup);
   RingPosition<Shape::stages> ring;  // of the key tile whose scores come next
-  int item_phase = 0;
-  for (;; item_phase ^= 1) {
-    ptx::barrier_wait(shared.query_ready(), item_phase);
-    const auto [tile, group, given] = shared.work();
+  int parity = 0;
+  for (;; parity ^= 1) {
+    ptx::barrier_wait(shared.query_ready(warpgroup), parity);
+    const auto [tile, group, given] = shared.work(parity);
     if (!given) return;
     const Walk walk(parameters, a.segments[tile.segment], tile);
     const KeyRange visible = walk.visible(query);
@@ -295,7 +308,8 @@ __device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T
       const auto scores_are_done = [&](int index) {
         if (!speaks) return;
         ptx::barrier_arrive(shared.key_free(ring.stage));
-        if (index == walk.tiles - 1) ptx::barrier_arrive(shared.query_free());  // the next ones come in meanwhile
+        if (index == walk.tiles - 1)
+          ptx::barrier_arrive(shared.query_free(warpgroup));  // the next ones come in meanwhile
       };
       float rescale[2];
       ptx::barrier_wait(shared.key_ready(ring.stage), ring.phase);
@@ -332,7 +346,7 @@ __device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T
       if (speaks) ptx::barrier_arrive(shared.value_free(values.stage));
     } else {
       ptx::named_barrier(1 + warpgroup, 128);  // all know their work; products are what makes warps wait otherwise
-      if (speaks) ptx::barrier_arrive(shared.query_free());
+      if (speaks) ptx::barrier_arrive(shared.query_free(warpgroup));
     }
 
     state.finish();
