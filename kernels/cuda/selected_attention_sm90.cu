@@ -1,9 +1,8 @@
 // Selected attention: 12 neighbouring queries of one KV head walk the union of their blocks once, a warp a query: its
 // 16 heads are the rows of mma.sync, so no product is wasted on a query that did not choose the block. Keys and values
 // of each block come into free stages of shared memory through the copy engine, once for all of the queries that chose
-// it. A warp takes a block's 64 keys at once where registers hold the scores beside the output, and reads its query
-// from shared memory. Thread blocks are persistent, and warps go on to the next tile one by one: its union has been
-// built, and its first blocks have come in, meanwhile.
+// it. A warp takes a block's 64 keys at once and reads its query from shared memory. Thread blocks are persistent, and
+// warps go on to the next tile one by one: its union has been built, and its first blocks have come in, meanwhile.
 
 #include "kernels/cuda/combination.cuh"
 #include "kernels/cuda/selected_block_sm90.cuh"
@@ -27,7 +26,6 @@ struct SelectedShape {
   static constexpr int producer_registers = 56;
   static constexpr int consumer_registers = 152;
   static constexpr int lists = 2;
-  static constexpr int keys_at_once = Dk == 192 ? 32 : 64;  ///< whose scores are in registers; more would spill
   using Queries = OwnQueries<queries, Dk>;
   using Keys = StagePool<key_stages, Dk, queries>;
   using Values = StagePool<value_stages, Dv, queries>;
@@ -85,35 +83,34 @@ __device__ __forceinline__ void write_rows(const SelectedWork<AttentionProblem<t
   }
 }
 
-/// A warp's query and the block at `index` of a list; `visible` is the number of its keys that the query sees, if not
-/// all.
+/// A warp's query and the block at `index` of a list, whose arrivals are `keys_at` and `values_at`. `visible` is the
+/// number of the block's keys that the query sees, if not all. `seen`: what is known of the keys' arrival, and on
+/// return of that of the next block's, `next_keys_at`, unless that is null.
 template <class Shape>
 __device__ __forceinline__ void attend_block(SoftmaxRows& state, float (&o)[Shape::dv / 8][4], int visible,
-                                             float scale_log2, const ArrivalWord* key_arrival,
-                                             const ArrivalWord* value_arrival, const SelectedShared<Shape>& shared) {
+                                             float scale_log2, Arrival& seen, const ArrivalWord* keys_at,
+                                             const ArrivalWord* values_at, const ArrivalWord* next_keys_at,
+                                             const SelectedShared<Shape>& shared) {
   using T = typename Shape::T;
-  constexpr int keys_at_once = Shape::keys_at_once;
-  Arrival keys(key_arrival), values(value_arrival);
-  shared.keys().wait_for(keys, key_arrival);
-  const bool values_are_there = shared.values().has(values);  // asked before the scores, used after them
-#pragma unroll 1
-  for (int first = 0; first < Shape::keys; first += keys_at_once) {
-    float s[keys_at_once / 8][4];
-    multiply_keys<T, typename Shape::Queries::Tile, SwizzledTile<Shape::keys, Shape::dk>>(
-        s, shared.queries().tile(), 0, shared.keys().tile(keys.stage()) + first * 128);
-    if (first + keys_at_once == Shape::keys) shared.keys().release(keys.stage());
-    if (visible < first + keys_at_once) {
+  const auto keys = shared.keys();
+  const auto values = shared.values();
+  float s[Shape::keys / 8][4];
+  const int key_stage = keys.wait_for(keys_at, seen);
+  multiply_keys<T, typename Shape::Queries::Tile, SwizzledTile<Shape::keys, Shape::dk>>(s, shared.queries().tile(), 0,
+                                                                                        keys.tile(key_stage));
+  keys.release(key_stage);
+  if (visible < Shape::keys) {
 #pragma unroll
-      for (int n = 0; n < keys_at_once / 8; ++n)
+    for (int n = 0; n < Shape::keys / 8; ++n)
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
-          if (first + n * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + i % 2 >= visible) s[n][i] = -INFINITY;
-    }
-    update_softmax_seldom(state, s, scale_log2, o);
-    if (first == 0 && !values_are_there) shared.values().wait_for(values, value_arrival);
-    multiply_values<T, SwizzledTile<Shape::keys, Shape::dv>>(o, s, shared.values().tile(values.stage()) + first * 128);
+      for (int i = 0; i < 4; ++i)
+        if (n * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + i % 2 >= visible) s[n][i] = -INFINITY;
   }
-  shared.values().release(values.stage());
+  update_softmax_seldom(state, s, scale_log2, o);
+  seen = next_keys_at ? Arrival(next_keys_at) : Arrival();  // is there by the time it is needed
+  const int value_stage = values.wait_for(values_at);
+  multiply_values<T, SwizzledTile<Shape::keys, Shape::dv>>(o, s, values.tile(value_stage));
+  values.release(value_stage);
 }
 
 template <class Shape>
@@ -139,10 +136,12 @@ __device__ __forceinline__ void consume(const SelectedWork<AttentionProblem<type
     float o[Shape::dv / 8][4] = {};
     const SelectedUnion list = buffers.list(Shape::lists, list_index);
     ptx::barrier_wait(shared.queries().ready(), turn % 2);
-    for_each_chosen(list, query, [&](int index) {
+    Arrival seen;
+    for_each_chosen(list, query, [&](int index, int next) {
+      const ArrivalWord* const keys = buffers.arrivals(ArrivalsOf::keys, list_index);
       attend_block<Shape>(state, o, item.position + query + 1 - list.blocks[index] * Shape::keys, a.problem.scale_log2,
-                          buffers.arrivals(ArrivalsOf::keys, list_index) + index,
-                          buffers.arrivals(ArrivalsOf::values, list_index) + index, shared);
+                          seen, keys + index, buffers.arrivals(ArrivalsOf::values, list_index) + index,
+                          next < 0 ? nullptr : keys + next, shared);
     });
     const std::int64_t head_row = query < item.tile.rows ? first_head_row<Shape>(a, item) : -1;
     __syncwarp();

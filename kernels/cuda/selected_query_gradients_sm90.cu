@@ -41,20 +41,17 @@ __device__ __forceinline__ void add_block(float (&dq)[Shape::dk / 8][4], const s
                                           const ArrivalWord* value_arrival, const SelectedShared<Shape>& shared) {
   using T = typename Shape::T;
   using KeyTile = SwizzledTile<Shape::keys, Shape::dk>;
-  Arrival at_keys(key_arrival), at_values(value_arrival);
-  shared.keys().wait_for(at_keys, key_arrival);
-  shared.values().wait_for(at_values, value_arrival);
+  const int key_stage = shared.keys().wait_for(key_arrival), value_stage = shared.values().wait_for(value_arrival);
   const int lane = threadIdx.x % 32;
 #pragma unroll 1
   for (int first = 0; first < Shape::keys; first += Shape::keys_at_once) {
     float s[Shape::keys_at_once / 8][4], dp[Shape::keys_at_once / 8][4];
-    const std::uint32_t keys = shared.keys().tile(at_keys.stage()) + first * 128;
+    const std::uint32_t keys = shared.keys().tile(key_stage) + first * 128;
     if constexpr (Shape::queries_in_registers)
       multiply_keys<T, KeyTile>(s, q, keys);
     else
       multiply_keys<T, typename Shape::Queries::Tile, KeyTile>(s, shared.queries().tile(), 0, keys);
-    multiply_keys<T, SwizzledTile<Shape::keys, Shape::dv>>(dp, dout,
-                                                           shared.values().tile(at_values.stage()) + first * 128);
+    multiply_keys<T, SwizzledTile<Shape::keys, Shape::dv>>(dp, dout, shared.values().tile(value_stage) + first * 128);
 #pragma unroll
     for (int n = 0; n < Shape::keys_at_once / 8; ++n)
 #pragma unroll
@@ -71,8 +68,8 @@ __device__ __forceinline__ void add_block(float (&dq)[Shape::dk / 8][4], const s
     }
     multiply_values<T, KeyTile>(dq, s, keys);
   }
-  shared.keys().release(at_keys.stage());
-  shared.values().release(at_values.stage());
+  shared.keys().release(key_stage);
+  shared.values().release(value_stage);
 }
 
 /// A warp's 16 rows of `dim` elements from global memory as first operands, zeros if they do not exist.
@@ -112,7 +109,7 @@ __device__ __forceinline__ void consume(const SelectedWork<GradientProblem<typen
     else
       ptx::barrier_wait(shared.queries().ready(), query_phase);
     const SelectedUnion list = buffers.list(Shape::lists, lists.stage);
-    for_each_chosen(list, query, [&](int index) {
+    for_each_chosen(list, query, [&](int index, int) {
       add_block<Shape>(dq, q, dout, row, item.position + query + 1 - list.blocks[index] * Shape::keys,
                        a.problem.scale_log2, buffers.arrivals(ArrivalsOf::keys, lists.stage) + index,
                        buffers.arrivals(ArrivalsOf::values, lists.stage) + index, shared);

@@ -15,16 +15,15 @@ class Arrival {
  public:
   __device__ Arrival(int stage, int parity) : word_(static_cast<unsigned>(stage * 2 + parity + 2)) {}
 
-  /// What is told now. Looks that nobody waits for cost nothing; whoever waits should look seldom, since a look takes
-  /// shared memory's time from the others.
+  __device__ Arrival() : word_(none) {}
+  /// What is told now. Who waits should look seldom: a look takes shared memory's time from the others.
   __device__ explicit Arrival(const ArrivalWord* word) : word_(*static_cast<const volatile ArrivalWord*>(word)) {}
   __device__ void tell(ArrivalWord* word) const {
     *static_cast<volatile ArrivalWord*>(word) = static_cast<ArrivalWord>(word_);
   }
 
   __device__ bool known() const { return word_ != none; }
-  /// Of any stage, if it is not known.
-  __device__ int stage() const { return static_cast<int>(max(word_, 2u) / 2 - 1); }
+  __device__ int stage() const { return static_cast<int>(word_ / 2 - 1); }
   __device__ int parity() const { return static_cast<int>(word_ % 2); }
 
  private:
@@ -55,18 +54,15 @@ struct StagePool {
     }
   }
 
-  /// Whether all of the block is there, a look that need not be waited for.
-  __device__ __forceinline__ bool has(const Arrival& arrival) const {
-    return ptx::barrier_passed(ready(arrival.stage()), arrival.parity()) && arrival.known();
-  }
-
-  /// Waits until all of the block that `word` tells of is there. `arrival`: an earlier look at the word.
-  __device__ __forceinline__ void wait_for(Arrival& arrival, const ArrivalWord* word) const {
-    while (!arrival.known()) {
+  /// The stage of the block that `word` tells of, once all of it is there. `seen`: what an earlier look at it told.
+  __device__ __forceinline__ int wait_for(const ArrivalWord* word, Arrival seen = Arrival()) const {
+    if (!seen.known()) seen = Arrival(word);
+    while (!seen.known()) {
       __nanosleep(100);
-      arrival = Arrival(word);
+      seen = Arrival(word);
     }
-    ptx::barrier_wait(ready(arrival.stage()), arrival.parity());
+    ptx::barrier_wait(ready(seen.stage()), seen.parity());
+    return seen.stage();
   }
 
   /// The warp is done with it.
@@ -113,16 +109,21 @@ struct StagePool {
   }
 };
 
-/// A warp's walk over the blocks that its query chose: attend(index in the list).
+/// A warp's walk over the blocks that its query chose: attend(index in the list, that of the next one). The latter is
+/// -1 where it is not known yet.
 template <class Attend>
 __device__ __forceinline__ void for_each_chosen(const SelectedUnion& list, int query, Attend&& attend) {
+  const auto lowest = [](unsigned bits) { return __ffs(static_cast<int>(bits)) - 1; };
   const int count = *list.count;
 #pragma unroll 1
   for (int first = 0; first < count; first += 32) {
     const int own = first + threadIdx.x % 32;
     unsigned chosen = __ballot_sync(0xffffffffu, own < count && (list.queries[own] >> query & 1));
 #pragma unroll 1
-    for (; chosen != 0; chosen &= chosen - 1) attend(first + __ffs(static_cast<int>(chosen)) - 1);
+    for (; chosen != 0; chosen &= chosen - 1) {
+      const unsigned rest = chosen & (chosen - 1);
+      attend(first + lowest(chosen), rest != 0 ? first + lowest(rest) : -1);
+    }
   }
 }
 
