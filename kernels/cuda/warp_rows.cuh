@@ -112,11 +112,16 @@ __device__ __forceinline__ void multiply_values(float (&o)[Columns][4], const fl
   }
 }
 
-/// The greatest of `maximum` and a row's scores, which four lanes share.
+/// The greatest of `maximum` and this lane's scores of a row.
 template <int KeyColumns>
-__device__ __forceinline__ float row_maximum(const float (&s)[KeyColumns][4], int half, float maximum) {
+__device__ __forceinline__ float lane_maximum(const float (&s)[KeyColumns][4], int half, float maximum) {
 #pragma unroll
   for (int n = 0; n < KeyColumns; ++n) maximum = fmaxf(maximum, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
+  return maximum;
+}
+
+/// The greatest of the four lanes that share a row.
+__device__ __forceinline__ float row_maximum(float maximum) {
   maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffffu, maximum, 1));
   return fmaxf(maximum, __shfl_xor_sync(0xffffffffu, maximum, 2));
 }
@@ -128,7 +133,7 @@ __device__ __forceinline__ void update_softmax(SoftmaxRows& state, float (&s)[Ke
   float rescale[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const float maximum = row_maximum(s, half, state.maximum[half]);
+    const float maximum = row_maximum(lane_maximum(s, half, state.maximum[half]));
     // (-infinity) - (-infinity) is avoided: an unseen row subtracts 0 and gets exp2(-infinity) = 0.
     const float base = maximum == -INFINITY ? 0.f : maximum;
     rescale[half] = ptx::exp2_approximate(state.maximum[half] - base);
@@ -159,16 +164,14 @@ template <int KeyColumns, int Columns>
 __device__ __forceinline__ void update_softmax_seldom(SoftmaxRows& state, float (&s)[KeyColumns][4], float scale_log2,
                                                       float (&o)[Columns][4]) {
   constexpr float tolerated = 8.f;  // p stays below 2^8, which bfloat16 and float16 hold as well as numbers below 1
-  float maximum[2];
+  float maximum[2];  // of this lane's scores: whether any lane's rises is all that most blocks need to know
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    maximum[half] = row_maximum(s, half, -INFINITY) * scale_log2;
-  }
+  for (int half = 0; half < 2; ++half) maximum[half] = lane_maximum(s, half, -INFINITY) * scale_log2;
   if (__any_sync(0xffffffffu, maximum[0] > state.maximum[0] + tolerated || maximum[1] > state.maximum[1] + tolerated)) {
     float rescale[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      maximum[half] = fmaxf(maximum[half], state.maximum[half]);
+      maximum[half] = fmaxf(row_maximum(maximum[half]), state.maximum[half]);
       rescale[half] = ptx::exp2_approximate(state.maximum[half] - (maximum[half] == -INFINITY ? 0.f : maximum[half]));
       state.maximum[half] = maximum[half];
       state.sum[half] *= rescale[half];
