@@ -15,10 +15,8 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "kernels/cuda/attention_tile.cuh"
-#include "kernels/cuda/packs.cuh"
-#include "kernels/cuda/ptx_sm90.cuh"
 #include "kernels/cuda/registers_sm90.hpp"
+#include "kernels/cuda/warpgroup_rows_sm90.cuh"
 #include "kernels/cuda/work_list_sm90.cuh"
 
 namespace cpnsa::cuda::sm90 {
@@ -49,13 +47,15 @@ struct AttentionShape {
   static constexpr int key_bytes = keys * Dk * 2;
   static constexpr int value_bytes = keys * Dv * 2;
   static constexpr int column_bytes = keys * 128;
+  static constexpr int works = 3;  ///< items that are told at a time
   static constexpr int most_stages = 4;
-  static constexpr int most_tile_bytes = 226 * 1024 - (2 * consumers + 4 * most_stages) * 8 - 2 * sizeof(Work);
+  static constexpr int most_tile_bytes =
+      226 * 1024 - (2 * consumers + 4 * most_stages) * 8 - works * static_cast<int>(sizeof(Work));
   static constexpr int stages = std::min(most_stages, (most_tile_bytes - query_bytes) / (key_bytes + value_bytes));
   static constexpr int barriers = 2 * consumers + 4 * stages;
   static constexpr int barriers_at = query_bytes + stages * (key_bytes + value_bytes);
   static constexpr int work_at = (barriers_at + barriers * 8 + 15) / 16 * 16;
-  static constexpr int shared_bytes = work_at + 2 * sizeof(Work);
+  static constexpr int shared_bytes = work_at + works * sizeof(Work);
   static_assert(keys % 16 == 0 && stages >= 2);
   static_assert(registers_suffice(threads, 128 * consumers, producer_registers, consumer_registers));
 };
@@ -66,9 +66,11 @@ struct AttentionShared {
   std::uint32_t base;
   unsigned char* memory;  ///< at `base`
 
-  /// Of even items and of odd ones. A warpgroup reads it between query_ready() and query_free(); when the next but one
-  /// is written, all have.
-  __device__ Work& work(int parity) const { return reinterpret_cast<Work*>(memory + Shape::work_at)[parity]; }
+  /// Of an item by its number, among the block's. Its place is taken when all are done with the next one's scores, so
+  /// with its own output.
+  __device__ Work& work(int item) const {
+    return reinterpret_cast<Work*>(memory + Shape::work_at)[item % Shape::works];
+  }
 
   __device__ std::uint32_t query(int warpgroup) const { return base + warpgroup * Shape::own_query_bytes; }
   __device__ std::uint32_t key(int stage) const { return base + Shape::query_bytes + stage * Shape::key_bytes; }
@@ -118,17 +120,17 @@ __device__ __forceinline__ void produce(const AttentionProblem<typename Shape::T
                                         const CUtensorMap& queries, const typename Walk::Parameters& parameters,
                                         const AttentionShared<Shape>& shared) {
   RingPosition<Shape::stages> ring;
-  int parity = 0;  // of the item's number
+  int number = 0;  // of the item, among the block's
   int item = work.first();
-  for (; item < work.count(); parity ^= 1) {
+  for (; item < work.count(); ++number) {
     const QueryTile tile = a.tiles[tile_of(work, item)];
     const int group = item % work.groups;
     const Walk walk(parameters, a.segments[tile.segment], tile);
     item = work.next();
-    shared.work(parity) = {tile, group, true};
+    shared.work(number) = {tile, group, true};
     const auto load_queries = [&] {
       for (int own = 0; own < Shape::consumers; ++own) {
-        ptx::barrier_wait(shared.query_free(own), parity ^ 1);
+        ptx::barrier_wait(shared.query_free(own), number % 2 ^ 1);
         ptx::barrier_arrive_expect(shared.query_ready(own), Shape::query_bytes / Shape::consumers);
         for (int column = 0; column < Shape::dk / 64; ++column)
           ptx::tensor_load(shared.query(own) + column * Shape::query_column_bytes, &queries, shared.query_ready(own),
@@ -151,9 +153,9 @@ __device__ __forceinline__ void produce(const AttentionProblem<typename Shape::T
                          shared.value_ready(ring.stage), column * 64, group, place.row);
     }
   }
-  shared.work(parity).given = false;
+  shared.work(number).given = false;
   for (int own = 0; own < Shape::consumers; ++own) {
-    ptx::barrier_wait(shared.query_free(own), parity ^ 1);
+    ptx::barrier_wait(shared.query_free(own), number % 2 ^ 1);
     ptx::barrier_arrive(shared.query_ready(own));
   }
 }
@@ -184,97 +186,6 @@ __device__ __forceinline__ void enqueue_output(float (&o)[Shape::dv / 2], const 
   ptx::wgmma_commit();
 }
 
-/// Masks the scores of the tile's keys, from `first` on, that are not in `visible`, a warp's rows alike.
-template <int Values>
-__device__ __forceinline__ void mask_scores(float (&s)[Values], KeyRange visible, int first) {
-  const int column = threadIdx.x % 4 * 2;
-#pragma unroll
-  for (int i = 0; i < Values; ++i) {
-    const int key = first + i / 4 * 8 + column + i % 2;
-    if (key < visible.begin || key >= visible.end) s[i] = -INFINITY;
-  }
-}
-
-/// The softmax's next step: s becomes p = 2^(scale s - maximum); returns by what the output so far is to be multiplied.
-template <int Values>
-__device__ __forceinline__ void advance_softmax(SoftmaxRows& state, float (&s)[Values], float scale_log2,
-                                                float (&rescale)[2]) {
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    float maximum = -INFINITY;
-#pragma unroll
-    for (int i = 2 * half; i < Values; i += 4) maximum = fmaxf(maximum, fmaxf(s[i], s[i + 1]));
-    maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffffu, maximum, 1));
-    maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffffu, maximum, 2));
-    maximum = fmaxf(state.maximum[half], maximum * scale_log2);
-    const float base = maximum == -INFINITY ? 0.f : maximum;
-    rescale[half] = ptx::exp2_approximate(state.maximum[half] - base);
-    state.maximum[half] = maximum;
-    float sum = 0.f;
-#pragma unroll
-    for (int i = 2 * half; i < Values; i += 4)
-#pragma unroll
-      for (int column = 0; column < 2; ++column) {
-        s[i + column] = ptx::exp2_approximate(fmaf(s[i + column], scale_log2, -base));
-        sum += s[i + column];
-      }
-    state.sum[half] = state.sum[half] * rescale[half] + sum;
-  }
-}
-
-/// Scores as the first operand of the next product.
-template <class T, int Values>
-__device__ __forceinline__ void to_operand(std::uint32_t (&p)[Values / 8][4], const float (&s)[Values]) {
-#pragma unroll
-  for (int step = 0; step < Values / 8; ++step)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) p[step][i] = narrow2<T>(s[8 * step + 2 * i], s[8 * step + 2 * i + 1]);
-}
-
-/// Calls store(row of 16, quarter, group, values) for a warp's 16 rows of packs, pack group * 4 + quarter of the row,
-/// and begin_row(row) before the packs of each: the four lanes of a row exchange pairs so that each has 8 channels that
-/// are neighbours.
-template <class T, int Values, class BeginRow, class Store>
-__device__ __forceinline__ void for_each_pack(const float (&o)[Values], const SoftmaxRows& state, BeginRow&& begin_row,
-                                              Store&& store) {
-  const int lane = threadIdx.x % 32, quarter = lane % 4;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const float factor = state.inverse_sum(half);
-    begin_row(lane / 4 + 8 * half);
-#pragma unroll
-    for (int group = 0; group < Values / 16; ++group) {  // four columns of 8 channels
-      std::uint32_t mine[4];
-      alignas(16) std::uint32_t theirs[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        mine[i] = narrow2<T>(o[16 * group + 4 * i + 2 * half] * factor, o[16 * group + 4 * i + 2 * half + 1] * factor);
-        // A 4 x 4 transpose: lane q ends with all four pairs of column q.
-#pragma unroll
-      for (int step = 0; step < 4; ++step) {
-        const int send = (quarter ^ step);
-        const std::uint32_t out_word = send == 0 ? mine[0] : send == 1 ? mine[1] : send == 2 ? mine[2] : mine[3];
-        const std::uint32_t in_word = __shfl_xor_sync(0xffffffffu, out_word, step);
-        const int from = quarter ^ step;
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-          if (from == i) theirs[i] = in_word;
-      }
-      store(lane / 4 + 8 * half, quarter, group, reinterpret_cast<const LayerPack<T>&>(theirs));
-    }
-  }
-}
-
-/// Writes a warp's 16 rows.
-template <class T, int Values>
-__device__ __forceinline__ void write_output(const float (&o)[Values], const SoftmaxRows& state, T* out, int dv) {
-  for_each_pack<T>(
-      o, state, [](int) {},
-      [&](int row, int quarter, int group, const LayerPack<T>& values) {
-        store_pack(out + row * dv, group * 4 + quarter, values);
-      });
-}
-
 template <class Shape, class Walk>
 __device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T>& a,
                                         const typename Walk::Parameters& parameters,
@@ -285,15 +196,12 @@ __device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T
   const int query = warpgroup * Shape::own_queries + warp;  // in the tile
   const std::uint32_t own_query = shared.query(warpgroup);
   RingPosition<Shape::stages> ring;  // of the key tile whose scores come next
-  int parity = 0;
-  for (;; parity ^= 1) {
-    ptx::barrier_wait(shared.query_ready(warpgroup), parity);
-    const auto [tile, group, given] = shared.work(parity);
-    if (!given) return;
-    const Walk walk(parameters, a.segments[tile.segment], tile);
+  for (int number = 0;; ++number) {
+    ptx::barrier_wait(shared.query_ready(warpgroup), number % 2);
+    const Work& work = shared.work(number);
+    if (!work.given) return;
+    const Walk walk(parameters, a.segments[work.tile.segment], work.tile);
     const KeyRange visible = walk.visible(query);
-    // The first of the query's 16 rows; -1 for a query that the tile does not have.
-    const std::int64_t head_row = query < tile.rows ? (tile.row + query) * a.heads + group * Shape::heads : -1;
 
     SoftmaxRows state;
     float o[Shape::dv / 2] = {};
@@ -303,7 +211,7 @@ __device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T
       const auto soften = [&](int index, float(&rescale)[2]) {
         const int first = index * Shape::keys;
         if (first < visible.begin || first + Shape::keys > visible.end) mask_scores(s, visible, first);
-        advance_softmax(state, s, a.scale_log2, rescale);
+        return advance_softmax_seldom(state, reinterpret_cast<float(&)[Shape::keys / 8][4]>(s), a.scale_log2, rescale);
       };
       const auto scores_are_done = [&](int index) {
         if (!speaks) return;
@@ -329,12 +237,11 @@ __device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T
         ptx::wgmma_wait<1>();
         ptx::hold(s);
         scores_are_done(index);
-        soften(index, rescale);
+        const bool rises = soften(index, rescale);
         ptx::wgmma_wait<0>();
         ptx::hold(o);
         if (speaks) ptx::barrier_arrive(shared.value_free(values.stage));
-#pragma unroll
-        for (int i = 0; i < Shape::dv / 2; ++i) o[i] *= rescale[i / 2 % 2];
+        if (rises) rescale_output(reinterpret_cast<float(&)[Shape::dv / 8][4]>(o), rescale);
         to_operand<T>(p, s);
         values = ring;
         ring.advance();
@@ -350,7 +257,9 @@ __device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T
     }
 
     state.finish();
-    if (head_row >= 0) {
+    if (query < work.tile.rows) {
+      // The first of the query's 16 rows.
+      const std::int64_t head_row = (work.tile.row + query) * a.heads + work.group * Shape::heads;
       write_output(o, state, a.out + head_row * Shape::dv, Shape::dv);
       if (lane % 4 == 0) {
         a.log_sum_exp[head_row + lane / 4] = state.log_sum_exp(0);

@@ -106,7 +106,8 @@ __device__ __forceinline__ void attend_block(SoftmaxRows& state, float (&o)[Shap
       for (int i = 0; i < 4; ++i)
         if (n * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + i % 2 >= visible) s[n][i] = -INFINITY;
   }
-  update_softmax_seldom(state, s, scale_log2, o);
+  float rescale[2];
+  if (advance_softmax_seldom(state, s, scale_log2, rescale)) rescale_output(o, rescale);
   seen = next_keys_at ? Arrival(next_keys_at) : Arrival();  // is there by the time it is needed
   const int value_stage = values.wait_for(values_at);
   multiply_values<T, SwizzledTile<Shape::keys, Shape::dv>>(o, s, values.tile(value_stage));

@@ -158,17 +158,19 @@ __device__ __forceinline__ void update_softmax(SoftmaxRows& state, float (&s)[Ke
   }
 }
 
-/// The same for scores that are not scaled yet, by a scale that is not negative; what was summed is rescaled only when
-/// one of the warp's maxima rises by more than 2^8: `maximum` is then what p is relative to, not the greatest score.
-template <int KeyColumns, int Columns>
-__device__ __forceinline__ void update_softmax_seldom(SoftmaxRows& state, float (&s)[KeyColumns][4], float scale_log2,
-                                                      float (&o)[Columns][4]) {
+/// The same for scores that are not scaled yet, by a scale that is not negative. A maximum rises only where one of the
+/// warp's scores exceeds its row's by more than 2^8: it is what p is relative to then, not the greatest score. True
+/// where one rose: what was summed so far in O is to be multiplied by `rescale`.
+template <int KeyColumns>
+__device__ __forceinline__ bool advance_softmax_seldom(SoftmaxRows& state, float (&s)[KeyColumns][4], float scale_log2,
+                                                       float (&rescale)[2]) {
   constexpr float tolerated = 8.f;  // p stays below 2^8, which bfloat16 and float16 hold as well as numbers below 1
-  float maximum[2];  // of this lane's scores: whether any lane's rises is all that most blocks need to know
+  float maximum[2];  // of this lane's scores: whether any lane's rises is all that most keys need to know
 #pragma unroll
   for (int half = 0; half < 2; ++half) maximum[half] = lane_maximum(s, half, -INFINITY) * scale_log2;
-  if (__any_sync(0xffffffffu, maximum[0] > state.maximum[0] + tolerated || maximum[1] > state.maximum[1] + tolerated)) {
-    float rescale[2];
+  const bool rises =
+      __any_sync(0xffffffffu, maximum[0] > state.maximum[0] + tolerated || maximum[1] > state.maximum[1] + tolerated);
+  if (rises) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       maximum[half] = fmaxf(row_maximum(maximum[half]), state.maximum[half]);
@@ -176,10 +178,6 @@ __device__ __forceinline__ void update_softmax_seldom(SoftmaxRows& state, float 
       state.maximum[half] = maximum[half];
       state.sum[half] *= rescale[half];
     }
-#pragma unroll
-    for (int n = 0; n < Columns; ++n)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) o[n][i] *= rescale[i / 2];
   }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -195,6 +193,16 @@ __device__ __forceinline__ void update_softmax_seldom(SoftmaxRows& state, float 
       }
     state.sum[half] += sum;
   }
+  return rises;
+}
+
+/// O after advance_softmax_seldom() said so.
+template <int Columns>
+__device__ __forceinline__ void rescale_output(float (&o)[Columns][4], const float (&rescale)[2]) {
+#pragma unroll
+  for (int n = 0; n < Columns; ++n)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) o[n][i] *= rescale[i / 2];
 }
 
 }  // namespace cpnsa::cuda
