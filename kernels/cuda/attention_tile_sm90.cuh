@@ -47,7 +47,7 @@ struct AttentionShape {
   static constexpr int key_bytes = keys * Dk * 2;
   static constexpr int value_bytes = keys * Dv * 2;
   static constexpr int column_bytes = keys * 128;
-  static constexpr int works = 3;  ///< items that are told at a time
+  static constexpr int works = 3;  ///< items that consumers may ask about
   static constexpr int most_stages = 4;
   static constexpr int most_tile_bytes =
       226 * 1024 - (2 * consumers + 4 * most_stages) * 8 - works * static_cast<int>(sizeof(Work));

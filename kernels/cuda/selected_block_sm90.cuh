@@ -3,8 +3,8 @@
 // The shared memory of a thread block of Hopper's selected attention, or of its dQ, and those of its threads that are
 // not consumers: one that loads keys, one that loads values, two warps that build unions.
 //
-// A Shape says `queries` of a tile, a consumer warp each; `lists` of blocks, of which one is walked while another is
-// built; `Queries`, `Keys` and `Values`, which are OwnQueries and StagePools.
+// A Shape says `queries` of a tile, a consumer warp each; `consumers`, `builders` and all `threads`; `lists` of blocks,
+// of which one is walked while another is built; `Queries`, `Keys` and `Values`, which are OwnQueries and StagePools.
 
 #include "kernels/cuda/selected_stages_sm90.cuh"
 

@@ -1,7 +1,7 @@
 // dQ of selected attention: 8 neighbouring queries of one KV head walk the union of their blocks once, a warp a query,
 // as in the forward. A query's q and dout stay in registers beside its dQ, read from global memory once; keys and
-// values of each block come into a free stage of shared memory through the copy engine. Thread blocks are persistent:
-// three warps build the union of the next tile, and its first blocks come in, while the consumers finish one.
+// values of each block come into free stages of shared memory through the copy engine. Thread blocks are persistent,
+// and warps go on to the next tile one by one: its union has been built, and its first blocks have come in, meanwhile.
 
 #include "kernels/cuda/gradient_launch_sm90.cuh"
 #include "kernels/cuda/selected_block_sm90.cuh"
