@@ -94,7 +94,7 @@ struct AttentionOutputs {
 };
 
 TEST_P(ForwardStages, CompressedAttention) {
-  for_each_case([&](const StageCase& stage) {
+  const auto check = [&](const StageCase& stage) {
     for_each_partition(stage, [&](const Partition& partition) {
       Attended attended(stage);
       for (int rank = 0; rank < partition.ranks(); ++rank) {
@@ -117,7 +117,8 @@ TEST_P(ForwardStages, CompressedAttention) {
           agrees("out", attended.out, stage.truth.o_cmp, stage.plain.o_cmp, forward_factor, stage.dtype, stage.dtype));
       ASSERT_TRUE(log_sum_exp_agrees(attended.log_sum_exp, stage.truth.lse_cmp, stage.plain.lse_cmp, stage.dtype));
     });
-  });
+  };
+  for_each_case(check, Also::steep_scores);
 }
 
 TEST_P(ForwardStages, SelectBlocks) {
@@ -214,7 +215,7 @@ void attend_selected(const StageCase& stage, RankShare& share, Device& device, v
 
 // Alone, and on devices whose selected branch can also be the gate as that, without an output of its own.
 TEST_P(ForwardStages, SelectedAttention) {
-  for_each_case([&](const StageCase& stage) {
+  const auto check = [&](const StageCase& stage) {
     for_each_partition(stage, [&](const Partition& partition) {
       Attended attended(stage), gated(stage);
       bool combines = false;
@@ -248,11 +249,12 @@ TEST_P(ForwardStages, SelectedAttention) {
           agrees("gated", gated.out, stage.truth.out, stage.plain.out, forward_factor, stage.dtype, stage.dtype));
       ASSERT_EQ(gated.log_sum_exp, attended.log_sum_exp);
     });
-  });
+  };
+  for_each_case(check, Also::steep_scores);
 }
 
 TEST_P(ForwardStages, WindowAttention) {
-  for_each_case([&](const StageCase& stage) {
+  const auto check = [&](const StageCase& stage) {
     const Tensors& inputs = stage.problem.inputs;
     for_each_partition(stage, [&](const Partition& partition) {
       Attended attended(stage);
@@ -280,7 +282,8 @@ TEST_P(ForwardStages, WindowAttention) {
           agrees("out", attended.out, stage.truth.o_win, stage.plain.o_win, forward_factor, stage.dtype, stage.dtype));
       ASSERT_TRUE(log_sum_exp_agrees(attended.log_sum_exp, stage.truth.lse_win, stage.plain.lse_win, stage.dtype));
     });
-  });
+  };
+  for_each_case(check, Also::steep_scores);
 }
 
 TEST_P(ForwardStages, CombineBranches) {

@@ -69,6 +69,18 @@ Problem long_documents() {
   return make_problem(config, {0, 2200, 2300}, 600, {.shared_k = false, .shared_v = false});
 }
 
+// Scores so far apart that a row's maximum rises by more than 2^8 between tiles of keys, where kernels rescale.
+Problem steep_scores() {
+  Config config;
+  config.num_q_heads = 16, config.num_kv_heads = 1;
+  config.head_dim_qk = config.head_dim_v = 64;
+  config.select_count = 4;
+  config.window = 300;
+  config.softmax_scale = 1;
+  config.compress_hidden_k = config.compress_hidden_v = 64;
+  return make_problem(config, {0, 1500}, 602, {.shared_k = false, .shared_v = false});
+}
+
 // 1049 of them, more than a compressor takes at once, of which the shares of ranks are less.
 Problem many_summaries() {
   Config config;
@@ -260,6 +272,7 @@ void KernelTest::for_each_case(const std::function<void(const StageCase&)>& chec
       for (Problem& problem : model_shapes()) problems.push_back(std::move(problem));
     if ((GetParam().walks_long_tiles || also == Also::long_documents) && dtype == DType::bf16)
       problems.push_back(long_documents());
+    if (also == Also::steep_scores && dtype == DType::bf16) problems.push_back(steep_scores());
     if (also == Also::many_summaries && dtype == DType::bf16) problems.push_back(many_summaries());
     for (Problem& problem : problems) {
       SCOPED_TRACE(std::string(name_of(dtype)) + ", " + describe(problem));

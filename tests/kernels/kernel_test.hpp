@@ -95,7 +95,7 @@ class KernelTest : public testing::TestWithParam<DeviceBackend> {
   Device& device() { return *device_; }
   bool supported(const Config& config, DType dtype);
 
-  enum class Also { nothing, long_documents, many_summaries };
+  enum class Also { nothing, long_documents, many_summaries, steep_scores };
 
   /// Random problems and those of the shapes that devices have fast kernels for, in every type of the device; documents
   /// of over 2048 tokens where the device walks long tiles, and what else the stage should see.
