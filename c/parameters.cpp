@@ -110,13 +110,14 @@ AttentionOptions to_options(const cpnsa_options* given) {
   result.dtype = choose(dtypes, options.dtype, "dtype");
   result.exchange = choose(exchanges, options.exchange, "exchange");
   if (options.gradient_dtype != 0) result.gradient_dtype = choose(dtypes, options.gradient_dtype, "gradient_dtype");
+  if (options.parameter_gradient_dtype != 0)
+    result.parameter_gradient_dtype = choose(dtypes, options.parameter_gradient_dtype, "parameter_gradient_dtype");
   result.backward = to_bool(options.backward, "backward");
   result.refetch_blocks = to_bool(options.refetch_blocks, "refetch_blocks");
   result.recompute_branches = to_bool(options.recompute_branches, "recompute_branches");
   result.sum_parameter_gradients = to_bool(options.sum_parameter_gradients, "sum_parameter_gradients");
   result.timing = to_bool(options.timing, "timing");
   result.reuse_saved = to_bool(options.reuse_saved, "reuse_saved");
-  check_reserved(options.reserved, "options");
   return result;
 }
 

@@ -31,10 +31,12 @@ std::string fingerprint(const Config& config, const Partition& partition, const 
     }
   return fmt::format(
       "{} tokens={} documents={} cu_seqlens_hash={:x} partition_hash={:x} dtype={} exchange={} backward={} "
-      "refetch_blocks={} recompute_branches={} reuse_saved={} gradient_dtype={} sum_parameter_gradients={}",
+      "refetch_blocks={} recompute_branches={} reuse_saved={} gradient_dtype={} "
+      "parameter_gradient_dtype={} sum_parameter_gradients={}",
       config.describe(), partition.tokens(), partition.cu_seqlens().size() - 1, documents, ownership,
       name_of(options.dtype), name_of(options.exchange), options.backward, options.refetch_blocks,
       options.recompute_branches, options.reuse_saved, name_of(options.gradient_dtype.value_or(options.dtype)),
+      name_of(options.parameter_gradient_dtype.value_or(accumulate_dtype(options.dtype))),
       options.sum_parameter_gradients);
 }
 
@@ -49,10 +51,13 @@ void validate_plan(const Config& config, const Partition& partition, Device& dev
   if (partition.select_block() != config.select_block)
     throw ArgumentError(fmt::format("partition: found select_block {}, expected {}, the configuration's",
                                     partition.select_block(), config.select_block));
-  const DType gradient = options.gradient_dtype.value_or(options.dtype);
-  if (gradient != options.dtype && gradient != accumulate_dtype(options.dtype))
-    throw ArgumentError(fmt::format("gradient_dtype: found {}, expected {} or {}", name_of(gradient),
-                                    name_of(options.dtype), name_of(accumulate_dtype(options.dtype))));
+  const auto check_type = [&](const char* name, std::optional<DType> found) {
+    if (found && *found != options.dtype && *found != accumulate_dtype(options.dtype))
+      throw ArgumentError(fmt::format("{}: found {}, expected {} or {}", name, name_of(*found), name_of(options.dtype),
+                                      name_of(accumulate_dtype(options.dtype))));
+  };
+  check_type("gradient_dtype", options.gradient_dtype);
+  check_type("parameter_gradient_dtype", options.parameter_gradient_dtype);
   // Block locations and slots are 32-bit, which bounds what one rank may own or a pool may hold.
   constexpr std::int64_t most_rows = (std::int64_t{1} << 31) - 1;
   if (partition.tokens() > most_rows)
@@ -133,6 +138,7 @@ Attention::Impl::Impl(const Config& config_, const Partition& partition, Device&
       options(options_),
       accumulate(accumulate_dtype(options.dtype)),
       gradient_type(options.gradient_dtype.value_or(options.dtype)),
+      parameter_gradient_type(options.parameter_gradient_dtype.value_or(accumulate)),
       plan(config, partition, communicator.rank(), options),
       queries(device.schedule(plan.segments, config)),
       sizes(config, plan, options, device.combines_selected(config, options.dtype, *queries)),
@@ -192,7 +198,15 @@ std::size_t Attention::Impl::demand_bytes() const {
 
 BackwardBuffers Attention::Impl::backward_buffers(Arena& arena, const BranchBuffers& saved) const {
   const bool sums = options.sum_parameter_gradients && communicator.size() > 1;
-  return {arena,        saved, plan, sizes, config, gradient_type != accumulate, sums ? parameter_elements(config) : 0,
+  const std::int64_t parameters = parameter_elements(config);
+  return {arena,
+          saved,
+          plan,
+          sizes,
+          config,
+          gradient_type != accumulate,
+          parameter_gradient_type != accumulate ? parameters : 0,
+          sums ? parameters : 0,
           scratch_bytes};
 }
 

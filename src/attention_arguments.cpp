@@ -86,10 +86,10 @@ void Attention::Impl::validate_backward(const AttentionInputs& inputs, const Ten
   check(gradients.v.slc, "dv_slc", gradient_type, {rows, heads, config.head_dim_v});
   check(gradients.v.win, "dv_win", gradient_type, {rows, heads, config.head_dim_v});
   check(gradients.gate, "dgate", gradient_type, {rows, q_heads, 3});
-  validate_compressor(gradients.compress_k, "dcompress_k_", config.head_dim_qk, config.compress_hidden_k, accumulate,
-                      false);
-  validate_compressor(gradients.compress_v, "dcompress_v_", config.head_dim_v, config.compress_hidden_v, accumulate,
-                      false);
+  validate_compressor(gradients.compress_k, "dcompress_k_", config.head_dim_qk, config.compress_hidden_k,
+                      parameter_gradient_type, false);
+  validate_compressor(gradients.compress_v, "dcompress_v_", config.head_dim_v, config.compress_hidden_v,
+                      parameter_gradient_type, false);
   if (gradients.compress_k.pos && !inputs.compress_k.pos)
     throw ArgumentError("dcompress_k_pos: found one, expected none without compress_k_pos");
   if (gradients.compress_v.pos && !inputs.compress_v.pos)

@@ -5,11 +5,11 @@
 // order window, selected, compressed.
 
 #include <algorithm>
-#include <array>
 #include <string>
 
 #include "src/attention_impl.hpp"
 #include "src/branch_attention.hpp"
+#include "src/gradient_sums.hpp"
 
 namespace cpnsa {
 namespace {
@@ -25,7 +25,6 @@ class BackwardStep {
   std::int64_t parameter_bytes() const { return parameters_received; }
 
  private:
-  void choose_accumulators();
   void zero_accumulators();
   void bring(std::size_t round);
   void recompute_branches();
@@ -35,7 +34,6 @@ class BackwardStep {
   void compressed();
   void reduce_summary_gradients();
   void compress();
-  void convert();
 
   void add_returned_blocks(std::size_t round);
   void send_halo_back(const HaloLists& lists, const planning::RankHalo& halo, const void* dhalo_k, const void* dhalo_v,
@@ -60,16 +58,12 @@ class BackwardStep {
   Arena work_arena;
   SavedBuffers kept;
   BackwardBuffers work;
+  GradientSums sums;
   const BranchBuffers& branches;
   const BlockLocation* table = nullptr;  // [B, G]
   Stream compute;
   Stream wire;
 
-  // Where gradients are summed: the caller's memory, or the workspace where the caller wants another type.
-  void* dq = nullptr;
-  void* dgate = nullptr;
-  std::array<void*, 3> dk{};
-  std::array<void*, 3> dv{};
   std::int64_t parameters_received = 0;
   std::size_t present_from;  // rounds whose blocks need not be brought: they are kept, or still in their pools
 };
@@ -86,29 +80,11 @@ BackwardStep::BackwardStep(Attention::Impl& attention, const AttentionInputs& in
       work_arena(workspace),
       kept(a.saved_buffers(saved_arena)),
       work(a.backward_buffers(work_arena, kept.branches)),
+      sums(a, out, work),
       branches(work.branches),
       compute(compute),
       wire(a.communication.get()),
-      present_from(a.sizes.keeps_blocks ? 0 : schedule.rounds.size()) {
-  choose_accumulators();
-}
-
-void BackwardStep::choose_accumulators() {
-  const bool in_place = a.gradient_type == a.accumulate;
-  dq = in_place ? out.q.data : work.dq;
-  dgate = in_place ? out.gate.data : work.dgate;
-  const auto choose = [&](const BranchTensors& views, const std::array<void*, 3>& own, std::array<void*, 3>& chosen) {
-    const std::array<void*, 3> wanted{views.cmp.data, views.slc.data, views.win.data};
-    for (std::size_t branch = 0; branch < 3; ++branch) {
-      // Branches that share the caller's memory share the sum.
-      const auto same = std::find(wanted.begin(), wanted.begin() + static_cast<std::ptrdiff_t>(branch), wanted[branch]);
-      const auto first = static_cast<std::size_t>(same - wanted.begin());
-      chosen[branch] = in_place ? wanted[branch] : own[first];
-    }
-  };
-  choose(out.k, work.dk, dk);
-  choose(out.v, work.dv, dv);
-}
+      present_from(a.sizes.keeps_blocks ? 0 : schedule.rounds.size()) {}
 
 void BackwardStep::run() {
   table = a.upload(schedule, work.exchange, a.backward_lists, compute);
@@ -121,28 +97,25 @@ void BackwardStep::run() {
   compressed();
   reduce_summary_gradients();
   compress();
-  parameters_received = a.sum_parameters(out, work.parameters, compute);
-  convert();
+  parameters_received = a.sum_parameters(sums.parameters, work.parameters, compute);
+  {
+    const StageTimer::Scope timed(a.timer, Stage::finish_gradients, compute);
+    sums.convert(compute);
+  }
   a.hand_over(wire, compute);
 }
 
 void BackwardStep::zero_accumulators() {
-  const std::int64_t rows = a.plan.rows;
+  sums.zero(compute);
   const auto zero = [&](void* memory, std::int64_t count, std::int64_t width) {
     if (count * width > 0) a.device.fill_zero(memory, accumulated_bytes(count, width), compute);
   };
-  zero(dq, rows, a.config.num_q_heads * a.config.head_dim_qk);
-  for (std::size_t branch = 0; branch < 3; ++branch) {
-    zero(dk[branch], rows, a.sizes.k_width);
-    zero(dv[branch], rows, a.sizes.v_width);
-  }
   zero(work.dsummary_keys, a.plan.layout.summaries, a.sizes.k_width);
   zero(work.dsummary_values, a.plan.layout.summaries, a.sizes.v_width);
   zero(work.dsummary_halo_k, a.plan.summary_halo.rows, a.sizes.k_width);
   zero(work.dsummary_halo_v, a.plan.summary_halo.rows, a.sizes.v_width);
   zero(work.dwindow_halo_k, a.plan.window_halo.rows, a.sizes.k_width);
   zero(work.dwindow_halo_v, a.plan.window_halo.rows, a.sizes.v_width);
-  for_each_parameter(out, [&](const TensorView& view) { zero(view.data, view.elements(), 1); });
 }
 
 void BackwardStep::bring(std::size_t round) {
@@ -185,7 +158,7 @@ void BackwardStep::combine() {
   combine.o_slc = branches.o_slc;
   combine.o_win = branches.o_win;
   combine.dout = dout;
-  combine.dgate = dgate;
+  combine.dgate = sums.gate;
   combine.weights = work.weights;
   combine.deltas = work.deltas;
   a.device.combine_branches_backward(combine, compute);
@@ -200,8 +173,8 @@ BranchGradient BackwardStep::gradient_of(Branch branch, const void* log_sum_exp)
 // Gradients of halo rows: to the own rows among them at once, the rest to their owners, who add them in rank order.
 void BackwardStep::send_halo_back(const HaloLists& lists, const planning::RankHalo& halo, const void* dhalo_k,
                                   const void* dhalo_v, void* send, void* receive, Branch branch) {
-  a.add_rows(lists.back.view(), dhalo_k, dk[branch], a.sizes.k_width, compute);
-  a.add_rows(lists.back.view(), dhalo_v, dv[branch], a.sizes.v_width, compute);
+  a.add_rows(lists.back.view(), dhalo_k, sums.k[branch], a.sizes.k_width, compute);
+  a.add_rows(lists.back.view(), dhalo_v, sums.v[branch], a.sizes.v_width, compute);
   a.rows_to_tokens(lists.unplace.view(), dhalo_k, dhalo_v, send, a.sizes.accumulated, compute);
   a.hand_over(compute, wire);
   {
@@ -214,7 +187,7 @@ void BackwardStep::send_halo_back(const HaloLists& lists, const planning::RankHa
     const std::int64_t first = halo.packed_first[i];
     const std::int64_t last =
         i + 1 < halo.sends.size() ? halo.packed_first[i + 1] : static_cast<std::int64_t>(halo.packed.size());
-    a.add_tokens_to_rows(lists.unpack.view(first, last - first), receive, dk[branch], dv[branch], compute);
+    a.add_tokens_to_rows(lists.unpack.view(first, last - first), receive, sums.k[branch], sums.v[branch], compute);
   }
 }
 
@@ -229,9 +202,9 @@ void BackwardStep::window() {
     window.halo_k = kept.window_halo_k;
     window.halo_v = kept.window_halo_v;
     window.gradient = gradient_of(win, branches.lse_win);
-    window.dq = dq;
-    window.dk = dk[win];
-    window.dv = dv[win];
+    window.dq = sums.q;
+    window.dk = sums.k[win];
+    window.dv = sums.v[win];
     window.dhalo_k = work.dwindow_halo_k;
     window.dhalo_v = work.dwindow_halo_v;
     a.device.window_attention_backward(window, compute);
@@ -246,8 +219,8 @@ void BackwardStep::add_returned_blocks(std::size_t round) {
   for (const planning::PeerRange& peer : schedule.rounds[round].sends) {
     auto add = stage<AddBlocks>();
     add.pool = work.returned_blocks[round % 2];
-    add.dk = dk[slc];
-    add.dv = dv[slc];
+    add.dk = sums.k[slc];
+    add.dv = sums.v[slc];
     add.blocks = {packed.host + peer.first, packed.device + peer.first, peer.count};
     a.device.add_blocks(add, compute);
   }
@@ -275,9 +248,9 @@ void BackwardStep::selected() {
       selected.head_begin = now.head_begin;
       selected.head_end = now.head_end;
       selected.gradient = gradient_of(slc, branches.lse_slc);
-      selected.dq = dq;
-      selected.dk = dk[slc];
-      selected.dv = dv[slc];
+      selected.dq = sums.q;
+      selected.dk = sums.k[slc];
+      selected.dv = sums.v[slc];
       selected.dpool = dpool;
       a.device.selected_attention_backward(selected, compute);
     }
@@ -302,7 +275,7 @@ void BackwardStep::compressed() {
   compressed.keys = kept.summary_keys;
   compressed.values = kept.summary_values;
   compressed.gradient = gradient_of(cmp, branches.lse_cmp);
-  compressed.dq = dq;
+  compressed.dq = sums.q;
   compressed.dkeys = work.dsummary_keys;
   compressed.dvalues = work.dsummary_values;
   a.device.compressed_attention_backward(compressed, compute);
@@ -352,37 +325,21 @@ void BackwardStep::compress_runs(const ListView<SummaryRun>& runs, const void* k
     arguments.runs = runs;
     a.device.compress_backward(arguments, compute);
   };
-  one(k, in.compress_k, out.compress_k, a.config.head_dim_qk, a.config.compress_hidden_k, work.dsummary_keys, dk_input);
-  one(v, in.compress_v, out.compress_v, a.config.head_dim_v, a.config.compress_hidden_v, work.dsummary_values,
-      dv_input);
+  one(k, in.compress_k, sums.parameters.compress_k, a.config.head_dim_qk, a.config.compress_hidden_k,
+      work.dsummary_keys, dk_input);
+  one(v, in.compress_v, sums.parameters.compress_v, a.config.head_dim_v, a.config.compress_hidden_v,
+      work.dsummary_values, dv_input);
 }
 
 void BackwardStep::compress() {
   {
     const StageTimer::Scope timed(a.timer, Stage::compress_backward, compute);
-    compress_runs(a.own_runs.view(), in.k.cmp.data, in.v.cmp.data, dk[cmp], dv[cmp]);
+    compress_runs(a.own_runs.view(), in.k.cmp.data, in.v.cmp.data, sums.k[cmp], sums.v[cmp]);
     compress_runs(a.halo_runs.view(), kept.summary_halo_k, kept.summary_halo_v, work.dsummary_halo_k,
                   work.dsummary_halo_v);
   }
   send_halo_back(a.summary_halo, a.plan.summary_halo, work.dsummary_halo_k, work.dsummary_halo_v,
                  work.summary_halo_send, work.summary_halo_receive, cmp);
-}
-
-void BackwardStep::convert() {
-  if (a.gradient_type == a.accumulate || a.plan.rows == 0) return;
-  const StageTimer::Scope timed(a.timer, Stage::finish_gradients, compute);
-  const auto one = [&](const TensorView& view, const void* sum) {
-    a.device.convert(view.data, a.gradient_type, sum, a.accumulate, view.elements(), compute);
-  };
-  one(out.q, dq);
-  one(out.gate, dgate);
-  const auto branches = [&](const BranchTensors& views, const std::array<void*, 3>& sums) {
-    one(views.cmp, sums[cmp]);
-    if (sums[slc] != sums[cmp]) one(views.slc, sums[slc]);
-    if (sums[win] != sums[cmp] && sums[win] != sums[slc]) one(views.win, sums[win]);
-  };
-  branches(out.k, dk);
-  branches(out.v, dv);
 }
 
 }  // namespace

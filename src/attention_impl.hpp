@@ -127,6 +127,7 @@ struct Attention::Impl {
   AttentionOptions options;
   DType accumulate;     ///< accumulate_dtype(options.dtype)
   DType gradient_type;  ///< of dq, dk, dv, dgate
+  DType parameter_gradient_type;
   planning::Plan plan;
   std::unique_ptr<SegmentSchedule> queries;
   LayerSizes sizes;
@@ -173,6 +174,8 @@ CompressorPointers pointers_of(const CompressorTensors& tensors);
 
 /// Calls `visit` with every parameter gradient that is given, in a fixed order.
 void for_each_parameter(const AttentionGradients& gradients, const std::function<void(const TensorView&)>& visit);
+/// Parameter gradients of `dtype` in `memory`, one for each that is given.
+AttentionGradients parameters_in(Arena& memory, const AttentionGradients& like, DType dtype);
 /// Which parameter gradients are wanted, a bit each: ranks that sum them must want the same.
 std::string given_parameters(const AttentionGradients& gradients);
 

@@ -149,8 +149,8 @@ struct ForwardBuffers {
 
 struct BackwardBuffers {
   BackwardBuffers(Arena& arena, const BranchBuffers& saved, const planning::Plan& plan, const LayerSizes& sizes,
-                  const Config& config, bool convert_gradients, std::int64_t parameter_elements,
-                  std::size_t scratch_bytes)
+                  const Config& config, bool convert_gradients, std::int64_t converted_parameter_elements,
+                  std::int64_t summed_parameter_elements, std::size_t scratch_bytes)
       : exchange(arena, plan, sizes, !sizes.keeps_blocks), branches(saved) {
     if (!sizes.keeps_branches) branches = {arena, sizes, true};
     const auto take = [&](std::int64_t rows, std::int64_t width) {
@@ -189,7 +189,9 @@ struct BackwardBuffers {
     window_halo_send = take(plan.window_halo.received_rows, sizes.token_width());
     window_halo_receive = take(plan.window_halo.sent_rows, sizes.token_width());
 
-    parameters = take(2 * parameter_elements + (parameter_elements > 0 ? 2 * ranks : 0), 1);
+    const std::size_t parameter_bytes = LayerSizes::bytes(converted_parameter_elements, 1, sizes.accumulated);
+    parameter_sums = arena.take(parameter_bytes + (parameter_bytes > 0 ? most_parameters * Arena::alignment : 0));
+    parameters = take(2 * summed_parameter_elements + (summed_parameter_elements > 0 ? 2 * ranks : 0), 1);
     scratch = arena.take(scratch_bytes);
   }
 
@@ -207,7 +209,9 @@ struct BackwardBuffers {
   void *summaries_send, *summaries_receive;  ///< acc tokens on the wire: rank order; [P - 1, own summaries]
   void *dsummary_halo_k, *dsummary_halo_v, *dwindow_halo_k, *dwindow_halo_v;
   void *summary_halo_send, *summary_halo_receive, *window_halo_send, *window_halo_receive;
-  void* parameters;  ///< acc, the compressors' gradients twice: gathered, and as received
+  static constexpr std::size_t most_parameters = 12;
+  void* parameter_sums;  ///< acc, the compressors' gradients where the caller wants another type, each aligned
+  void* parameters;      ///< acc, the compressors' gradients twice: gathered, and as received
   void* scratch;
 };
 

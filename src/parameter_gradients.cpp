@@ -8,8 +8,9 @@
 namespace cpnsa {
 namespace {
 
-std::array<const TensorView*, 6> members_of(const CompressorTensors& tensors) {
-  return {&tensors.pos, &tensors.weight, &tensors.w1, &tensors.b1, &tensors.w2, &tensors.b2};
+template <class Tensors>
+auto members_of(Tensors& tensors) {
+  return std::array{&tensors.pos, &tensors.weight, &tensors.w1, &tensors.b1, &tensors.w2, &tensors.b2};
 }
 
 }  // namespace
@@ -18,6 +19,19 @@ void for_each_parameter(const AttentionGradients& gradients, const std::function
   for (const CompressorTensors* tensors : {&gradients.compress_k, &gradients.compress_v})
     for (const TensorView* view : members_of(*tensors))
       if (*view) visit(*view);
+}
+
+AttentionGradients parameters_in(Arena& memory, const AttentionGradients& like, DType dtype) {
+  AttentionGradients placed;
+  placed.compress_k = like.compress_k;
+  placed.compress_v = like.compress_v;
+  for (CompressorTensors* tensors : {&placed.compress_k, &placed.compress_v})
+    for (TensorView* view : members_of(*tensors)) {
+      if (!*view) continue;
+      view->dtype = dtype;
+      view->data = memory.take(view->bytes());
+    }
+  return placed;
 }
 
 std::string given_parameters(const AttentionGradients& gradients) {

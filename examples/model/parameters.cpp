@@ -1,5 +1,6 @@
 #include "examples/model/parameters.hpp"
 
+#include <array>
 #include <cmath>
 #include <numbers>
 
@@ -54,8 +55,8 @@ void Parameters::place() {
 }
 
 void Parameters::round() {
-  operations_.device().convert(rounded_.view().data, operations_.narrow(), values_.view().data, operations_.wide(),
-                               values_.view().elements(), operations_.stream());
+  const std::array all{cpnsa::Conversion{rounded_.view().data, values_.view().data, values_.view().elements()}};
+  operations_.device().convert({operations_.narrow(), operations_.wide(), all}, operations_.stream());
 }
 
 TensorView Parameters::part(const TensorView& whole, const Weight& weight) {

@@ -1,5 +1,7 @@
 #include "examples/model/tensor.hpp"
 
+#include <array>
+
 namespace model {
 namespace {
 
@@ -42,8 +44,8 @@ Tensor copy(Operations& operations, const TensorView& source) {
 
 Tensor narrowed(Operations& operations, const TensorView& source) {
   Tensor tensor = like(operations, operations.narrow(), source);
-  operations.device().convert(tensor.view().data, operations.narrow(), source.data, source.dtype, source.elements(),
-                              operations.stream());
+  const std::array all{cpnsa::Conversion{tensor.view().data, source.data, source.elements()}};
+  operations.device().convert({operations.narrow(), source.dtype, all}, operations.stream());
   return tensor;
 }
 

@@ -26,7 +26,10 @@ struct AttentionOptions {
   DType dtype = DType::f32;
   Exchange exchange = Exchange::automatic;
   std::optional<DType> gradient_dtype{};  ///< of dq, dk, dv, dgate: dtype (default) or accumulate_dtype(dtype)
-  bool backward = true;                   ///< whether backward() will be called: sizes the workspace and what is saved
+  /// Of the compressors' gradients: accumulate_dtype(dtype) (default), or dtype, for parameters in as many elements of
+  /// the accumulating type more of workspace_bytes().
+  std::optional<DType> parameter_gradient_dtype{};
+  bool backward = true;  ///< whether backward() will be called: sizes the workspace and what is saved
   /// Whether backward() has other ranks' blocks sent once more; if not, the forward keeps them, and saved_bytes() grows
   /// by all blocks that the rank's queries can reach, of every KV head.
   bool refetch_blocks = true;
@@ -68,7 +71,7 @@ struct AttentionInputs {
 };
 
 /// Gradients, overwritten. Those of q, k, v and gate have AttentionOptions::gradient_dtype and must be given; those of
-/// parameters have accumulate_dtype(dtype), and one not given is not computed. Branches whose gradient views are the
+/// parameters have parameter_gradient_dtype, and one not given is not computed. Branches whose gradient views are the
 /// same memory get their sum.
 struct AttentionGradients {
   TensorView q;

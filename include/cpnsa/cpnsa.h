@@ -251,7 +251,7 @@ typedef struct cpnsa_options {
   int32_t sum_parameter_gradients; /* whether it sums the compressors' gradients over the ranks */
   int32_t timing;                  /* whether cpnsa_statistics.seconds is measured */
   int32_t reuse_saved;             /* whether it may write over `saved`: less memory, and once a forward */
-  int32_t reserved;                /* 0 */
+  int32_t parameter_gradient_dtype; /* of the compressors' gradients: dtype, or 0: f64 for f64 layers, f32 for others */
 } cpnsa_options;
 #define CPNSA_OPTIONS_INIT \
   { sizeof(cpnsa_options), CPNSA_F32, CPNSA_EXCHANGE_AUTOMATIC, 0, 1, 1, 0, 0, 0, 0, 0 }
@@ -336,7 +336,7 @@ CPNSA_API cpnsa_status cpnsa_forward(cpnsa_attention attention, const cpnsa_tens
 
 /* Gradients of sum(out * dout), the selection held fixed, overwritten. `inputs` and `saved` are the forward's. Those of
  * q, k, v and gate must be given, in options.gradient_dtype; branches whose gradients are the same memory get their
- * sum. Those of parameters are f32 (f64 in an f64 layer); one not given is not computed. */
+ * sum. Those of parameters have options.parameter_gradient_dtype; one not given is not computed. */
 CPNSA_API cpnsa_status cpnsa_backward(cpnsa_attention attention, const cpnsa_tensors* inputs, const cpnsa_tensor* dout,
                                       cpnsa_saved saved, const cpnsa_tensors* gradients, void* workspace, void* stream);
 

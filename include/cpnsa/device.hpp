@@ -72,8 +72,7 @@ class Device {
   virtual void add_rows(const AddRows&, Stream) = 0;
   virtual void pack_blocks(const PackBlocks&, Stream) = 0;
   virtual void add_blocks(const AddBlocks&, Stream) = 0;
-  /// destination[i] = source[i], i < count, rounding to nearest even; f32 or f64 to any type.
-  virtual void convert(void* destination, DType to, const void* source, DType from, std::int64_t count, Stream) = 0;
+  virtual void convert(const Convert&, Stream) = 0;
 
   // --- stages --------------------------------------------------------------------------------------------------
   /// Bytes of StageContext::scratch that the stages of a rank of this size want, the largest of them.

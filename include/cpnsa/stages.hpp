@@ -81,6 +81,20 @@ struct AddRows {
   ListView<RowRange> ranges;
 };
 
+/// destination[i] = source[i], i < count.
+struct Conversion {
+  void* destination;
+  const void* source;
+  std::int64_t count;
+};
+
+/// Rounds f32 or f64 to the nearest of any type, halves to even: all of the arrays at once.
+struct Convert {
+  DType to;
+  DType from;
+  std::span<const Conversion> arrays;
+};
+
 /// Consecutive summaries of one document whose tokens are consecutive rows: summary `summary + k` covers rows
 /// [source_row + k s, source_row + k s + l) of the input, k < count.
 struct SummaryRun {

@@ -104,8 +104,8 @@ void CpuDevice::pack_blocks(const PackBlocks& a, Stream) {
 void CpuDevice::add_blocks(const AddBlocks& a, Stream) {
   cpu::add_blocks(a);
 }
-void CpuDevice::convert(void* destination, DType to, const void* source, DType from, std::int64_t count, Stream) {
-  cpu::convert(destination, to, source, from, count);
+void CpuDevice::convert(const Convert& a, Stream) {
+  cpu::convert(a);
 }
 
 void CpuDevice::compress(const Compress& a, Stream) {

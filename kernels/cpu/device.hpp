@@ -35,7 +35,7 @@ class CpuDevice : public Device {
   void add_rows(const AddRows&, Stream) override;
   void pack_blocks(const PackBlocks&, Stream) override;
   void add_blocks(const AddBlocks&, Stream) override;
-  void convert(void* destination, DType to, const void* source, DType from, std::int64_t count, Stream) override;
+  void convert(const Convert&, Stream) override;
 
   void compress(const Compress&, Stream) override;
   void compressed_attention(const CompressedAttention&, Stream) override;

@@ -42,17 +42,19 @@ void add_rows(const AddRows& a) {
   }
 }
 
-void convert(void* destination, DType to, const void* source, DType from, std::int64_t count) {
-  if (from != DType::f32 && from != DType::f64)
-    throw ArgumentError("convert: found source dtype " + std::string(name_of(from)) + ", expected f32 or f64");
-  visit(to, [&]<class T>(std::type_identity<T>) {
-    const auto from_type = [&](const auto* values) {
-      for (std::int64_t i = 0; i < count; ++i) static_cast<T*>(destination)[i] = narrow<T>(values[i]);
-    };
-    if (from == DType::f32) {
-      from_type(static_cast<const float*>(source));
-    } else {
-      from_type(static_cast<const double*>(source));
+void convert(const Convert& a) {
+  if (a.from != DType::f32 && a.from != DType::f64)
+    throw ArgumentError("convert: found source dtype " + std::string(name_of(a.from)) + ", expected f32 or f64");
+  visit(a.to, [&]<class T>(std::type_identity<T>) {
+    for (const Conversion& array : a.arrays) {
+      const auto from_type = [&](const auto* values) {
+        for (std::int64_t i = 0; i < array.count; ++i) static_cast<T*>(array.destination)[i] = narrow<T>(values[i]);
+      };
+      if (a.from == DType::f32) {
+        from_type(static_cast<const float*>(array.source));
+      } else {
+        from_type(static_cast<const double*>(array.source));
+      }
     }
   });
 }

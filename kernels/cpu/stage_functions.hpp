@@ -8,7 +8,7 @@ namespace cpnsa::cpu {
 
 void copy_rows(const CopyRows&);
 void add_rows(const AddRows&);
-void convert(void* destination, DType to, const void* source, DType from, std::int64_t count);
+void convert(const Convert&);
 void pack_blocks(const PackBlocks&);
 void add_blocks(const AddBlocks&);
 void mark_demand(const MarkDemand&);

@@ -234,9 +234,8 @@ void CudaDevice::pack_blocks(const PackBlocks& a, Stream stream) {
 void CudaDevice::add_blocks(const AddBlocks& a, Stream stream) {
   cuda::add_blocks(a, native(stream));
 }
-void CudaDevice::convert(void* destination, DType to, const void* source, DType from, std::int64_t count,
-                         Stream stream) {
-  cuda::convert(destination, to, source, from, count, native(stream));
+void CudaDevice::convert(const Convert& a, Stream stream) {
+  cuda::convert(a, native(stream));
 }
 
 bool CudaDevice::combines_selected(const Config& config, DType dtype, const SegmentSchedule& queries) const {

@@ -42,7 +42,7 @@ class CudaDevice final : public Device {
   void add_rows(const AddRows&, Stream) override;
   void pack_blocks(const PackBlocks&, Stream) override;
   void add_blocks(const AddBlocks&, Stream) override;
-  void convert(void* destination, DType to, const void* source, DType from, std::int64_t count, Stream) override;
+  void convert(const Convert&, Stream) override;
 
   std::size_t scratch_bytes(const ProblemSize&) const override;
   std::unique_ptr<SegmentSchedule> schedule(std::span<const Segment> segments, const Config&) override;

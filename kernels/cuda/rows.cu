@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstdint>
+#include <span>
 
 #include "kernels/cuda/check.hpp"
 #include "kernels/cuda/packs.cuh"
@@ -105,45 +106,70 @@ __device__ __forceinline__ To converted(From x) {
   }
 }
 
-template <class To, class From, int Count>
-__global__ void __launch_bounds__(block_threads)
-    convert_kernel(To* __restrict__ destination, const From* __restrict__ source, std::int64_t packs) {
-  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * block_threads;
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x; i < packs; i += step) {
-    const Pack<From, Count> from = reinterpret_cast<const Pack<From, Count>*>(source)[i];
-    Pack<To, Count> to;
-#pragma unroll
-    for (int j = 0; j < Count; ++j) to.item[j] = converted<To>(from.item[j]);
-    reinterpret_cast<Pack<To, Count>*>(destination)[i] = to;
-  }
-}
+/// What a launch converts: each array has blocks of its own, those from `first_block` to the next array's.
+template <class To, class From>
+struct Arrays {
+  static constexpr int most = 20;  // a layer's gradients
+  static constexpr int wide = 16 / sizeof(From);
+  struct Array {
+    To* destination;
+    const From* source;
+    std::int64_t count;
+    std::int64_t packs;  ///< of `wide` elements; the others follow one by one
+    unsigned first_block;
+  };
+  Array array[most];
+  int count = 0;
+  unsigned blocks = 0;
+};
 
-template <int Count, class To, class From>
-void launch_convert(To* destination, const From* source, std::int64_t packs, cudaStream_t stream) {
-  if (packs == 0) return;
-  const std::int64_t blocks = std::min(most_blocks, (packs + block_threads - 1) / block_threads);
-  convert_kernel<To, From, Count>
-      <<<static_cast<unsigned>(blocks), block_threads, 0, stream>>>(destination, source, packs);
+template <class To, class From>
+__global__ void __launch_bounds__(block_threads) convert_kernel(const __grid_constant__ Arrays<To, From> a) {
+  constexpr int wide = Arrays<To, From>::wide;
+  int mine = 0;
+  while (mine + 1 < a.count && a.array[mine + 1].first_block <= blockIdx.x) ++mine;
+  const auto& array = a.array[mine];
+  const unsigned end = mine + 1 < a.count ? a.array[mine + 1].first_block : a.blocks;
+  const std::int64_t step = static_cast<std::int64_t>(end - array.first_block) * block_threads;
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x - array.first_block) * block_threads + threadIdx.x;
+  for (std::int64_t i = first; i < array.packs; i += step) {
+    const Pack<From, wide> from = reinterpret_cast<const Pack<From, wide>*>(array.source)[i];
+    Pack<To, wide> to;
+#pragma unroll
+    for (int j = 0; j < wide; ++j) to.item[j] = converted<To>(from.item[j]);
+    reinterpret_cast<Pack<To, wide>*>(array.destination)[i] = to;
+  }
+  for (std::int64_t i = array.packs * wide + first; i < array.count; i += step)
+    array.destination[i] = converted<To>(array.source[i]);
 }
 
 template <class To, class From>
-void convert_to(void* destination, const void* source, std::int64_t count, cudaStream_t stream) {
-  constexpr int wide = 16 / sizeof(From);
-  auto* const to = static_cast<To*>(destination);
-  const auto* const from = static_cast<const From*>(source);
-  const bool aligned = address(to) % static_cast<std::int64_t>(sizeof(To) * wide) == 0 && address(from) % 16 == 0;
-  const std::int64_t packs = aligned ? count / wide : 0, done = packs * wide;
-  launch_convert<wide>(to, from, packs, stream);
-  launch_convert<1>(to + done, from + done, count - done, stream);
+void convert_to(std::span<const Conversion> arrays, cudaStream_t stream) {
+  using Launched = Arrays<To, From>;
+  while (!arrays.empty()) {
+    Launched launched;
+    for (; !arrays.empty() && launched.count < Launched::most; arrays = arrays.subspan(1)) {
+      const Conversion& given = arrays.front();
+      if (given.count == 0) continue;
+      constexpr auto pack_bytes = static_cast<std::int64_t>(sizeof(To) * Launched::wide);
+      const bool aligned = address(given.destination) % pack_bytes == 0 && address(given.source) % 16 == 0;
+      const std::int64_t packs = aligned ? given.count / Launched::wide : 0;
+      launched.array[launched.count++] = {static_cast<To*>(given.destination), static_cast<const From*>(given.source),
+                                          given.count, packs, launched.blocks};
+      const std::int64_t units = packs > 0 ? packs : given.count;
+      launched.blocks += static_cast<unsigned>(std::min(most_blocks, (units + block_threads - 1) / block_threads));
+    }
+    if (launched.blocks > 0) convert_kernel<To, From><<<launched.blocks, block_threads, 0, stream>>>(launched);
+  }
 }
 
 template <class From>
-void convert_from(void* destination, DType to, const void* source, std::int64_t count, cudaStream_t stream) {
-  switch (to) {
-    case DType::f64: return convert_to<double, From>(destination, source, count, stream);
-    case DType::f32: return convert_to<float, From>(destination, source, count, stream);
-    case DType::bf16: return convert_to<__nv_bfloat16, From>(destination, source, count, stream);
-    case DType::f16: return convert_to<__half, From>(destination, source, count, stream);
+void convert_from(const Convert& a, cudaStream_t stream) {
+  switch (a.to) {
+    case DType::f64: return convert_to<double, From>(a.arrays, stream);
+    case DType::f32: return convert_to<float, From>(a.arrays, stream);
+    case DType::bf16: return convert_to<__nv_bfloat16, From>(a.arrays, stream);
+    case DType::f16: return convert_to<__half, From>(a.arrays, stream);
   }
 }
 
@@ -166,11 +192,12 @@ void add_rows(const AddRows& a, cudaStream_t stream) {
   check_launch("add_rows");
 }
 
-void convert(void* destination, DType to, const void* source, DType from, std::int64_t count, cudaStream_t stream) {
-  switch (from) {
-    case DType::f32: convert_from<float>(destination, to, source, count, stream); break;
-    case DType::f64: convert_from<double>(destination, to, source, count, stream); break;
-    default: throw ArgumentError("convert: found source dtype " + std::string(name_of(from)) + ", expected f32 or f64");
+void convert(const Convert& a, cudaStream_t stream) {
+  switch (a.from) {
+    case DType::f32: convert_from<float>(a, stream); break;
+    case DType::f64: convert_from<double>(a, stream); break;
+    default:
+      throw ArgumentError("convert: found source dtype " + std::string(name_of(a.from)) + ", expected f32 or f64");
   }
   check_launch("convert");
 }

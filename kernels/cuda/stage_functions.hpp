@@ -13,7 +13,7 @@ struct Handles;  // what stages need of the device beside memory: kernels/cuda/h
 
 void copy_rows(const CopyRows&, cudaStream_t);
 void add_rows(const AddRows&, cudaStream_t);
-void convert(void* destination, DType to, const void* source, DType from, std::int64_t count, cudaStream_t);
+void convert(const Convert&, cudaStream_t);
 void pack_blocks(const PackBlocks&, cudaStream_t);
 void add_blocks(const AddBlocks&, cudaStream_t);
 void mark_demand(const MarkDemand&, cudaStream_t);

@@ -75,27 +75,12 @@ AttentionInputs inputs_of(nb::sequence sequence, const Device& device, Kept& kep
   return tensors;
 }
 
-/// A gradient that is True is the next part of `sums`: as many of its elements as the input has, shaped like it.
-AttentionGradients gradients_of(nb::sequence sequence, nb::handle sums, AttentionInputs inputs, const Device& device,
-                                Kept& kept) {
+AttentionGradients gradients_of(nb::sequence sequence, const Device& device, Kept& kept) {
   check_count(sequence);
   AttentionGradients tensors;
-  const auto to = places(tensors), of = places(inputs);
-  const TensorView whole = view_of(sums, "sums", device, true, kept);
-  std::int64_t taken = 0;
-  for (std::size_t i = 0; i < to.size(); ++i) {
-    const nb::object gradient = sequence[i];
-    if (gradient.ptr() != Py_True) {
-      *to[i] = view_of(gradient, std::string("d") + tensor_names[i], device, true, kept);
-      continue;
-    }
-    TensorView& part = *to[i] = *of[i];
-    part.dtype = whole.dtype;
-    part.data = static_cast<std::byte*>(whole.data) + static_cast<std::size_t>(taken) * size_of(whole.dtype);
-    taken += part.elements();
-  }
-  if (const std::int64_t found = whole.given ? whole.elements() : 0; found != taken)
-    throw ArgumentError(fmt::format("sums: found {} elements, expected {}", found, taken));
+  const auto to = places(tensors);
+  for (std::size_t i = 0; i < to.size(); ++i)
+    *to[i] = view_of(sequence[i], std::string("d") + tensor_names[i], device, true, kept);
   return tensors;
 }
 
@@ -203,7 +188,7 @@ void SharedAttention::forward(nb::sequence inputs, nb::handle out, nb::handle se
 }
 
 void SharedAttention::backward(nb::sequence inputs, nb::handle dout, const Saved& saved, nb::handle saved_memory,
-                               nb::sequence gradients, nb::handle workspace, std::uintptr_t stream, nb::handle sums) {
+                               nb::sequence gradients, nb::handle workspace, std::uintptr_t stream) {
   open();
   Kept kept;
   AttentionInputs in;
@@ -213,7 +198,7 @@ void SharedAttention::backward(nb::sequence inputs, nb::handle dout, const Saved
   const std::string problem = problem_of([&] {
     in = inputs_of(inputs, *device_, kept);
     from = view_of(dout, "dout", *device_, false, kept);
-    to = gradients_of(gradients, sums, in, *device_, kept);
+    to = gradients_of(gradients, *device_, kept);
     memory = memory_of(saved_memory, "saved", *device_, saved_bytes_, kept);
     work = memory_of(workspace, "workspace", *device_, workspace_bytes_, kept);
   });
@@ -243,13 +228,16 @@ void bind_attention(nb::module_& module) {
           "__init__",
           [](SharedAttention* self, const Config& config, const Partition& partition, std::shared_ptr<Device> device,
              const SharedCommunicator& communicator, std::string_view dtype, std::string_view exchange,
-             std::optional<std::string> gradient_dtype, bool backward, bool refetch_blocks, bool recompute_branches,
-             bool reuse_saved, bool sum_parameter_gradients, bool timing) {
+             std::optional<std::string> gradient_dtype, std::optional<std::string> parameter_gradient_dtype,
+             bool backward, bool refetch_blocks, bool recompute_branches, bool reuse_saved,
+             bool sum_parameter_gradients, bool timing) {
             AttentionOptions options;
             const std::string problem = problem_of([&] {
               options.dtype = dtype_named("dtype", dtype);
               options.exchange = named("exchange", exchange, {Exchange::automatic, Exchange::fetch, Exchange::gather});
               if (gradient_dtype) options.gradient_dtype = dtype_named("gradient_dtype", *gradient_dtype);
+              if (parameter_gradient_dtype)
+                options.parameter_gradient_dtype = dtype_named("parameter_gradient_dtype", *parameter_gradient_dtype);
             });
             if (!problem.empty()) {
               communicator.refuse(problem);
@@ -264,14 +252,13 @@ void bind_attention(nb::module_& module) {
             new (self) SharedAttention(config, partition, std::move(device), communicator, options);
           },
           "config"_a, "partition"_a, "device"_a, "communicator"_a, nb::kw_only(), "dtype"_a, "exchange"_a = "auto",
-          "gradient_dtype"_a = nb::none(), "backward"_a = true, "refetch_blocks"_a = true,
-          "recompute_branches"_a = false, "reuse_saved"_a = false, "sum_parameter_gradients"_a = false,
-          "timing"_a = false)
+          "gradient_dtype"_a = nb::none(), "parameter_gradient_dtype"_a = nb::none(), "backward"_a = true,
+          "refetch_blocks"_a = true, "recompute_branches"_a = false, "reuse_saved"_a = false,
+          "sum_parameter_gradients"_a = false, "timing"_a = false)
       .def("forward", &SharedAttention::forward, "inputs"_a, "out"_a, "selected"_a.none(), "saved"_a.none(),
            "saved_memory"_a.none(), "workspace"_a.none(), "stream"_a)
       .def("backward", &SharedAttention::backward, "inputs"_a, "dout"_a, "saved"_a, "saved_memory"_a.none(),
-           "gradients"_a, "workspace"_a.none(), "stream"_a, "sums"_a.none() = nb::none(),
-           "A gradient that is True is written to the next part of `sums`, a tensor of one dimension.")
+           "gradients"_a, "workspace"_a.none(), "stream"_a)
       .def("refuse", &SharedAttention::refuse, "problem"_a,
            "Takes the place of this rank's next forward() or backward(), which it cannot make: the others' raises "
            "ArgumentError with the problem.")

@@ -21,7 +21,7 @@ class SharedAttention {
   void forward(nb::sequence inputs, nb::handle out, nb::handle selected, Saved* saved, nb::handle saved_memory,
                nb::handle workspace, std::uintptr_t stream);
   void backward(nb::sequence inputs, nb::handle dout, const Saved& saved, nb::handle saved_memory,
-                nb::sequence gradients, nb::handle workspace, std::uintptr_t stream, nb::handle sums);
+                nb::sequence gradients, nb::handle workspace, std::uintptr_t stream);
   void refuse(const std::string& problem);
   Statistics statistics();
   void close();

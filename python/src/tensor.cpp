@@ -3,6 +3,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/vector.h>
 
+#include <array>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -18,8 +19,8 @@ namespace {
 struct Torch {
   nb::handle tensor_type;
   std::vector<std::pair<nb::handle, DType>> dtypes;
-  nb::handle strided;  ///< the layout
-  nb::handle data_ptr, is_contiguous, is_cpu, is_cuda, is_neg, shape, dtype, device, element_size, layout;
+  nb::handle data_ptr, is_contiguous, is_cpu, is_cuda, is_neg, shape, dtype, device, element_size;
+  std::array<nb::handle, 6> parameter_names;
 };
 std::optional<Torch> torch;
 
@@ -27,11 +28,10 @@ nb::handle forever(const char* name) {
   return nb::handle(PyUnicode_InternFromString(name));
 }
 
-void use_torch(nb::object tensor_type, nb::object strided, nb::dict dtypes) {
+void use_torch(nb::object tensor_type, nb::dict dtypes) {
   if (torch) return;
   Torch known;
   known.tensor_type = tensor_type.release();  // for the life of the process, as PyTorch itself
-  known.strided = strided.release();
   for (auto [type, name] : dtypes)
     known.dtypes.emplace_back(nb::borrow(type).release(), dtype_named("dtype", nb::cast<const char*>(name)));
   known.data_ptr = forever("data_ptr");
@@ -39,11 +39,12 @@ void use_torch(nb::object tensor_type, nb::object strided, nb::dict dtypes) {
   known.is_cpu = forever("is_cpu");
   known.is_cuda = forever("is_cuda");
   known.is_neg = forever("is_neg");
-  known.layout = forever("layout");
   known.shape = forever("shape");
   known.dtype = forever("dtype");
   known.device = forever("device");
   known.element_size = forever("element_size");
+  known.parameter_names = {forever("pos"), forever("weight"), forever("w1"),
+                           forever("b1"),  forever("w2"),     forever("b2")};
   torch = std::move(known);
 }
 
@@ -64,13 +65,69 @@ nb::object call(nb::handle object, nb::handle name) {
   return nb::steal(value);
 }
 
-/// Whether all are PyTorch tensors of that type, in C order, and hold the numbers themselves.
-bool are_dense(nb::list tensors, nb::handle dtype) {
-  for (const nb::handle tensor : tensors)
-    if (!is_torch(tensor) || !get(tensor, torch->dtype).is(dtype) || !get(tensor, torch->layout).is(torch->strided) ||
-        call(tensor, torch->is_contiguous).ptr() != Py_True || call(tensor, torch->is_neg).ptr() != Py_False)
-      return false;
-  return true;
+/// Whether it is a PyTorch tensor of that type, in C order, and holds the numbers themselves.
+bool is_dense(nb::handle tensor, nb::handle dtype) {
+  if (!is_torch(tensor) || !get(tensor, torch->dtype).is(dtype)) return false;
+  try {
+    return call(tensor, torch->is_contiguous).ptr() == Py_True && call(tensor, torch->is_neg).ptr() == Py_False;
+  } catch (const nb::python_error&) {  // a sparse tensor, which has no order
+    return false;
+  }
+}
+
+/// Numbers the tensors of a step as tensors.py does, which is slower and says what is wrong.
+class Numbering {
+ public:
+  explicit Numbering(nb::handle dtype) : dtype_(dtype) {}
+
+  /// The next flat input; false where it is not as a layer of that type takes it.
+  bool add(nb::handle tensor) {
+    if (!is_dense(tensor, dtype_)) return false;
+    places_.append(unique_.size());
+    unique_.append(tensor);
+    return true;
+  }
+  bool add_branches(nb::handle tensors) {
+    if (!nb::isinstance<nb::tuple>(tensors) && !nb::isinstance<nb::list>(tensors)) {
+      if (!add(tensors)) return false;
+      for (int others = 0; others < 2; ++others) places_.append(unique_.size() - 1);
+      return true;
+    }
+    if (nb::len(tensors) != 3) return false;
+    for (const nb::handle tensor : tensors)
+      if (!add(tensor)) return false;
+    return true;
+  }
+  bool add_compressor(nb::handle parameters) {
+    const bool given = !parameters.is_none();
+    if (given && !PyDict_CheckExact(parameters.ptr())) return false;
+    Py_ssize_t found = 0;
+    for (const nb::handle name : torch->parameter_names) {
+      const nb::handle parameter = given ? PyDict_GetItemWithError(parameters.ptr(), name.ptr()) : nullptr;
+      if (parameter) ++found;
+      if (!parameter || parameter.is_none()) {
+        places_.append(-1);
+      } else if (!add(parameter)) {
+        return false;
+      }
+    }
+    return !given || found == PyDict_Size(parameters.ptr());
+  }
+  nb::object result() const { return nb::make_tuple(nb::tuple(places_), unique_); }
+
+ private:
+  nb::handle dtype_;
+  nb::list places_, unique_;
+};
+
+/// The place of each flat input among the different tensors, and these; None unless all are as the layer takes them.
+nb::object numbered(nb::handle dtype, nb::handle q, nb::handle k, nb::handle v, nb::handle gate, nb::handle compress_k,
+                    nb::handle compress_v) {
+  Numbering numbering(dtype);
+  const bool right = numbering.add(q) && numbering.add_branches(k) && numbering.add_branches(v) &&
+                     numbering.add(gate) && numbering.add_compressor(compress_k) &&
+                     numbering.add_compressor(compress_v);
+  return right ? numbering.result() : nb::none();
 }
 
 std::string text(nb::handle object) {
@@ -265,7 +322,9 @@ void* indices_of(nb::handle object, const std::string& name, const Device& devic
 }
 
 void bind_tensor(nb::module_& module) {
-  module.def("_are_dense", &are_dense);
+  using namespace nb::literals;
+  module.def("_numbered", &numbered, "dtype"_a, "q"_a.none(), "k"_a.none(), "v"_a.none(), "gate"_a.none(),
+             "compress_k"_a.none(), "compress_v"_a.none());
   module.def("_use_torch", &use_torch, "Tells which type is PyTorch's tensor, and what its dtypes are called here.");
 }
 

@@ -221,10 +221,10 @@ TEST_F(CBadInput, NumbersThatAreNoneOfAnEnum) {
     refused(step->options.dtype, value, "dtype: found");
     refused(step->options.exchange, value, "exchange: found");
     refused(step->options.gradient_dtype, value, "gradient_dtype: found");
+    refused(step->options.parameter_gradient_dtype, value, "parameter_gradient_dtype: found");
     refused(step->options.backward, value, "backward: found");
     refused(step->options.timing, value, "timing: found");
     refused(step->config.reserved, value, "config.reserved: found");
-    refused(step->options.reserved, value, "options.reserved: found");
   }
   refused(step->options.dtype, 0, "expected one of 1 (f64)");
   const std::int64_t bounds[] = {0, tokens};

@@ -81,6 +81,7 @@ cpnsa_options to_c(const AttentionOptions& options) {
   cpnsa_options c = CPNSA_OPTIONS_INIT;
   c.dtype = to_c(options.dtype), c.exchange = to_c(options.exchange);
   c.gradient_dtype = options.gradient_dtype ? to_c(*options.gradient_dtype) : 0;
+  c.parameter_gradient_dtype = options.parameter_gradient_dtype ? to_c(*options.parameter_gradient_dtype) : 0;
   c.backward = options.backward, c.timing = options.timing;
   c.refetch_blocks = options.refetch_blocks, c.recompute_branches = options.recompute_branches;
   c.reuse_saved = options.reuse_saved;

@@ -99,6 +99,7 @@ LayerSetting setting_of(std::uint64_t seed, DType dtype) {
   constexpr Exchange exchanges[] = {Exchange::fetch, Exchange::gather, Exchange::automatic};
   LayerSetting setting{.dtype = dtype, .exchange = exchanges[seed % 3]};
   if (seed % 2 == 0) setting.gradient_dtype = dtype;
+  if (seed % 3 == 0) setting.parameter_gradient_dtype = dtype;
   setting.refetch_blocks = seed % 3 != 0;
   setting.recompute_branches = seed % 4 == 1;
   setting.reuse_saved = seed % 4 >= 2;
@@ -124,8 +125,9 @@ TEST(Layer, FromCIsWhatTheOracleSays) {
           const Truth truth(problem, dtype, result.selected);
           EXPECT_TRUE(truth.selection_is_right());
           EXPECT_TRUE(truth.out_agrees(result.out));
-          EXPECT_TRUE(
-              truth.gradients_agree(result.gradients, setting.gradient_dtype.value_or(accumulate_dtype(dtype))));
+          const DType accumulate = accumulate_dtype(dtype);
+          EXPECT_TRUE(truth.gradients_agree(result.gradients, setting.gradient_dtype.value_or(accumulate),
+                                            setting.parameter_gradient_dtype.value_or(accumulate)));
           for (const Statistics& statistics : result.statistics) {
             EXPECT_EQ(statistics.bytes_received, statistics.bytes_predicted);
             EXPECT_GT(statistics.workspace_bytes, 0);

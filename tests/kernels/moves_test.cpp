@@ -1,5 +1,6 @@
 // Rows and blocks from place to place, and numbers from type to type.
 
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -195,7 +196,8 @@ TEST_P(Moves, ConvertRoundsToNearestEven) {
       SCOPED_TRACE(std::string(name_of(from)) + " to " + std::string(name_of(to)));
       const Values source = round_to(from, difficult_numbers());
       const DeviceBuffer in(device(), from, source), out(device(), source.size() * size_of(to));
-      device().convert(out.data(), to, in.data(), from, static_cast<std::int64_t>(source.size()), Stream{});
+      const std::array all{Conversion{out.data(), in.data(), static_cast<std::int64_t>(source.size())}};
+      device().convert({to, from, all}, Stream{});
       const Values found = out.values(to), expected = round_to(to, source);
       for (std::size_t i = 0; i < source.size(); ++i) {
         if (std::isnan(source[i])) {
@@ -203,6 +205,41 @@ TEST_P(Moves, ConvertRoundsToNearestEven) {
         } else {
           EXPECT_EQ(found[i], expected[i]) << "from " << source[i];
           EXPECT_EQ(std::signbit(found[i]), std::signbit(expected[i])) << "from " << source[i];
+        }
+      }
+    }
+}
+
+// More arrays than one launch takes, empty ones among them, of lengths and at addresses that are no multiples of a
+// pack.
+TEST_P(Moves, ConvertTakesManyArrays) {
+  constexpr std::int64_t room = 5000;
+  Random random(14);
+  Values source(static_cast<std::size_t>(room * 50));
+  for (double& value : source) value = random.normal();
+  for (const DType from : {DType::f32, DType::f64})
+    for (const DType to : all_dtypes) {
+      SCOPED_TRACE(std::string(name_of(from)) + " to " + std::string(name_of(to)));
+      const Values numbers = round_to(from, source);
+      const DeviceBuffer in(device(), from, numbers), out(device(), numbers.size() * size_of(to));
+      std::vector<Conversion> arrays;
+      Values expected = out.values(to);
+      for (std::int64_t i = 0; i < 50; ++i) {
+        const std::int64_t shift = i % 2 == 0 ? 0 : i % 7, count = i % 5 == 0 ? 0 : (i * 97) % (room - 7);
+        const std::int64_t first = i * room + shift;
+        arrays.push_back({static_cast<std::byte*>(out.data()) + static_cast<std::size_t>(first) * size_of(to),
+                          static_cast<const std::byte*>(in.data()) + static_cast<std::size_t>(first) * size_of(from),
+                          count});
+        for (std::int64_t j = first; j < first + count; ++j)
+          expected[static_cast<std::size_t>(j)] = round_to(to, {numbers[static_cast<std::size_t>(j)]})[0];
+      }
+      device().convert({to, from, arrays}, Stream{});
+      const Values found = out.values(to);
+      for (std::size_t i = 0; i < found.size(); ++i) {
+        if (std::isnan(expected[i])) {
+          ASSERT_TRUE(std::isnan(found[i])) << "element " << i << " is nobody's, and was written";
+        } else {
+          ASSERT_EQ(found[i], expected[i]) << "element " << i;
         }
       }
     }

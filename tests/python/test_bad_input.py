@@ -105,25 +105,6 @@ def test_backward():
     assert np.isfinite(layer.backward(np.ones((T, 4, 6), np.float32), saved)["q"]).all()
 
 
-def test_gradients_that_are_parts_of_one_tensor():
-    layer = attention()
-    _, saved = layer.forward(**arrays())
-    dout = np.ones((T, 4, 6), np.float32)
-    expected = layer.backward(dout, saved)
-    of_k, of_v, of_gate = (np.empty_like(expected[name]) for name in ("k", "v", "gate"))
-    into = [True, of_k, of_k, of_k, of_v, of_v, of_v, of_gate] + [None] * 12
-
-    def backward(sums):
-        layer._attention.backward(saved.inputs, dout, saved.state, saved.memory, into, layer._workspace, 0, sums)
-
-    for wrong in (None, np.empty(expected["q"].size - 1, np.float32), np.empty(expected["q"].size + 1, np.float32)):
-        with pytest.raises(cpnsa.ArgumentError, match=f"sums: found .*, expected {expected['q'].size}"):
-            backward(wrong)
-    sums = np.full(expected["q"].size, np.nan, np.float32)
-    backward(sums)
-    assert np.array_equal(sums, expected["q"].ravel()) and np.array_equal(of_gate, expected["gate"])
-
-
 def test_use_after_close():
     layer = attention()
     _, saved = layer.forward(**arrays())

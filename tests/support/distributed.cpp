@@ -107,8 +107,9 @@ RankTensors::RankTensors(const Problem& problem, const Partition& partition, int
         if (values.empty()) return;
         in = input(values);
         in_view = view_of(in.buffer, setting.dtype, shape);
-        gradient = {DeviceBuffer(device, values.size() * size_of(accumulate)), {}, accumulate};
-        gradient_view = view_of(gradient.buffer, accumulate, shape);
+        const DType dtype = setting.parameter_gradient_dtype.value_or(accumulate);
+        gradient = {DeviceBuffer(device, values.size() * size_of(dtype)), {}, dtype};
+        gradient_view = view_of(gradient.buffer, dtype, shape);
       },
       problem.inputs, shapes, input_memory_, gradient_memory_, inputs, gradients);
   share_branches(problem, inputs);
@@ -152,6 +153,7 @@ AttentionOptions options_of(const LayerSetting& setting) {
   return {.dtype = setting.dtype,
           .exchange = setting.exchange,
           .gradient_dtype = setting.gradient_dtype.value_or(accumulate_dtype(setting.dtype)),
+          .parameter_gradient_dtype = setting.parameter_gradient_dtype,
           .backward = setting.backward,
           .refetch_blocks = setting.refetch_blocks,
           .recompute_branches = setting.recompute_branches,

@@ -20,7 +20,8 @@ struct LayerSetting {
   bool reuse_saved = false;
   bool sum_parameter_gradients = true;
   bool timing = false;
-  std::optional<DType> gradient_dtype{};  ///< of dq, dk, dv and dgate; the accumulating type unless given
+  std::optional<DType> gradient_dtype{};            ///< of dq, dk, dv and dgate; the accumulating type unless given
+  std::optional<DType> parameter_gradient_dtype{};  ///< the accumulating type unless given
 };
 
 /// What a layer computed, in the packed sequence's order. Every rank has all of it.

@@ -139,7 +139,7 @@ testing::AssertionResult Truth::out_agrees(const Values& out) const {
                 derived_tolerance(relative_error(plain_.out, truth_.out), forward_factor, dtype_, dtype_));
 }
 
-testing::AssertionResult Truth::gradients_agree(const Tensors& found, DType gradient_dtype) const {
+testing::AssertionResult Truth::gradients_agree(const Tensors& found, DType of_rows, DType of_parameters) const {
   if (!gradients_) {
     gradients_ = oracle_backward(problem_, {dtype_, false}, selected_);
     plain_gradients_ = oracle_backward(problem_, {dtype_, true}, selected_);
@@ -154,13 +154,13 @@ testing::AssertionResult Truth::gradients_agree(const Tensors& found, DType grad
       result = within("d" + name, gradient, expected, tolerance, floor);
     };
   };
-  for_each_row_tensor(compare(gradient_dtype), found, *gradients_, *plain_gradients_);
-  for_each_parameter(compare(accumulate_dtype(dtype_)), found, *gradients_, *plain_gradients_);
+  for_each_row_tensor(compare(of_rows), found, *gradients_, *plain_gradients_);
+  for_each_parameter(compare(of_parameters), found, *gradients_, *plain_gradients_);
   return result;
 }
 
 testing::AssertionResult Truth::gradients_agree(const Tensors& found) const {
-  return gradients_agree(found, accumulate_dtype(dtype_));
+  return gradients_agree(found, accumulate_dtype(dtype_), accumulate_dtype(dtype_));
 }
 
 }  // namespace cpnsa::test

@@ -39,8 +39,8 @@ class Truth {
   /// no block left out where scores are further apart than a plain implementation's errors in them.
   testing::AssertionResult selection_is_right() const;
   testing::AssertionResult out_agrees(const Values& out) const;
-  /// Tensors of `found` that are empty are not compared. dq, dk, dv and dgate are stored in `gradient_dtype`.
-  testing::AssertionResult gradients_agree(const Tensors& found, DType gradient_dtype) const;
+  /// Tensors of `found` that are empty are not compared. dq, dk, dv and dgate are stored in the type `of_rows`.
+  testing::AssertionResult gradients_agree(const Tensors& found, DType of_rows, DType of_parameters) const;
   testing::AssertionResult gradients_agree(const Tensors& found) const;
 
   const OracleForward& forward() const { return truth_; }

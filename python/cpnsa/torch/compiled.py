@@ -37,8 +37,8 @@ def attention_backward(plan: int, places: List[int], needed: List[bool], tensors
         state = _core.Saved.of_token(token.item())
         dout = dense(dout)
     gradients = plan.backward_step(places, tensors, dout, state, memory, needed)
-    # An operator returns tensors alone, of which none is another's part: those not asked for are empty.
-    return [tensor.new_empty(0) if gradient is None else gradient if gradient._base is None else gradient.clone()
+    # An operator returns tensors alone: those not asked for are empty.
+    return [tensor.new_empty(0) if gradient is None else gradient
             for tensor, gradient in zip(tensors, gradients)]
 
 

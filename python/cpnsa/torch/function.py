@@ -32,17 +32,14 @@ def attention(plan, q, k, v, gate, compress_k=None, compress_v=None, *, selected
 
 
 def _checked(plan, eager, q, k, v, gate, compress_k, compress_v):
-    """The different tensors among those given, as the plan takes them, and the place of each flat input in them."""
-    given = tensors.flat(q, k, v, gate, compress_k, compress_v)
-    places = tensors.places(k, v, given)
+    """The place of each flat input among the different tensors given, and these, as the plan takes them."""
     dtype = plan.dtype
     if eager:  # the same without a word, and no compiler looks into it
-        unique = []
-        for tensor, place in zip(given, places):
-            if place == len(unique):
-                unique.append(tensor)
-        if _core._are_dense(unique, dtype):
-            return places, unique
+        numbered = _core._numbered(dtype, q, k, v, gate, compress_k, compress_v)
+        if numbered is not None:
+            return numbered
+    given = tensors.flat(q, k, v, gate, compress_k, compress_v)
+    places = tensors.places(k, v, given)
     cast_all = _autocast(plan.device.type)
     unique = []
     for index, (tensor, place) in enumerate(zip(given, places)):

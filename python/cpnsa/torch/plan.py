@@ -4,7 +4,6 @@ import itertools
 import weakref
 
 import torch
-from torch._utils import _unflatten_dense_tensors  # views of a tensor's parts, in one call
 
 from .. import _core, tensors
 from ..errors import ArgumentError, Refusing
@@ -57,7 +56,7 @@ def _indexed(device):
 
 def placed(places, unique):
     """The flat tensors of a step, of those that are different."""
-    return tuple([None if place < 0 else unique[place] for place in places])
+    return tuple(map([*unique, None].__getitem__, places))  # place -1 is the last
 
 
 class Plan:
@@ -80,7 +79,6 @@ class Plan:
 
         self.config = config
         self.dtype = dtype
-        self._accumulate = torch.float64 if dtype == torch.float64 else torch.float32
         self.device = _indexed(device)
         self.backward = backward
         self.communicator = communicator_of(group, self.device)
@@ -101,7 +99,7 @@ class Plan:
         self.partition = partition
         self._attention = _core.Attention(
             config, partition, library_device, self.communicator, dtype=dtype_names[dtype], exchange=exchange,
-            backward=backward, refetch_blocks=refetch_blocks, recompute_branches=recompute_branches,
+            parameter_gradient_dtype=dtype_names[dtype], backward=backward, refetch_blocks=refetch_blocks, recompute_branches=recompute_branches,
             reuse_saved=reuse_saved, sum_parameter_gradients=sum_parameter_gradients, timing=timing)
         self.row_count = self._attention.rows
         self.saved_bytes = self._attention.saved_bytes
@@ -152,19 +150,15 @@ class Plan:
             raise ArgumentError("backward: found a plan made with backward=False, expected one made for it")
 
     def backward_step(self, places, unique, dout, state, memory, needed):
-        """Gradients of the `unique` tensors, None for parameters that are not `needed`; those of parameters are parts of
-        one tensor, so that all are cast to their type at once."""
+        """Gradients of the `unique` tensors, None for parameters that are not `needed`."""
         with Refusing(self._attention):
             first = max(places[:tensors.first_parameter]) + 1  # of the parameters among `unique`
-            parameters = [tensor for tensor, need in zip(unique[first:], needed[first:]) if need]
-            sums = torch.empty(sum(map(torch.Tensor.numel, parameters)), dtype=self._accumulate, device=self.device)
-            gradients = [torch.empty_like(tensor) for tensor in unique[:first]]
-            into = gradients + [need or None for need in needed[first:]]
+            gradients = [torch.empty_like(tensor) if need or index < first else None
+                         for index, (tensor, need) in enumerate(zip(unique, needed))]
             workspace = torch.empty(self.workspace_bytes, dtype=torch.uint8, device=self.device)
-        self._attention.backward(placed(places, unique), dout, state, memory, placed(places, into), workspace,
-                                 self._stream(), sums)
-        parts = iter(_unflatten_dense_tensors(sums.to(self.dtype), parameters))
-        return gradients + [next(parts) if need else None for need in needed[first:]]
+        self._attention.backward(placed(places, unique), dout, state, memory, placed(places, gradients), workspace,
+                                 self._stream())
+        return gradients
 
     def _stream(self):
         return _current_stream(self.device.index) if self.device.type == "cuda" else 0

@@ -66,10 +66,11 @@ TEST_P(Agreement, GradientsMayHaveTheLayersType) {
       if (!supported(problem.config, dtype)) continue;
       const int ranks = most_ranks();
       const LayerResult wide = run(problem, PartitionKind::custom, ranks, {.dtype = dtype});
-      const LayerResult narrow = run(problem, PartitionKind::custom, ranks, {.dtype = dtype, .gradient_dtype = dtype});
+      const LayerResult narrow = run(problem, PartitionKind::custom, ranks,
+                                     {.dtype = dtype, .gradient_dtype = dtype, .parameter_gradient_dtype = dtype});
       const Truth truth(problem, dtype, narrow.selected);
-      ASSERT_TRUE(truth.gradients_agree(narrow.gradients, dtype));
-      for_each_row_tensor(
+      ASSERT_TRUE(truth.gradients_agree(narrow.gradients, dtype, dtype));
+      for_each_tensor(
           [&](const std::string& name, const Values& of_wide, const Values& of_narrow) {
             EXPECT_EQ(round_to(dtype, of_wide), of_narrow) << "d" << name << " is not the sum rounded once";
           },

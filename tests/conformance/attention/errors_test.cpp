@@ -185,11 +185,14 @@ TEST_P(Errors, AGradientTypeMustBeTheLayersOrTheAccumulating) {
   if (!supported(problem.config, dtype)) return;
   on_ranks(most_ranks(), [&](Communicator& communicator, Device& own) {
     const Partition partition = make_partition(PartitionKind::contiguous, problem, communicator.size());
-    const Thrown thrown = thrown_by([&] {
-      Attention(problem.config, partition, own, communicator, options_of({.dtype = dtype, .gradient_dtype = wrong}));
-    });
-    EXPECT_EQ(thrown.kind, Kind::argument) << thrown.text;
-    EXPECT_THAT(thrown.text, HasSubstr("gradient_dtype"));
+    const auto refused = [&](const LayerSetting& setting, const char* name) {
+      const Thrown thrown =
+          thrown_by([&] { Attention(problem.config, partition, own, communicator, options_of(setting)); });
+      EXPECT_EQ(thrown.kind, Kind::argument) << thrown.text;
+      EXPECT_THAT(thrown.text, HasSubstr(name));
+    };
+    refused({.dtype = dtype, .gradient_dtype = wrong}, " gradient_dtype");
+    refused({.dtype = dtype, .parameter_gradient_dtype = wrong}, "parameter_gradient_dtype");
   });
 }
 
