@@ -220,7 +220,7 @@ TEST_P(Moves, ConvertTakesManyArrays) {
   for (const DType from : {DType::f32, DType::f64})
     for (const DType to : all_dtypes) {
       SCOPED_TRACE(std::string(name_of(from)) + " to " + std::string(name_of(to)));
-      const Values numbers = round_to(from, source);
+      const Values numbers = round_to(from, source), rounded = round_to(to, numbers);
       const DeviceBuffer in(device(), from, numbers), out(device(), numbers.size() * size_of(to));
       std::vector<Conversion> arrays;
       Values expected = out.values(to);
@@ -231,7 +231,7 @@ TEST_P(Moves, ConvertTakesManyArrays) {
                           static_cast<const std::byte*>(in.data()) + static_cast<std::size_t>(first) * size_of(from),
                           count});
         for (std::int64_t j = first; j < first + count; ++j)
-          expected[static_cast<std::size_t>(j)] = round_to(to, {numbers[static_cast<std::size_t>(j)]})[0];
+          expected[static_cast<std::size_t>(j)] = rounded[static_cast<std::size_t>(j)];
       }
       device().convert({to, from, arrays}, Stream{});
       const Values found = out.values(to);
