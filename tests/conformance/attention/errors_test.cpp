@@ -13,6 +13,7 @@ namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
+using testing::StartsWith;
 
 CPNSA_ATTENTION_SUITE(Errors);
 
@@ -189,9 +190,9 @@ TEST_P(Errors, AGradientTypeMustBeTheLayersOrTheAccumulating) {
       const Thrown thrown =
           thrown_by([&] { Attention(problem.config, partition, own, communicator, options_of(setting)); });
       EXPECT_EQ(thrown.kind, Kind::argument) << thrown.text;
-      EXPECT_THAT(thrown.text, HasSubstr(name));
+      EXPECT_THAT(thrown.text, StartsWith(name));
     };
-    refused({.dtype = dtype, .gradient_dtype = wrong}, " gradient_dtype");
+    refused({.dtype = dtype, .gradient_dtype = wrong}, "gradient_dtype");
     refused({.dtype = dtype, .parameter_gradient_dtype = wrong}, "parameter_gradient_dtype");
   });
 }
