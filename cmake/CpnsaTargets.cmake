@@ -8,6 +8,9 @@ function(cpnsa_configure_target target)
   if(CPNSA_SANITIZE)
     target_compile_options(${target} PRIVATE
       $<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=${CPNSA_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
+    if(CPNSA_SANITIZE MATCHES address)  # which finds these as well; they take the compiler as long as all the rest
+      target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-fno-sanitize=null,object-size,vptr>)
+    endif()
     target_link_options(${target} PUBLIC -fsanitize=${CPNSA_SANITIZE})
   endif()
 endfunction()
