@@ -67,6 +67,18 @@ void check_count(nb::sequence tensors) {
     throw ArgumentError(fmt::format("tensors: found {}, expected {}", count, tensor_names.size()));
 }
 
+/// The flat tensors of a step: place by place one of those that are different, or None.
+nb::tuple placed(nb::sequence places, nb::sequence unique) {
+  nb::list flat;
+  for (const nb::handle place : places)
+    if (const auto index = nb::cast<Py_ssize_t>(place); index < 0) {
+      flat.append(nb::none());
+    } else {
+      flat.append(unique[index]);
+    }
+  return nb::tuple(flat);
+}
+
 AttentionInputs inputs_of(nb::sequence sequence, const Device& device, Kept& kept) {
   check_count(sequence);
   AttentionInputs tensors;
@@ -220,6 +232,7 @@ void bind_attention(nb::module_& module) {
   nb::list names;
   for (const char* name : tensor_names) names.append(name);
   module.attr("tensor_names") = nb::tuple(names);
+  module.def("_placed", &placed, "places"_a, "unique"_a);
 
   nb::class_<SharedAttention>(module, "Attention",
                               "One attention layer over a sequence sharded over the ranks of a communicator. Making "

@@ -96,8 +96,7 @@ def _gradients(ctx, dout):
         memory, *unique = ctx.saved_tensors  # raises where one was written to since
         needed = ctx.needs_input_grad[3:]
         dout = dense(dout)
-    gradients = plan.backward_step(ctx.places, unique, dout, ctx.state, memory, needed)
-    return (None, None, None, *[gradient if need else None for gradient, need in zip(gradients, needed)])
+    return (None, None, None, *plan.backward_step(ctx.places, unique, dout, ctx.state, memory, needed))
 
 
 _once = torch.autograd.function.once_differentiable(_gradients)  # with create_graph; the rest need not pay for it

@@ -21,6 +21,8 @@ _plans = weakref.WeakValueDictionary()  # by handle, for compiled graphs, which 
 _handles = itertools.count(1)
 _devices = {}
 
+_placed = _core._placed  # the flat tensors of a step, of those that are different
+
 partitions = {
     "zigzag": _core.Partition.zigzag,
     "contiguous": _core.Partition.contiguous,
@@ -54,11 +56,6 @@ def _indexed(device):
     return torch.device("cpu") if device.type == "cpu" else device
 
 
-def placed(places, unique):
-    """The flat tensors of a step, of those that are different."""
-    return tuple(map([*unique, None].__getitem__, places))  # place -1 is the last
-
-
 class Plan:
     """Attention over the packed sequence that `cu_seqlens` bounds, sharded over `group` by `partition`.
 
@@ -80,6 +77,7 @@ class Plan:
         self.config = config
         self.dtype = dtype
         self.device = _indexed(device)
+        self._card = self.device.index
         self.backward = backward
         self.communicator = communicator_of(group, self.device)
         with Refusing(self.communicator):
@@ -142,7 +140,7 @@ class Plan:
             workspace = torch.empty(self.workspace_bytes, dtype=torch.uint8, device=self.device)
             memory = torch.empty(self.saved_bytes, dtype=torch.uint8, device=self.device)
             state = _core.Saved() if self.backward else None
-        self._attention.forward(placed(places, unique), out, selected, state, memory, workspace, self._stream())
+        self._attention.forward(_placed(places, unique), out, selected, state, memory, workspace, self._stream())
         return out, state, memory
 
     def expect_backward(self):
@@ -156,9 +154,9 @@ class Plan:
             gradients = [torch.empty_like(tensor) if need or index < first else None
                          for index, (tensor, need) in enumerate(zip(unique, needed))]
             workspace = torch.empty(self.workspace_bytes, dtype=torch.uint8, device=self.device)
-        self._attention.backward(placed(places, unique), dout, state, memory, placed(places, gradients), workspace,
+        self._attention.backward(_placed(places, unique), dout, state, memory, _placed(places, gradients), workspace,
                                  self._stream())
         return gradients
 
     def _stream(self):
-        return _current_stream(self.device.index) if self.device.type == "cuda" else 0
+        return 0 if self._card is None else _current_stream(self._card)
