@@ -18,8 +18,9 @@ namespace {
 /// tensors that require gradients. Told by cpnsa.torch, so that this module does not need PyTorch.
 struct Torch {
   nb::handle tensor_type;
+  nb::handle strided;  ///< the layout
   std::vector<std::pair<nb::handle, DType>> dtypes;
-  nb::handle data_ptr, is_contiguous, is_cpu, is_cuda, is_neg, shape, dtype, device, element_size;
+  nb::handle data_ptr, is_contiguous, is_cpu, is_cuda, is_neg, shape, dtype, device, element_size, layout;
   std::array<nb::handle, 6> parameter_names;
 };
 std::optional<Torch> torch;
@@ -28,9 +29,10 @@ nb::handle forever(const char* name) {
   return nb::handle(PyUnicode_InternFromString(name));
 }
 
-void use_torch(nb::object tensor_type, nb::dict dtypes) {
+void use_torch(nb::object tensor_type, nb::object strided, nb::dict dtypes) {
   if (torch) return;
   Torch known;
+  known.strided = strided.release();
   known.tensor_type = tensor_type.release();  // for the life of the process, as PyTorch itself
   for (auto [type, name] : dtypes)
     known.dtypes.emplace_back(nb::borrow(type).release(), dtype_named("dtype", nb::cast<const char*>(name)));
@@ -40,6 +42,7 @@ void use_torch(nb::object tensor_type, nb::dict dtypes) {
   known.is_cuda = forever("is_cuda");
   known.is_neg = forever("is_neg");
   known.shape = forever("shape");
+  known.layout = forever("layout");
   known.dtype = forever("dtype");
   known.device = forever("device");
   known.element_size = forever("element_size");
@@ -67,12 +70,8 @@ nb::object call(nb::handle object, nb::handle name) {
 
 /// Whether it is a PyTorch tensor of that type, in C order, and holds the numbers themselves.
 bool is_dense(nb::handle tensor, nb::handle dtype) {
-  if (!is_torch(tensor) || !get(tensor, torch->dtype).is(dtype)) return false;
-  try {
-    return call(tensor, torch->is_contiguous).ptr() == Py_True && call(tensor, torch->is_neg).ptr() == Py_False;
-  } catch (const nb::python_error&) {  // a sparse tensor, which has no order
-    return false;
-  }
+  return is_torch(tensor) && get(tensor, torch->dtype).is(dtype) && get(tensor, torch->layout).is(torch->strided) &&
+         call(tensor, torch->is_contiguous).ptr() == Py_True && call(tensor, torch->is_neg).ptr() == Py_False;
 }
 
 /// Numbers the tensors of a step as tensors.py does, which is slower and says what is wrong.

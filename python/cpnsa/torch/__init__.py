@@ -11,7 +11,7 @@ import torch
 from .. import _core
 
 dtype_names = {torch.float64: "f64", torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
-_core._use_torch(torch.Tensor, dtype_names)
+_core._use_torch(torch.Tensor, torch.strided, dtype_names)
 
 from .function import attention  # noqa: E402
 from .groups import communicator_of, release  # noqa: E402
