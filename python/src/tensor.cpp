@@ -18,8 +18,8 @@ namespace {
 /// tensors that require gradients. Told by cpnsa.torch, so that this module does not need PyTorch.
 struct Torch {
   nb::handle tensor_type;
-  nb::handle strided;  ///< the layout
   std::vector<std::pair<nb::handle, DType>> dtypes;
+  nb::handle strided;  ///< the layout
   nb::handle data_ptr, is_contiguous, is_cpu, is_cuda, is_neg, shape, dtype, device, element_size, layout;
   std::array<nb::handle, 6> parameter_names;
 };
@@ -32,8 +32,8 @@ nb::handle forever(const char* name) {
 void use_torch(nb::object tensor_type, nb::object strided, nb::dict dtypes) {
   if (torch) return;
   Torch known;
-  known.strided = strided.release();
   known.tensor_type = tensor_type.release();  // for the life of the process, as PyTorch itself
+  known.strided = strided.release();
   for (auto [type, name] : dtypes)
     known.dtypes.emplace_back(nb::borrow(type).release(), dtype_named("dtype", nb::cast<const char*>(name)));
   known.data_ptr = forever("data_ptr");
@@ -41,8 +41,8 @@ void use_torch(nb::object tensor_type, nb::object strided, nb::dict dtypes) {
   known.is_cpu = forever("is_cpu");
   known.is_cuda = forever("is_cuda");
   known.is_neg = forever("is_neg");
-  known.shape = forever("shape");
   known.layout = forever("layout");
+  known.shape = forever("shape");
   known.dtype = forever("dtype");
   known.device = forever("device");
   known.element_size = forever("element_size");
