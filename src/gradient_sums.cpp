@@ -26,9 +26,8 @@ GradientSums::GradientSums(const Attention::Impl& attention, const AttentionGrad
   const auto choose = [&](const BranchTensors& views, const std::array<void*, 3>& own, std::array<void*, 3>& chosen) {
     const std::array<void*, 3> caller{views.cmp.data, views.slc.data, views.win.data};
     for (std::size_t branch = 0; branch < 3; ++branch) {
-      const auto same = std::find(caller.begin(), caller.begin() + static_cast<std::ptrdiff_t>(branch), caller[branch]);
-      const auto first = static_cast<std::size_t>(same - caller.begin());
-      chosen[branch] = in_place ? caller[branch] : own[first];
+      const auto first = std::find(caller.begin(), caller.end(), caller[branch]);
+      chosen[branch] = in_place ? caller[branch] : own[static_cast<std::size_t>(first - caller.begin())];
     }
   };
   choose(wanted.k, workspace.dk, k);

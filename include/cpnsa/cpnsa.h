@@ -242,16 +242,16 @@ typedef struct cpnsa_config {
 
 typedef struct cpnsa_options {
   size_t struct_size;
-  int32_t dtype;                   /* cpnsa_dtype of every input and of out */
-  int32_t exchange;                /* cpnsa_exchange */
-  int32_t gradient_dtype;          /* of dq, dk, dv, dgate; 0: dtype. Else f64 for f64 layers, f32 for all others */
-  int32_t backward;                /* whether cpnsa_backward() will be called */
-  int32_t refetch_blocks;          /* whether it has other ranks' blocks sent once more; if not, `saved` keeps them */
-  int32_t recompute_branches;      /* whether it computes the branches' outputs again; if not, `saved` keeps them */
-  int32_t sum_parameter_gradients; /* whether it sums the compressors' gradients over the ranks */
-  int32_t timing;                  /* whether cpnsa_statistics.seconds is measured */
-  int32_t reuse_saved;             /* whether it may write over `saved`: less memory, and once a forward */
-  int32_t parameter_gradient_dtype; /* of the compressors' gradients: dtype, or 0: f64 for f64 layers, f32 for others */
+  int32_t dtype;                    /* cpnsa_dtype of every input and of out */
+  int32_t exchange;                 /* cpnsa_exchange */
+  int32_t gradient_dtype;           /* of dq, dk, dv, dgate; 0: dtype. Else f64 for f64 layers, f32 for all others */
+  int32_t backward;                 /* whether cpnsa_backward() will be called */
+  int32_t refetch_blocks;           /* whether it has other ranks' blocks sent once more; if not, `saved` keeps them */
+  int32_t recompute_branches;       /* whether it computes the branches' outputs again; if not, `saved` keeps them */
+  int32_t sum_parameter_gradients;  /* whether it sums the compressors' gradients over the ranks */
+  int32_t timing;                   /* whether cpnsa_statistics.seconds is measured */
+  int32_t reuse_saved;              /* whether it may write over `saved`: less memory, and once a forward */
+  int32_t parameter_gradient_dtype; /* of the compressors' gradients: dtype; 0: f64 for f64 layers, f32 for others */
 } cpnsa_options;
 #define CPNSA_OPTIONS_INIT \
   { sizeof(cpnsa_options), CPNSA_F32, CPNSA_EXCHANGE_AUTOMATIC, 0, 1, 1, 0, 0, 0, 0, 0 }

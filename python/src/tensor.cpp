@@ -103,6 +103,7 @@ class Numbering {
     Py_ssize_t found = 0;
     for (const nb::handle name : torch->parameter_names) {
       const nb::handle parameter = given ? PyDict_GetItemWithError(parameters.ptr(), name.ptr()) : nullptr;
+      if (PyErr_Occurred()) nb::raise_python_error();
       if (parameter) ++found;
       if (!parameter || parameter.is_none()) {
         places_.append(-1);

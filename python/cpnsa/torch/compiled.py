@@ -38,8 +38,7 @@ def attention_backward(plan: int, places: List[int], needed: List[bool], tensors
         dout = dense(dout)
     gradients = plan.backward_step(places, tensors, dout, state, memory, needed)
     # An operator returns tensors alone: those not asked for are empty.
-    return [tensor.new_empty(0) if gradient is None else gradient
-            for tensor, gradient in zip(tensors, gradients)]
+    return [tensor.new_empty(0) if gradient is None else gradient for tensor, gradient in zip(tensors, gradients)]
 
 
 @attention_backward.register_fake

@@ -97,8 +97,9 @@ class Plan:
         self.partition = partition
         self._attention = _core.Attention(
             config, partition, library_device, self.communicator, dtype=dtype_names[dtype], exchange=exchange,
-            parameter_gradient_dtype=dtype_names[dtype], backward=backward, refetch_blocks=refetch_blocks, recompute_branches=recompute_branches,
-            reuse_saved=reuse_saved, sum_parameter_gradients=sum_parameter_gradients, timing=timing)
+            parameter_gradient_dtype=dtype_names[dtype], backward=backward, refetch_blocks=refetch_blocks,
+            recompute_branches=recompute_branches, reuse_saved=reuse_saved,
+            sum_parameter_gradients=sum_parameter_gradients, timing=timing)
         self.row_count = self._attention.rows
         self.saved_bytes = self._attention.saved_bytes
         self.workspace_bytes = self._attention.workspace_bytes
