@@ -21,11 +21,16 @@ using Rows = std::vector<const Real*>;
 template <class Real>
 using MutableRows = std::vector<Real*>;
 
+/// In eight sums, of which none waits for another: most of the tests' time is spent here.
 template <class Real>
 Real dot(const Real* a, const Real* b, std::int64_t count) {
-  Real sum = 0;
-  for (std::int64_t i = 0; i < count; ++i) sum += a[i] * b[i];
-  return sum;
+  constexpr std::int64_t width = 8;
+  Real sums[width] = {};
+  std::int64_t i = 0;
+  for (; i + width <= count; i += width)
+    for (std::int64_t lane = 0; lane < width; ++lane) sums[lane] += a[i + lane] * b[i + lane];
+  for (; i < count; ++i) sums[0] += a[i] * b[i];
+  return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
 }
 
 template <class Real>
@@ -58,12 +63,11 @@ Attended<Real> attend(const Real* query, const Rows<Real>& keys, const Rows<Real
   return result;
 }
 
-/// Adds to dquery, dkeys and dvalues the gradient of dot(attend(...).out, dout).
+/// Adds to dquery, dkeys and dvalues the gradient of dot(attended.out, dout), of the same query, keys and values.
 template <class Real>
 void attend_backward(const Real* query, const Rows<Real>& keys, const Rows<Real>& values, std::int64_t dk,
-                     std::int64_t dv, Real scale, DType storage, const Real* dout, Real* dquery,
-                     const MutableRows<Real>& dkeys, const MutableRows<Real>& dvalues) {
-  const Attended<Real> attended = attend(query, keys, values, dk, dv, scale, storage);
+                     std::int64_t dv, Real scale, DType storage, const Attended<Real>& attended, const Real* dout,
+                     Real* dquery, const MutableRows<Real>& dkeys, const MutableRows<Real>& dvalues) {
   const std::vector<Real>& probabilities = attended.probabilities;
   Real delta = 0;  // from the output as it is stored
   for (std::int64_t c = 0; c < dv; ++c) delta += dout[c] * round_to(storage, attended.out[static_cast<std::size_t>(c)]);

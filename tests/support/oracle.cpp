@@ -81,7 +81,7 @@ class Oracle {
 
  private:
   struct Range {
-    std::int64_t begin, length, first_summary;
+    std::int64_t begin, length, first_summary, summaries;
   };
 
   // Where one query head's keys and values of a branch are, and their gradients.
@@ -94,7 +94,8 @@ class Oracle {
   void for_each_document(Visit visit) const {
     const auto& bounds = problem_.cu_seqlens;
     for (std::size_t i = 1; i < bounds.size(); ++i)
-      visit(Range{bounds[i - 1], bounds[i] - bounds[i - 1], first_summary_[i - 1]});
+      visit(Range{bounds[i - 1], bounds[i] - bounds[i - 1], first_summary_[i - 1],
+                  config_.summaries_of(bounds[i] - bounds[i - 1])});
   }
 
   template <class Visit>
@@ -109,7 +110,7 @@ class Oracle {
   template <class Visit>
   void for_each_summary(Visit visit) const {
     for_each_document([&](const Range& document) {
-      for (std::int64_t i = 0; i < config_.summaries_of(document.length); ++i)
+      for (std::int64_t i = 0; i < document.summaries; ++i)
         for (std::int64_t head = 0; head < config_.num_kv_heads; ++head)
           visit(document.first_summary + i, head, document.begin + i * config_.compress_stride);
     });
@@ -175,7 +176,7 @@ class Oracle {
 
   std::int64_t visible_summaries(std::int64_t position, const Range& document) const {
     std::int64_t count = 0;
-    for (std::int64_t i = 0; i < config_.summaries_of(document.length); ++i)
+    for (std::int64_t i = 0; i < document.summaries; ++i)
       if (i * config_.compress_stride + config_.compress_block - 1 <= position) ++count;
     return count;
   }
@@ -183,6 +184,7 @@ class Oracle {
   Attention branch(Branch which, std::int64_t position, const Range& document, std::int64_t head,
                    const std::int32_t* chosen) {
     Attention result;
+    const std::int64_t visible = which == compressed ? visible_summaries(position, document) : 0;
     const auto add = [&](Reals<Real>& keys, Reals<Real>& values, Reals<Real>& dkeys, Reals<Real>& dvalues,
                          std::int64_t row) {
       const std::int64_t heads = config_.num_kv_heads;
@@ -193,7 +195,7 @@ class Oracle {
     };
     switch (which) {
       case compressed:
-        for (std::int64_t i = 0; i < visible_summaries(position, document); ++i)
+        for (std::int64_t i = 0; i < visible; ++i)
           add(summaries_k_, summaries_v_, dsummaries_k_, dsummaries_v_, document.first_summary + i);
         break;
       case selected_blocks:
@@ -250,11 +252,14 @@ class Oracle {
     return result;
   }
 
-  // The branches' outputs, as a plain implementation stores them.
-  Attended<Real> attended_branch(Branch which, std::int64_t row, std::int64_t position, const Range& document,
-                                 std::int64_t head, const std::vector<std::int32_t>& selected) {
+  Attention branch_of(Branch which, std::int64_t row, std::int64_t position, const Range& document, std::int64_t head,
+                      const std::vector<std::int32_t>& selected) {
     const std::int64_t kv_head = head / config_.heads_per_group();
-    const Attention attention = branch(which, position, document, kv_head, chosen_by(selected, row, kv_head));
+    return branch(which, position, document, kv_head, chosen_by(selected, row, kv_head));
+  }
+
+  // A branch's output, as a plain implementation stores it.
+  Attended<Real> attended_by(std::int64_t row, std::int64_t head, const Attention& attention) const {
     Attended<Real> result = attend(query_of(row, head), attention.keys, attention.values, config_.head_dim_qk,
                                    config_.head_dim_v, scale_, storage_);
     for (Real& value : result.out) value = round_to(storage_, value);
@@ -269,7 +274,7 @@ class Oracle {
     Reals<Real> out(static_cast<std::size_t>(config_.head_dim_v), 0);
     for (int which = 0; which < branch_count; ++which) {
       const Attended<Real> attended =
-          attended_branch(static_cast<Branch>(which), row, position, document, head, selected);
+          attended_by(row, head, branch_of(static_cast<Branch>(which), row, position, document, head, selected));
       for (std::size_t c = 0; c < out.size(); ++c) out[c] += gate[static_cast<std::size_t>(which)] * attended.out[c];
       outs[which]->insert(outs[which]->end(), attended.out.begin(), attended.out.end());
       lses[which]->push_back(static_cast<double>(attended.log_sum_exp));
@@ -279,24 +284,21 @@ class Oracle {
 
   void backward_of(std::int64_t row, std::int64_t position, const Range& document, std::int64_t head,
                    const std::vector<std::int32_t>& selected) {
-    const std::int64_t kv_head = head / config_.heads_per_group();
     const Real* dout = row_of(dout_, row, head, config_.num_q_heads, config_.head_dim_v);
     Real* dquery = row_of(gradients_.q, row, head, config_.num_q_heads, config_.head_dim_qk);
     Real* dgate = row_of(gradients_.gate, row, head, config_.num_q_heads, 3);
     const std::vector<Real> gate = gates(row, head);
     for (int which = 0; which < branch_count; ++which) {
-      const Attended<Real> attended =
-          attended_branch(static_cast<Branch>(which), row, position, document, head, selected);
+      const Attention attention = branch_of(static_cast<Branch>(which), row, position, document, head, selected);
+      const Attended<Real> attended = attended_by(row, head, attention);
       const Real weight = gate[static_cast<std::size_t>(which)];
       const Real dweight = naive::dot(dout, attended.out.data(), config_.head_dim_v);
       dgate[which] = config_.gate == GateKind::logits ? dweight * weight * (1 - weight) : dweight;
       if (weight == 0) continue;  // nothing flows back
       Reals<Real> dbranch;
       for (std::int64_t c = 0; c < config_.head_dim_v; ++c) dbranch.push_back(round_to(storage_, weight * dout[c]));
-      const Attention attention =
-          branch(static_cast<Branch>(which), position, document, kv_head, chosen_by(selected, row, kv_head));
       naive::attend_backward(query_of(row, head), attention.keys, attention.values, config_.head_dim_qk,
-                             config_.head_dim_v, scale_, storage_, dbranch.data(), dquery, attention.dkeys,
+                             config_.head_dim_v, scale_, storage_, attended, dbranch.data(), dquery, attention.dkeys,
                              attention.dvalues);
     }
   }

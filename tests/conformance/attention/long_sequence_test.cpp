@@ -183,8 +183,8 @@ Expected<Real> expect(const Layer& layer, const Keys<Real>& k, const Keys<Real>&
       std::vector<Real> unused(keys[b].size() * 64, 0);
       naive::MutableRows<Real> dkeys;
       for (std::size_t i = 0; i < keys[b].size(); ++i) dkeys.push_back(unused.data() + i * 64);
-      naive::attend_backward(q.data(), keys[b], values[b], dim, dim, scale, storage, dbranch.data(), dq.data(), dkeys,
-                             dkeys);
+      naive::attend_backward(q.data(), keys[b], values[b], dim, dim, scale, storage, attended, dbranch.data(),
+                             dq.data(), dkeys, dkeys);
     }
     for (const Real x : out) result.out.push_back(static_cast<double>(round_to(storage, x)));
     for (const Real x : dq) result.dq.push_back(static_cast<double>(round_to(storage, x)));
