@@ -90,8 +90,9 @@ passed
 begin "AddressSanitizer and UBSan (preset cpu-asan): all tests in one process"
 configure cpu-asan || { cat build/cpu-asan.configure.log; exit 1; }
 build cpu-asan
-# A layer's errors over callbacks are the layer's and those of the communicators' suite.
-CPNSA_TEST_SEEDS=1-2 UBSAN_OPTIONS=print_stacktrace=1 run_tests cpu-asan --label-exclude 'package|gpu' \
+# Memory's bounds are those of the given shapes; a layer's errors over callbacks are the layer's and those of the
+# communicators' suite.
+CPNSA_TEST_SEEDS=1-1 UBSAN_OPTIONS=print_stacktrace=1 run_tests cpu-asan --label-exclude 'package|gpu' \
   --exclude-regex 'Attention/.*/cpu_callbacks'
 passed
 
@@ -100,8 +101,9 @@ configure cpu-tsan || { cat build/cpu-tsan.configure.log; exit 1; }
 build cpu-tsan planning_tests conformance_tests
 # ThreadSanitizer of GCC 12 cannot live with as much address randomisation as newer kernels have.
 if setarch --addr-no-randomize true 2> /dev/null; then launch_with=(setarch --addr-no-randomize); fi
-# Races do not hide in more shapes.
-CPNSA_TEST_SEEDS=1-1 run_tests cpu-tsan --label-regex 'planning|conformance' --exclude-regex 'Attention/.*/cpu_callbacks'
+# Races do not hide in more shapes or numbers.
+CPNSA_TEST_SEEDS=1-1 run_tests cpu-tsan --label-regex 'planning|conformance' \
+  --exclude-regex 'callbacks_over_threads|Attention/.*/cpu_callbacks|CornerCases.EveryShape|CornerCases.NanGoes'
 launch_with=()
 passed
 

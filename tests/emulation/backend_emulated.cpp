@@ -20,7 +20,7 @@ std::vector<DType> dtypes() {
 
 // The CUDA device on fibers. What walks long tiles takes documents that are too long for the oracle's time here.
 const bool registered = add(devices(), DeviceBackend{"emulated_cuda", [] { return cuda::make_device(); }, dtypes(), 8,
-                                                     false, true, is_hopper()});
+                                                     false, true, is_hopper(), true});
 
 }  // namespace
 }  // namespace cpnsa::test

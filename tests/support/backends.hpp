@@ -22,6 +22,7 @@ struct DeviceBackend {
   bool walks_long_tiles = false;  ///< its kernels take so many keys at once that only long documents need several turns
   bool masks_by_zeros = false;    ///< its kernels multiply masked values by 0, which a NaN among them survives
   bool selects_in_turns = false;  ///< like walks_long_tiles, of the one kernel that selects blocks
+  bool is_slow = false;           ///< takes seconds for a problem of some hundred tokens
 };
 
 struct TransportBackend {

@@ -67,10 +67,10 @@ TEST(BadInput, Flags) {
 TEST(BadInput, UnderMpirun) {
   const std::optional<Launcher> launcher = processes(2);
   if (!launcher) GTEST_SKIP() << "no MPI in this build";
-  expect_refused(*launcher, every(5, bad_configs()));
-  expect_refused(*launcher, every(5, bad_arrays()));
-  expect_refused(*launcher, every(5, bad_shapes()));
-  expect_refused(*launcher, every(3, bad_flags()));
+  expect_refused(*launcher, every(8, bad_configs()));
+  expect_refused(*launcher, every(8, bad_arrays()));
+  expect_refused(*launcher, every(8, bad_shapes()));
+  expect_refused(*launcher, every(4, bad_flags()));
 }
 
 TEST(BadInput, Ranks) {
