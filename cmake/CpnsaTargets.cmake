@@ -15,6 +15,11 @@ function(cpnsa_configure_target target)
   endif()
 endfunction()
 
+# Sources, of this folder, that run once: of flags and JSON, whose libraries at -O3 take twice as long to compile.
+function(cpnsa_cold_sources)
+  set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS $<$<CONFIG:Release>:-O1>)
+endfunction()
+
 # A library of the project: cpnsa::<name> in the build tree and, once installed, in a consumer's.
 function(cpnsa_add_library target name)
   add_library(${target})

@@ -1,6 +1,3 @@
-#include <thrust/execution_policy.h>
-#include <thrust/reduce.h>
-
 #include <cmath>
 
 #include "examples/model/cuda/launch.cuh"
@@ -62,8 +59,7 @@ double CudaOperations::cross_entropy(const TensorView& dlogits, const TensorView
       data<Narrow>(dlogits), data<double>(losses), data<float>(logits), targets.data, static_cast<float>(scale), rows,
       columns);
   check_launch("cross_entropy_rows");
-  const double* first = data<double>(losses);
-  return thrust::reduce(thrust::cuda::par.on(native()), first, first + rows, 0.0);
+  return sum(losses);
 }
 
 void CudaOperations::most_likely(TokenView best, const TensorView& logits) {

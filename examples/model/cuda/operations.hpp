@@ -32,6 +32,7 @@ class CudaOperations final : public Operations {
  private:
   void* allocate_on_device(std::size_t bytes) override;
   void release_on_device(void* pointer) noexcept override;
+  double sum(const TensorView& values) const;  // f64
   cudaStream_t native() const { return static_cast<cudaStream_t>(stream().handle); }
 
   cudaMemPool_t pool_ = nullptr;

@@ -1,5 +1,6 @@
 #include <thrust/execution_policy.h>
 #include <thrust/functional.h>
+#include <thrust/reduce.h>
 #include <thrust/transform_reduce.h>
 
 #include "examples/model/cuda/launch.cuh"
@@ -29,6 +30,11 @@ double CudaOperations::sum_of_squares(const TensorView& values) {
   const float* first = data<float>(values);
   return thrust::transform_reduce(thrust::cuda::par.on(native()), first, first + values.elements(), Square(), 0.0,
                                   thrust::plus<double>());
+}
+
+double CudaOperations::sum(const TensorView& values) const {
+  const double* first = data<double>(values);
+  return thrust::reduce(thrust::cuda::par.on(native()), first, first + values.elements(), 0.0);
 }
 
 void CudaOperations::sum_parts(const TensorView& sum, const TensorView& parts) {
