@@ -48,7 +48,7 @@ def describe_machine():
 
 
 class Stopwatch:
-    """Medians by CUDA events. Before each timed call a buffer larger than the cache is written: nothing of the call
+    """Medians by CUDA events. Before each timed step a buffer larger than the cache is written: nothing of the step
     before is left in it, and the host is ahead of the device, so that launching is not what is measured."""
 
     def __init__(self, iterations, seconds):
@@ -56,27 +56,33 @@ class Stopwatch:
         self.seconds = seconds  # that one measurement may take, about
         self.flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
 
-    def time(self, call):
-        self._sample(call, 1)  # plans, tunes and loads its kernels
-        once = self._sample(call, 1)[0]
+    def time(self, *calls):
+        """What each of these calls takes that follow one another in a step, e.g. a forward and its backward."""
+        self._sample(calls, 1)  # plans, tunes and loads its kernels
+        once = sum(self._sample(calls, 1)[0])
         count = max(LEAST_ITERATIONS, min(self.iterations, int(self.seconds / max(once, 1e-6))))
-        self._sample(call, max(1, count // 5))
-        samples = self._sample(call, count)
-        return {"seconds": statistics.median(samples), "least_seconds": min(samples), "iterations": count}
+        self._sample(calls, max(1, count // 5))
+        samples = self._sample(calls, count)
+        return [{"seconds": statistics.median(part), "least_seconds": min(part), "iterations": count}
+                for part in zip(*samples)]
 
-    def _sample(self, call, count):
-        events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]
-        for begin, end in events:
+    def _sample(self, calls, count):
+        steps = [[torch.cuda.Event(enable_timing=True) for _ in range(len(calls) + 1)] for _ in range(count)]
+        for events in steps:
             self.flush.zero_()
-            begin.record()
-            call()
-            end.record()
+            events[0].record()
+            for call, event in zip(calls, events[1:]):
+                call()
+                event.record()
         torch.cuda.synchronize()
-        return [begin.elapsed_time(end) / 1e3 for begin, end in events]
+        return [[begin.elapsed_time(end) / 1e3 for begin, end in zip(events, events[1:])] for events in steps]
+
+
+PRODUCTS = {"forward": 1, "backward": 2.5}  # the forward has two, the backward five
 
 
 def full_flop(shape, tokens):
-    """Of the forward's two products; the backward has five."""
+    """Of the forward."""
     return shape.heads * (shape.dk + shape.dv) * tokens * (tokens + 1)
 
 
@@ -98,31 +104,39 @@ def measure_full(name, shape, tokens, backward, stopwatch):
 
 
 def _measure(name, shape, tokens, backward, stopwatch, grouped):
+    flop = full_flop(shape, tokens)
     result = {}
-    part = "forward"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        try:
-            kv_heads = shape.kv_heads if grouped else shape.heads
-            q = _normal(tokens, shape.heads, shape.dk, backward)
-            k = _normal(tokens, kv_heads, shape.dk, backward)
-            v = _normal(tokens, kv_heads, shape.dv, backward)
-
-            def attend():
-                return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=kv_heads != shape.heads)
-
-            with sdpa_kernel(getattr(SDPBackend, IMPLEMENTATIONS[name])):
-                flop = full_flop(shape, tokens)
-                result[part] = _with_rate(stopwatch.time(attend), flop)
-                if backward:
-                    part = "backward"
-                    out = attend()
-                    dout = torch.randn_like(out)
-                    call = lambda: torch.autograd.grad(out, (q, k, v), dout, retain_graph=True)
-                    result[part] = _with_rate(stopwatch.time(call), 2.5 * flop)
-        except (RuntimeError, TypeError, ValueError) as error:  # out of memory is a RuntimeError too
-            result[part] = {"failed": _reason(error, caught)}
+        for parts in (["forward", "backward"], ["forward"]) if backward else (["forward"],):
+            try:
+                step = _Step(shape, tokens, grouped, backward)
+                with sdpa_kernel(getattr(SDPBackend, IMPLEMENTATIONS[name])):
+                    timings = stopwatch.time(*(getattr(step, part) for part in parts))
+            except (RuntimeError, TypeError, ValueError) as error:  # out of memory is a RuntimeError too
+                result[parts[-1]] = {"failed": _reason(error, caught)}
+                continue  # a forward may be possible without its backward
+            for part, timing in zip(parts, timings):
+                result[part] = _with_rate(timing, PRODUCTS[part] * flop)
+            break
     return result
+
+
+class _Step:
+    """One layer's forward and backward, as `cpnsa bench` has them: a backward follows its own forward."""
+
+    def __init__(self, shape, tokens, grouped, backward):
+        kv_heads = shape.kv_heads if grouped else shape.heads
+        self.inputs = [_normal(tokens, shape.heads, shape.dk, backward), _normal(tokens, kv_heads, shape.dk, backward),
+                       _normal(tokens, kv_heads, shape.dv, backward)]
+        self.grouped = kv_heads != shape.heads
+        self.dout = _normal(tokens, shape.heads, shape.dv, False) if backward else None
+
+    def forward(self):
+        self.out = F.scaled_dot_product_attention(*self.inputs, is_causal=True, enable_gqa=self.grouped)
+
+    def backward(self):
+        torch.autograd.grad(self.out, self.inputs, self.dout)
 
 
 def _normal(tokens, heads, channels, needs_gradient):
@@ -148,10 +162,10 @@ def measure_ceilings(stopwatch):
     size, copied = 8192, 2 << 30
     try:
         a, b = (torch.randn(size, size, dtype=torch.bfloat16, device="cuda") for _ in range(2))
-        product = stopwatch.time(lambda: torch.mm(a, b))
+        [product] = stopwatch.time(lambda: torch.mm(a, b))
         source = torch.zeros(copied, dtype=torch.uint8, device="cuda")
         target = torch.empty_like(source)
-        copy = stopwatch.time(lambda: target.copy_(source))
+        [copy] = stopwatch.time(lambda: target.copy_(source))
     except RuntimeError as error:
         return {"failed": str(error).split("\n")[0]}
     del a, b, source, target
