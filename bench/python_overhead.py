@@ -8,7 +8,7 @@ is inside the C++ interface (validation, launches), the rest is Python, PyTorch'
 `PyTorch` is what a function of the same tensors costs that does nothing. A step is the card's time for one pass,
 between events in the stream and after a write of 512 MiB, as in `cpnsa bench`: nothing is left in the cache. Before it
 the card is kept busy, so that the host is ahead, as in training; `overhead` is what of the step `cpnsa bench` does not
-need. Medians.
+need. Medians; Python's is that of the differences.
 """
 
 import argparse
@@ -118,8 +118,10 @@ def measure(opts):
                 if kind == "host":
                     row["library"].append(timed.seconds)
     result = {name: {key: median_of(samples) * 1e6 for key, samples in row.items()} for name, row in rows.items()}
-    for row in result.values():
-        row["Python"] = row["host"] - row["library"] - row["PyTorch"]
+    for name, row in result.items():
+        # Of samples taken one after another: a host that slows down does so for both.
+        row["Python"] = median_of([host - library - torch_alone for host, library, torch_alone in
+                                   zip(*rows[name].values())]) * 1e6
         row["step_ms"] = row["host"] * 1e-3  # on the CPU a call returns when it is done
     if opts.device == "cuda":
         events = {name: [] for name in rows}

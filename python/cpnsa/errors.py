@@ -33,9 +33,17 @@ class DeviceError(Error):
     """The compute device reported a failure."""
 
 
+def refuse(of, problem):
+    """Tells the other ranks, which make a collective call of `of`, a layer or the communicator of one to be made, why
+    this one cannot. What the problem is is for the caller to raise."""
+    try:
+        of.refuse(str(problem) or type(problem).__name__)
+    except Error:  # closed, or the others did not come: the caller is told the problem
+        pass
+
+
 class Refusing:
-    """A rank's way to a collective call of `of`, a layer, or the communicator of one to be made: what goes wrong on it
-    is raised here, and told to the other ranks, which make the call."""
+    """A rank's way to a collective call of `of`: what goes wrong on it is raised here, and told to the others."""
 
     __slots__ = ("of",)
 
@@ -47,7 +55,4 @@ class Refusing:
 
     def __exit__(self, kind, problem, trace):
         if isinstance(problem, Exception):
-            try:
-                self.of.refuse(str(problem) or kind.__name__)
-            except Error:  # closed, or the others did not come: the caller is told the problem
-                pass
+            refuse(self.of, problem)

@@ -26,8 +26,11 @@ def attention(plan, q, k, v, gate, compress_k=None, compress_v=None, *, selected
             raise ArgumentError("selected: found a tensor, expected none inside torch.compile")
         places, unique = _checked(plan, False, q, k, v, gate, compress_k, compress_v)
         return compiled.attention(plan.handle, plan.saved_bytes, plan.head_dim_v, places, unique)
-    with plan.refusing():
+    try:  # for plan.refusing(), at no cost
         places, unique = _checked(plan, True, q, k, v, gate, compress_k, compress_v)
+    except Exception as problem:
+        plan.refuse(problem)
+        raise
     return _Attention.apply(plan, places, selected, *unique)
 
 
@@ -91,11 +94,15 @@ class _Attention(torch.autograd.Function):
 
 def _gradients(ctx, dout):
     plan = ctx.plan
-    with plan.refusing():
+    try:
         plan.expect_backward()
         memory, *unique = ctx.saved_tensors  # raises where one was written to since
         needed = ctx.needs_input_grad[3:]
-        dout = dense(dout)
+        if dout.is_neg() or not dout.is_contiguous():
+            dout = dense(dout)
+    except Exception as problem:
+        plan.refuse(problem)
+        raise
     return (None, None, None, *plan.backward_step(ctx.places, unique, dout, ctx.state, memory, needed))
 
 

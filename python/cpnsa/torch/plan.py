@@ -6,7 +6,7 @@ import weakref
 import torch
 
 from .. import _core, tensors
-from ..errors import ArgumentError, Refusing
+from ..errors import ArgumentError, Refusing, refuse
 from .groups import communicator_of
 
 if hasattr(torch._C, "_cuda_getCurrentRawStream"):  # not where PyTorch was built without CUDA; a tenth of the time
@@ -129,18 +129,25 @@ class Plan:
         """A context for what this rank does on its way to a step; see Refusing."""
         return Refusing(self._attention)
 
+    def refuse(self, problem):
+        """What refusing() does; a step costs less with `try`."""
+        refuse(self._attention, problem)
+
     def close(self):
         """Frees what the plan holds; a later call raises ArgumentError."""
         self._attention.close()
 
     def forward_step(self, places, unique, selected=None):
         """out, and what a backward needs: the library's Saved and its memory."""
-        with Refusing(self._attention):
+        try:
             out = torch.empty(self.out_shape, dtype=self.dtype, device=self.device)
             # Of PyTorch's caching allocator, which may hand them on as soon as this stream has passed the step.
             workspace = torch.empty(self.workspace_bytes, dtype=torch.uint8, device=self.device)
             memory = torch.empty(self.saved_bytes, dtype=torch.uint8, device=self.device)
             state = _core.Saved() if self.backward else None
+        except Exception as problem:
+            self.refuse(problem)
+            raise
         self._attention.forward(_placed(places, unique), out, selected, state, memory, workspace, self._stream())
         return out, state, memory
 
@@ -150,11 +157,14 @@ class Plan:
 
     def backward_step(self, places, unique, dout, state, memory, needed):
         """Gradients of the `unique` tensors, None for parameters that are not `needed`."""
-        with Refusing(self._attention):
+        try:
             first = max(places[:tensors.first_parameter]) + 1  # of the parameters among `unique`
             gradients = [torch.empty_like(tensor) if need or index < first else None
                          for index, (tensor, need) in enumerate(zip(unique, needed))]
             workspace = torch.empty(self.workspace_bytes, dtype=torch.uint8, device=self.device)
+        except Exception as problem:
+            self.refuse(problem)
+            raise
         self._attention.backward(_placed(places, unique), dout, state, memory, _placed(places, gradients), workspace,
                                  self._stream())
         return gradients
