@@ -3,12 +3,12 @@
 
     python3 bench/python_overhead.py --cpnsa build/cuda/bin/cpnsa --tokens 8192
 
-Host time is that of enqueuing: the card is idle when a call begins, and on one rank no demand is read. Of it, `library`
-is inside the C++ interface (validation, launches), the rest is Python, PyTorch's allocator and autograd; of that,
-`PyTorch` is what a function of the same tensors costs that does nothing. A step is the card's time for one pass,
-between events in the stream and after a write of 512 MiB, as in `cpnsa bench`: nothing is left in the cache. Before it
-the card is kept busy, so that the host is ahead, as in training; `overhead` is what of the step `cpnsa bench` does not
-need. Medians; Python's is that of the differences.
+Host time is that of enqueuing a step right after another, as in training, while the card is at the one before; on one
+rank no demand is read. Of it, `library` is inside the C++ interface (validation, launches), the rest is Python,
+PyTorch's allocator and autograd; of that, `PyTorch` is what a function of the same tensors costs that does nothing. A
+step is the card's time for one pass, between events in the stream and after a write of 512 MiB, as in `cpnsa bench`:
+nothing is left in the cache. Before it the card is kept busy, so that the host is ahead; `overhead` is what of the step
+`cpnsa bench` does not need. Medians; Python's is that of the differences.
 """
 
 import argparse
@@ -105,9 +105,10 @@ def measure(opts):
     rows = {name: {"host": [], "library": [], "PyTorch": []} for name in ("forward", "backward")}
     for _ in range(opts.iterations):
         for kind, make in (("host", forward), ("PyTorch", nothing)):
+            synchronized(opts.device)
+            make().backward(dout)  # leaves the host's caches as a step of training finds them
             out = None
             for name, row in rows.items():
-                synchronized(opts.device)
                 timed.seconds = 0.0
                 begin = time.perf_counter()
                 if name == "forward":

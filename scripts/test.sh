@@ -44,7 +44,7 @@ build() {  # PRESET [targets]
 launch_with=()  # what tests are started with
 run_tests() {  # PRESET [ctest options]
   local reason
-  "${launch_with[@]}" ctest --preset "$@" --output-on-failure --no-tests=error --timeout 600 --parallel "$cores"
+  "${launch_with[@]}" ctest --preset "$@" --output-on-failure --no-tests=error --timeout 600 --parallel $((cores + 1))
   # Python tests that found missing what they need say so in lines of pytest's.
   while read -r reason; do not_run+=("$reason"); done < <(
     sed -nE 's/^SKIPPED \[[0-9]+\] (.*\/)?(test_[^:]*):[0-9]+: (.*)/\2: \3/p' "build/$1/Testing/Temporary/LastTest.log" | sort -u)

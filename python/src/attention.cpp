@@ -39,7 +39,7 @@ constexpr std::array tensor_names{"q",
                                   "compress_v_b2"};
 
 template <class Tensors>
-std::array<TensorView*, tensor_names.size()> places(Tensors& to) {
+std::array<TensorView*, tensor_names.size()> places_in(Tensors& to) {
   return {&to.q,
           &to.k.cmp,
           &to.k.slc,
@@ -62,38 +62,37 @@ std::array<TensorView*, tensor_names.size()> places(Tensors& to) {
           &to.compress_v.b2};
 }
 
-void check_count(nb::sequence tensors) {
-  if (const std::size_t count = nb::len(tensors); count != tensor_names.size())
+/// "dq", ...
+const char* gradient_name(std::size_t i) {
+  static const auto names = [] {
+    std::array<std::string, tensor_names.size()> made;
+    for (std::size_t n = 0; n < made.size(); ++n) made[n] = std::string("d") + tensor_names[n];
+    return made;
+  }();
+  return names[i].c_str();
+}
+
+/// Which of `found` tensors the `i`th flat one is, -1 for none; itself without places.
+Py_ssize_t place_of(nb::handle places, std::size_t i, std::size_t found) {
+  if (places.is_none()) return static_cast<Py_ssize_t>(i);
+  const auto place = nb::cast<Py_ssize_t>(places[i]);
+  if (place >= static_cast<Py_ssize_t>(found))
+    throw ArgumentError(fmt::format("places: found {}, expected less than the {} tensors given", place, found));
+  return place;
+}
+
+/// `tensors` is flat, or holds each different tensor once; `places` then says which of them each flat one is.
+template <class Tensors>
+Tensors views_of(nb::sequence tensors, nb::handle places, bool gradients, const Device& device, Kept& kept) {
+  const std::size_t found = nb::len(tensors);
+  if (const std::size_t count = places.is_none() ? found : nb::len(places); count != tensor_names.size())
     throw ArgumentError(fmt::format("tensors: found {}, expected {}", count, tensor_names.size()));
-}
-
-/// The flat tensors of a step: place by place one of those that are different, or None.
-nb::tuple placed(nb::sequence places, nb::sequence unique) {
-  nb::list flat;
-  for (const nb::handle place : places)
-    if (const auto index = nb::cast<Py_ssize_t>(place); index < 0) {
-      flat.append(nb::none());
-    } else {
-      flat.append(unique[index]);
-    }
-  return nb::tuple(flat);
-}
-
-AttentionInputs inputs_of(nb::sequence sequence, const Device& device, Kept& kept) {
-  check_count(sequence);
-  AttentionInputs tensors;
-  const auto to = places(tensors);
-  for (std::size_t i = 0; i < to.size(); ++i) *to[i] = view_of(sequence[i], tensor_names[i], device, false, kept);
-  return tensors;
-}
-
-AttentionGradients gradients_of(nb::sequence sequence, const Device& device, Kept& kept) {
-  check_count(sequence);
-  AttentionGradients tensors;
-  const auto to = places(tensors);
+  Tensors result;
+  const auto to = places_in(result);
   for (std::size_t i = 0; i < to.size(); ++i)
-    *to[i] = view_of(sequence[i], std::string("d") + tensor_names[i], device, true, kept);
-  return tensors;
+    if (const Py_ssize_t place = place_of(places, i, found); place >= 0)
+      *to[i] = view_of(tensors[place], gradients ? gradient_name(i) : tensor_names[i], device, gradients, kept);
+  return result;
 }
 
 /// Runs `read`, which turns arguments into views; returns what is wrong with them. The other ranks make the call all
@@ -178,7 +177,7 @@ std::int32_t* SharedAttention::selection(nb::handle object, Kept& kept) const {
 }
 
 void SharedAttention::forward(nb::sequence inputs, nb::handle out, nb::handle selected, Saved* saved,
-                              nb::handle saved_memory, nb::handle workspace, std::uintptr_t stream) {
+                              nb::handle saved_memory, nb::handle workspace, std::uintptr_t stream, nb::handle places) {
   open();
   Kept kept;
   AttentionInputs in;
@@ -186,7 +185,7 @@ void SharedAttention::forward(nb::sequence inputs, nb::handle out, nb::handle se
   std::int32_t* indices = nullptr;
   void *memory = nullptr, *work = nullptr;
   const std::string problem = problem_of([&] {
-    in = inputs_of(inputs, *device_, kept);
+    in = views_of<AttentionInputs>(inputs, places, false, *device_, kept);
     result = view_of(out, "out", *device_, true, kept);
     indices = selection(selected, kept);
     if (saved) memory = memory_of(saved_memory, "saved", *device_, saved_bytes_, kept);
@@ -200,7 +199,7 @@ void SharedAttention::forward(nb::sequence inputs, nb::handle out, nb::handle se
 }
 
 void SharedAttention::backward(nb::sequence inputs, nb::handle dout, const Saved& saved, nb::handle saved_memory,
-                               nb::sequence gradients, nb::handle workspace, std::uintptr_t stream) {
+                               nb::sequence gradients, nb::handle workspace, std::uintptr_t stream, nb::handle places) {
   open();
   Kept kept;
   AttentionInputs in;
@@ -208,9 +207,9 @@ void SharedAttention::backward(nb::sequence inputs, nb::handle dout, const Saved
   TensorView from;
   void *memory = nullptr, *work = nullptr;
   const std::string problem = problem_of([&] {
-    in = inputs_of(inputs, *device_, kept);
+    in = views_of<AttentionInputs>(inputs, places, false, *device_, kept);
     from = view_of(dout, "dout", *device_, false, kept);
-    to = gradients_of(gradients, *device_, kept);
+    to = views_of<AttentionGradients>(gradients, places, true, *device_, kept);
     memory = memory_of(saved_memory, "saved", *device_, saved_bytes_, kept);
     work = memory_of(workspace, "workspace", *device_, workspace_bytes_, kept);
   });
@@ -232,7 +231,6 @@ void bind_attention(nb::module_& module) {
   nb::list names;
   for (const char* name : tensor_names) names.append(name);
   module.attr("tensor_names") = nb::tuple(names);
-  module.def("_placed", &placed, "places"_a, "unique"_a);
 
   nb::class_<SharedAttention>(module, "Attention",
                               "One attention layer over a sequence sharded over the ranks of a communicator. Making "
@@ -269,9 +267,9 @@ void bind_attention(nb::module_& module) {
           "refetch_blocks"_a = true, "recompute_branches"_a = false, "reuse_saved"_a = false,
           "sum_parameter_gradients"_a = false, "timing"_a = false)
       .def("forward", &SharedAttention::forward, "inputs"_a, "out"_a, "selected"_a.none(), "saved"_a.none(),
-           "saved_memory"_a.none(), "workspace"_a.none(), "stream"_a)
+           "saved_memory"_a.none(), "workspace"_a.none(), "stream"_a, "places"_a = nb::none())
       .def("backward", &SharedAttention::backward, "inputs"_a, "dout"_a, "saved"_a, "saved_memory"_a.none(),
-           "gradients"_a, "workspace"_a.none(), "stream"_a)
+           "gradients"_a, "workspace"_a.none(), "stream"_a, "places"_a = nb::none())
       .def("refuse", &SharedAttention::refuse, "problem"_a,
            "Takes the place of this rank's next forward() or backward(), which it cannot make: the others' raises "
            "ArgumentError with the problem.")

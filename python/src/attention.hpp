@@ -19,9 +19,9 @@ class SharedAttention {
   ~SharedAttention();
 
   void forward(nb::sequence inputs, nb::handle out, nb::handle selected, Saved* saved, nb::handle saved_memory,
-               nb::handle workspace, std::uintptr_t stream);
+               nb::handle workspace, std::uintptr_t stream, nb::handle places);
   void backward(nb::sequence inputs, nb::handle dout, const Saved& saved, nb::handle saved_memory,
-                nb::sequence gradients, nb::handle workspace, std::uintptr_t stream);
+                nb::sequence gradients, nb::handle workspace, std::uintptr_t stream, nb::handle places);
   void refuse(const std::string& problem);
   Statistics statistics();
   void close();

@@ -134,29 +134,29 @@ std::string text(nb::handle object) {
   return nb::str(object).c_str();
 }
 
-[[noreturn]] void wrong_device(const std::string& name, const std::string& found, const Device& device) {
+[[noreturn]] void wrong_device(const char* name, const std::string& found, const Device& device) {
   throw ArgumentError(fmt::format("{}: found a tensor on {}, expected one on {}", name, found, device.name()));
 }
 
-[[noreturn]] void not_contiguous(const std::string& name) {
+[[noreturn]] void not_contiguous(const char* name) {
   throw ArgumentError(fmt::format("{}: found a tensor that is not contiguous, expected one in C order", name));
 }
 
-void check_rank(const std::string& name, std::size_t rank) {
+void check_rank(const char* name, std::size_t rank) {
   if (rank > TensorView::max_rank)
     throw ArgumentError(
         fmt::format("{}: found {} dimensions, expected at most {}", name, rank, TensorView::max_rank + 0));
 }
 
 /// Checks where a PyTorch tensor lies and that it is dense; returns its data.
-void* data_of_torch(nb::handle tensor, const std::string& name, const Device& device) {
+void* data_of_torch(nb::handle tensor, const char* name, const Device& device) {
   const nb::handle on_device = device.host_accessible() ? torch->is_cpu : torch->is_cuda;
   if (get(tensor, on_device).ptr() != Py_True) wrong_device(name, text(get(tensor, torch->device)), device);
   if (call(tensor, torch->is_contiguous).ptr() != Py_True) not_contiguous(name);
   return PyLong_AsVoidPtr(call(tensor, torch->data_ptr).ptr());
 }
 
-TensorView view_of_torch(nb::handle tensor, const std::string& name, const Device& device) {
+TensorView view_of_torch(nb::handle tensor, const char* name, const Device& device) {
   TensorView view;
   const nb::object dtype = get(tensor, torch->dtype);
   bool known = false;
@@ -197,7 +197,7 @@ bool lies_on(const Device& device, int type) {
 }
 
 template <class Array>
-void check_place(const Array& array, const std::string& name, const Device& device) {
+void check_place(const Array& array, const char* name, const Device& device) {
   if (!lies_on(device, array.device_type()))
     wrong_device(name, device_text(array.device_type(), array.device_id()), device);
   std::int64_t expected = 1;
@@ -220,7 +220,7 @@ std::optional<DType> dtype_of(nb::dlpack::dtype type) {
 }
 
 template <class Array>
-TensorView view_of_array(const Array& array, const std::string& name, const Device& device) {
+TensorView view_of_array(const Array& array, const char* name, const Device& device) {
   check_rank(name, array.ndim());
   const std::optional<DType> dtype = dtype_of(array.dtype());
   if (!dtype)
@@ -242,14 +242,14 @@ void keep(const Array& array, Kept& kept) {
   kept.exports.push_back(std::make_shared<Array>(array));
 }
 
-[[noreturn]] void no_tensor(nb::handle object, const std::string& name, const char* wanted) {
+[[noreturn]] void no_tensor(nb::handle object, const char* name, const char* wanted) {
   throw ArgumentError(
       fmt::format("{}: found an object of type {}, expected {}", name, Py_TYPE(object.ptr())->tp_name, wanted));
 }
 
 }  // namespace
 
-TensorView view_of(nb::handle object, const std::string& name, const Device& device, bool written, Kept& kept) {
+TensorView view_of(nb::handle object, const char* name, const Device& device, bool written, Kept& kept) {
   if (object.is_none()) return {};
   kept.objects.push_back(nb::borrow(object));
   if (is_torch(object)) return view_of_torch(object, name, device);
@@ -265,7 +265,7 @@ TensorView view_of(nb::handle object, const std::string& name, const Device& dev
   return view_of_array(array, name, device);
 }
 
-void* memory_of(nb::handle object, const std::string& name, const Device& device, std::size_t bytes, Kept& kept) {
+void* memory_of(nb::handle object, const char* name, const Device& device, std::size_t bytes, Kept& kept) {
   if (bytes == 0) return nullptr;
   kept.objects.push_back(nb::borrow(object));
   void* data = nullptr;
@@ -297,7 +297,7 @@ void* memory_of(nb::handle object, const std::string& name, const Device& device
   return data;
 }
 
-void* indices_of(nb::handle object, const std::string& name, const Device& device, std::size_t count, Kept& kept) {
+void* indices_of(nb::handle object, const char* name, const Device& device, std::size_t count, Kept& kept) {
   kept.objects.push_back(nb::borrow(object));
   void* data = nullptr;
   std::size_t found = 0;

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "cpnsa/device.hpp"
@@ -20,13 +19,13 @@ struct Kept {
 /// A view of a caller's tensor, no copy: a PyTorch tensor, or anything with DLPack or a buffer (NumPy, CuPy, JAX ...).
 /// None is "not given". ArgumentError names the tensor where it lies on another device than `device`, is not C
 /// contiguous, or is of a type that the library has not. The view is valid while `kept` lives.
-TensorView view_of(nb::handle object, const std::string& name, const Device& device, bool written, Kept& kept);
+TensorView view_of(nb::handle object, const char* name, const Device& device, bool written, Kept& kept);
 
 /// The memory of a caller's int32 tensor of `count` elements.
-void* indices_of(nb::handle object, const std::string& name, const Device& device, std::size_t count, Kept& kept);
+void* indices_of(nb::handle object, const char* name, const Device& device, std::size_t count, Kept& kept);
 
 /// At least `bytes` bytes of a caller's flat buffer: a tensor of any type, or a Buffer of the device. Allocators of
 /// frameworks align to 64 bytes on the CPU and to 256 or more on GPUs. Null where 0 bytes are wanted.
-void* memory_of(nb::handle object, const std::string& name, const Device& device, std::size_t bytes, Kept& kept);
+void* memory_of(nb::handle object, const char* name, const Device& device, std::size_t bytes, Kept& kept);
 
 }  // namespace cpnsa::python

@@ -21,8 +21,6 @@ _plans = weakref.WeakValueDictionary()  # by handle, for compiled graphs, which 
 _handles = itertools.count(1)
 _devices = {}
 
-_placed = _core._placed  # the flat tensors of a step, of those that are different
-
 partitions = {
     "zigzag": _core.Partition.zigzag,
     "contiguous": _core.Partition.contiguous,
@@ -148,7 +146,7 @@ class Plan:
         except Exception as problem:
             self.refuse(problem)
             raise
-        self._attention.forward(_placed(places, unique), out, selected, state, memory, workspace, self._stream())
+        self._attention.forward(unique, out, selected, state, memory, workspace, self._stream(), places)
         return out, state, memory
 
     def expect_backward(self):
@@ -158,15 +156,17 @@ class Plan:
     def backward_step(self, places, unique, dout, state, memory, needed):
         """Gradients of the `unique` tensors, None for parameters that are not `needed`."""
         try:
-            first = max(places[:tensors.first_parameter]) + 1  # of the parameters among `unique`
-            gradients = [torch.empty_like(tensor) if need or index < first else None
-                         for index, (tensor, need) in enumerate(zip(unique, needed))]
+            if False in needed:
+                first = max(places[:tensors.first_parameter]) + 1  # of the parameters among `unique`
+                gradients = [torch.empty_like(tensor) if need or index < first else None
+                             for index, (tensor, need) in enumerate(zip(unique, needed))]
+            else:
+                gradients = list(map(torch.empty_like, unique))
             workspace = torch.empty(self.workspace_bytes, dtype=torch.uint8, device=self.device)
         except Exception as problem:
             self.refuse(problem)
             raise
-        self._attention.backward(_placed(places, unique), dout, state, memory, _placed(places, gradients), workspace,
-                                 self._stream())
+        self._attention.backward(unique, dout, state, memory, gradients, workspace, self._stream(), places)
         return gradients
 
     def _stream(self):
