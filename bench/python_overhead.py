@@ -5,10 +5,11 @@
 
 Host time is that of enqueuing a step right after another, as in training, while the card is at the one before; on one
 rank no demand is read. Of it, `library` is inside the C++ interface (validation, launches), the rest is Python,
-PyTorch's allocator and autograd; of that, `PyTorch` is what a function of the same tensors costs that does nothing. A
-step is the card's time for one pass, between events in the stream and after a write of 512 MiB, as in `cpnsa bench`:
-nothing is left in the cache. Before it the card is kept busy, so that the host is ahead; `overhead` is what of the step
-`cpnsa bench` does not need. Medians; Python's is that of the differences.
+PyTorch's allocator and autograd. Of that, `PyTorch` is what the least function around the same library calls costs,
+which saves its tensors, makes an output and gradients, and has all else prepared; `Python` is what is left. A step is
+the card's time for one pass, between events in the stream and after a write of 512 MiB, as in `cpnsa bench`: nothing is
+left in the cache. Before it the card is kept busy, so that the host is ahead; `overhead` is what of the step `cpnsa
+bench` does not need. Medians; Python's is that of the differences.
 """
 
 import argparse
@@ -55,17 +56,37 @@ FLUSH_BYTES = 512 << 20
 AHEAD_CYCLES = 8_000_000  # of the card's clock, some milliseconds
 
 
-class Nothing(torch.autograd.Function):
-    """What any differentiable function of these tensors costs: saves them, and returns memory as output and gradients."""
+class Least(torch.autograd.Function):
+    """What any function that calls the library costs. Without the calls it would find the host's caches as no function
+    does that launches kernels."""
 
     @staticmethod
-    def forward(ctx, out_shape, *tensors):
+    def forward(ctx, prepared, *tensors):
         ctx.save_for_backward(*tensors)
-        return torch.empty(out_shape, dtype=tensors[0].dtype, device=tensors[0].device)
+        ctx.prepared = prepared
+        out = torch.empty(prepared.out_shape, dtype=tensors[0].dtype, device=tensors[0].device)
+        prepared.layer.forward(tensors, out, None, prepared.state, prepared.memory, prepared.workspace, prepared.stream,
+                               prepared.places)
+        return out
 
     @staticmethod
     def backward(ctx, dout):
-        return (None, *(torch.empty_like(tensor) for tensor in ctx.saved_tensors))
+        tensors, prepared = ctx.saved_tensors, ctx.prepared
+        gradients = list(map(torch.empty_like, tensors))
+        prepared.layer.backward(tensors, dout, prepared.state, prepared.memory, gradients, prepared.workspace,
+                                prepared.stream, prepared.places)
+        return (None, *gradients)
+
+
+class Prepared:
+    """What a step needs beside its tensors, output and gradients."""
+
+    def __init__(self, plan, places):
+        memory = {"dtype": torch.uint8, "device": plan.device}
+        self.layer, self.places, self.out_shape = plan._attention, places, plan.out_shape
+        self.state, self.stream = cpnsa._core.Saved(), plan._stream()
+        self.memory = torch.empty(plan.saved_bytes, **memory)
+        self.workspace = torch.empty(plan.workspace_bytes, **memory)
 
 
 def synchronized(device):
@@ -95,16 +116,17 @@ def measure(opts):
         forward().backward(dout)
     synchronized(opts.device)
     plan._attention = timed = Timed(plan._attention)
-    out_shape = (opts.tokens, opts.heads, opts.dv)
+    places, tensors = cpnsa._core._numbered(dtype, *leaves, *sides)
+    prepared = Prepared(plan, places)
 
-    def nothing():
+    def least():
         for leaf in leaves + parameters:
             leaf.grad = None
-        return Nothing.apply(out_shape, *leaves, *parameters)
+        return Least.apply(prepared, *tensors)
 
     rows = {name: {"host": [], "library": [], "PyTorch": []} for name in ("forward", "backward")}
     for _ in range(opts.iterations):
-        for kind, make in (("host", forward), ("PyTorch", nothing)):
+        for kind, make in (("host", forward), ("PyTorch", least)):
             synchronized(opts.device)
             make().backward(dout)  # leaves the host's caches as a step of training finds them
             out = None
@@ -115,9 +137,12 @@ def measure(opts):
                     out = make()
                 else:
                     out.backward(dout)
-                row[kind].append(time.perf_counter() - begin)
+                seconds = time.perf_counter() - begin
                 if kind == "host":
+                    row["host"].append(seconds)
                     row["library"].append(timed.seconds)
+                else:
+                    row["PyTorch"].append(seconds - timed.seconds)
     result = {name: {key: median_of(samples) * 1e6 for key, samples in row.items()} for name, row in rows.items()}
     for name, row in result.items():
         # Of samples taken one after another: a host that slows down does so for both.
