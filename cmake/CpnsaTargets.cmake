@@ -15,7 +15,7 @@ function(cpnsa_configure_target target)
   endif()
 endfunction()
 
-# Sources, of this folder, that run once: of flags and JSON, whose libraries at -O3 take twice as long to compile.
+# Sources of this folder that run once, on flags, JSON and the like, whose libraries compile twice as long at -O3.
 function(cpnsa_cold_sources)
   set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS $<$<CONFIG:Release>:-O1>)
 endfunction()

@@ -101,9 +101,9 @@ configure cpu-tsan || { cat build/cpu-tsan.configure.log; exit 1; }
 build cpu-tsan planning_tests conformance_tests
 # ThreadSanitizer of GCC 12 cannot live with as much address randomisation as newer kernels have.
 if setarch --addr-no-randomize true 2> /dev/null; then launch_with=(setarch --addr-no-randomize); fi
-# Races do not hide in more shapes or numbers.
+# Races do not hide in more shapes, numbers or choices.
 CPNSA_TEST_SEEDS=1-1 run_tests cpu-tsan --label-regex 'planning|conformance' \
-  --exclude-regex 'callbacks_over_threads|Attention/.*/cpu_callbacks|CornerCases.EveryShape|CornerCases.NanGoes'
+  --exclude-regex 'callbacks_over_threads|Attention/.*/cpu_callbacks|CornerCases.(EveryShape|NanGoes)|Memory.Choices'
 launch_with=()
 passed
 
