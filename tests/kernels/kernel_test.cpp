@@ -286,6 +286,7 @@ void KernelTest::for_each_case(const std::function<void(const StageCase&)>& chec
 void KernelTest::for_each_partition(const StageCase& stage, const std::function<void(const Partition&)>& check) {
   for (const auto& [kind, ranks] :
        {std::pair{PartitionKind::contiguous, 1}, {PartitionKind::zigzag, 2}, {PartitionKind::custom, 4}}) {
+    // The other two have whole documents and cut ones.
     if (GetParam().is_slow && kind == PartitionKind::zigzag && stage.problem.tokens() > 200) continue;
     SCOPED_TRACE(name_of(kind) + ", " + std::to_string(ranks) + " ranks");
     check(make_partition(kind, stage.problem, ranks));
