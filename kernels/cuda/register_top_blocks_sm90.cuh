@@ -9,41 +9,48 @@ namespace cpnsa::cuda::sm90 {
 /// blocks. At most 32 places, at least one.
 class RegisterTopBlocks {
  public:
-  /// What a warp's lanes offer, a block each. Offers of less than the worst of the best change nothing.
-  struct Offers {
-    unsigned key;      ///< the lane's
-    unsigned waiting;  ///< lanes not taken yet
-    unsigned next_key = 0;
-    int next_lane = 0;
-
-    /// The lowest lane's offer becomes the next, or one that changes nothing when none is left.
-    __device__ __forceinline__ void fetch() {
-      next_lane = (__ffs(static_cast<int>(waiting)) - 1) & 31;
-      const unsigned fetched = __shfl_sync(all, key, next_lane);
-      next_key = waiting != 0 ? fetched : 0;
-      waiting &= waiting - 1;
-    }
-  };
-
-  /// All lanes call it, those too whose block does not compete.
-  __device__ __forceinline__ Offers offers(float score, bool competes, int places) const {
-    // Unsigned numbers in the order of the scores, which are not negative: empty places 0, NaN 1, numbers.
-    const unsigned key = isnan(score) ? 1 : __float_as_uint(score) + 2;
-    const unsigned worst = __shfl_sync(all, key_, places - 1);
-    return {key, __ballot_sync(all, competes && key > worst)};
+  /// Unsigned numbers in the order of the scores, which are not negative: 0 of what does not compete, NaN 1, numbers.
+  __device__ static __forceinline__ unsigned key(float score, bool competes) {
+    const unsigned number = isnan(score) ? 1 : __float_as_uint(score) + 2;
+    return competes ? number : 0;
   }
 
-  /// Takes what two queries are offered, lane i block first + i; both at a time, since an insertion is mostly latency.
-  __device__ static __forceinline__ void take(RegisterTopBlocks (&top)[2], Offers (&offers)[2], int first) {
-    const int count = max(__popc(offers[0].waiting), __popc(offers[1].waiting));
-    if (count == 0) return;
+  /// The first that two queries are offered: keys[e] of block last - lane for query e.
+  __device__ static __forceinline__ void begin(RegisterTopBlocks (&top)[2], const unsigned (&keys)[2], int last) {
+    const int lane = threadIdx.x % 32;
+    for (int e = 0; e < 2; ++e) {
+      top[e].key_ = keys[e];
+      top[e].block_ = last - lane;
+    }
+    // Bitonic.
+#pragma unroll
+    for (int size = 2; size <= 32; size *= 2)
+#pragma unroll
+      for (int stride = size / 2; stride > 0; stride /= 2)
+        for (int e = 0; e < 2; ++e)
+          top[e].keep_of_two(stride, ((lane & stride) == 0) == ((lane & size) == 0));
+  }
+
+  /// Takes what two queries are offered next, likewise; both at a time, since an insertion is mostly latency.
+  __device__ static __forceinline__ void take(RegisterTopBlocks (&top)[2], const unsigned (&keys)[2], int last,
+                                              int places) {
+    // Asked of all lanes so that the compiler knows that they go the same way.
+    if (__any_sync(all, last < 32)) return begin(top, keys, last);
+    Offers offers[2];
+    for (int e = 0; e < 2; ++e) {
+      const unsigned worst = __shfl_sync(all, top[e].key_, places - 1);
+      offers[e] = {keys[e], __ballot_sync(all, keys[e] > worst)};
+    }
+    unsigned more = offers[0].waiting | offers[1].waiting;
+    if (more == 0) return;
     for (Offers& to : offers) to.fetch();
 #pragma unroll 1
-    for (int i = 0; i < count; ++i) {
+    do {
+      more = offers[0].waiting | offers[1].waiting;
       const Offers now[2] = {offers[0], offers[1]};
       for (Offers& to : offers) to.fetch();
-      for (int e = 0; e < 2; ++e) top[e].insert(now[e].next_key, first + now[e].next_lane);
-    }
+      for (int e = 0; e < 2; ++e) top[e].insert(now[e].fetched, last - now[e].lane);
+    } while (more != 0);
   }
 
   /// selected[0 .. n) of the query: the forced blocks and the best of the others, ascending; -1 where there are fewer.
@@ -63,6 +70,21 @@ class RegisterTopBlocks {
  private:
   static constexpr unsigned all = 0xffffffffu;
 
+  /// What a warp's lanes offer, a block each, of which the highest lane's is the lowest block.
+  struct Offers {
+    unsigned key;      ///< the lane's
+    unsigned waiting;  ///< lanes not fetched yet
+    unsigned fetched = 0;  ///< 0 when none was left
+    int lane = 0;          ///< that it is of
+
+    __device__ __forceinline__ void fetch() {
+      lane = 31 - __clz(static_cast<int>(waiting));
+      const unsigned of_lane = __shfl_sync(all, key, lane);
+      fetched = waiting != 0 ? of_lane : 0;
+      waiting &= __funnelshift_l(~1u, ~1u, lane);
+    }
+  };
+
   // Behind all that are as good: those have the lower blocks. Whatever comes after moves a lane up.
   __device__ __forceinline__ void insert(unsigned key, int block) {
     const unsigned before = __shfl_up_sync(all, key_, 1);
@@ -72,20 +94,29 @@ class RegisterTopBlocks {
     block_ = !moves ? block_ : is_first ? block : block_before;
   }
 
+  // The better or the worse one of this lane's and the lane's `stride` away.
+  __device__ __forceinline__ void keep_of_two(int stride, bool better) {
+    const unsigned other = __shfl_xor_sync(all, key_, stride);
+    const int other_block = __shfl_xor_sync(all, block_, stride);
+    const bool is_better = (key_ > other) | ((key_ == other) & (block_ < other_block));  // without branches
+    key_ = is_better == better ? key_ : other;
+    block_ = is_better == better ? block_ : other_block;
+  }
+
   unsigned key_ = 0;
   int block_ = -1;
 };
 
 /// From twice the probabilities, summed over heads, of 128 summaries in shared memory to the scores of their 32 blocks,
-/// one a lane. `carry`: what the last summary before them gives to the first block, and on return what their last gives
-/// to the next.
+/// one a lane, the last block lane 0's. `carry`: what the last summary before them gives to the first block, and on
+/// return what their last gives to the next.
 __device__ __forceinline__ float block_score(const float* sums, float& carry) {
   const int lane = threadIdx.x % 32;
-  const float4 own = reinterpret_cast<const float4*>(sums)[lane];
-  const float before = __shfl_sync(0xffffffffu, own.w, (lane + 31) % 32);
+  const float4 own = reinterpret_cast<const float4*>(sums)[31 - lane];
+  const float before = __shfl_sync(0xffffffffu, own.w, (lane + 1) % 32);
   // A block's last summary is half its own and half the next one's.
-  const float score = fmaf(0.5f, own.w + (lane == 0 ? carry : before), own.x + own.y + own.z);
-  carry = before;  // as lane 0 has it
+  const float score = fmaf(0.5f, own.w + (lane == 31 ? carry : before), own.x + own.y + own.z);
+  carry = before;  // as lane 31 has it
   return score;
 }
 

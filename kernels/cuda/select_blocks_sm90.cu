@@ -221,15 +221,14 @@ __device__ __forceinline__ void consume(const SelectArguments<Shape>& a, const S
                 summary + 8 * half < visible[e] ? sums[half][e] : 0.f;
         if (index % 2 == 0 && index < stages - 1) continue;
         wait_for_all();
-        const int first = index / 2 * (2 * Shape::blocks), block = first + lane;
-        RegisterTopBlocks::Offers offers[2];
+        const int last = index / 2 * (2 * Shape::blocks) + 31, block = last - lane;
+        unsigned keys[2];
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           const float score = block_score(scores + (2 * warp + e) * Shape::score_row, carry[e]);
-          offers[e] =
-              top[e].offers(score, block >= a.selection.init_blocks && block < candidates_end[e], a.selection.places());
+          keys[e] = RegisterTopBlocks::key(score, block >= a.selection.init_blocks && block < candidates_end[e]);
         }
-        RegisterTopBlocks::take(top, offers, first);
+        RegisterTopBlocks::take(top, keys, last, a.selection.places());
         // The next sums go elsewhere; those after them here, when all have been at a barrier since they read these.
         scores += other;
         other = -other;

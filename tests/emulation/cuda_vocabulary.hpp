@@ -97,7 +97,7 @@ inline unsigned vote(std::string_view verb, unsigned mask, bool value) {
 
 template <class Value>
 Value __shfl_sync(unsigned mask, Value value, int source) {
-  return emulation::shuffle("__shfl_sync", mask, value, source % 32);
+  return emulation::shuffle("__shfl_sync", mask, value, source & 31);
 }
 template <class Value>
 Value __shfl_xor_sync(unsigned mask, Value value, int bits) {
@@ -126,6 +126,12 @@ Word atomicOr(Word* to, Word value) {
 
 inline int __popc(unsigned x) {
   return std::popcount(x);
+}
+inline int __clz(int x) {
+  return std::countl_zero(static_cast<unsigned>(x));
+}
+inline unsigned __funnelshift_l(unsigned low, unsigned high, int by) {
+  return static_cast<unsigned>(((static_cast<std::uint64_t>(high) << 32 | low) << (by & 31)) >> 32);
 }
 inline int __ffs(int x) {
   return ffs(x);
