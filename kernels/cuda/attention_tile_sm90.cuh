@@ -160,10 +160,9 @@ __device__ __forceinline__ void produce(const AttentionProblem<typename Shape::T
   }
 }
 
-/// S = Q K^T of a warpgroup's 64 rows and a key tile, enqueued.
+/// S = Q K^T of a warpgroup's 64 rows and a key tile, enqueued: operands of the products.
 template <class Shape>
-__device__ __forceinline__ void enqueue_scores(float (&s)[Shape::keys / 2], std::uint32_t query, std::uint32_t key) {
-  const std::uint64_t rows = ptx::operand(query), columns = ptx::operand(key);
+__device__ __forceinline__ void enqueue_scores(float (&s)[Shape::keys / 2], std::uint64_t rows, std::uint64_t columns) {
   ptx::hold(s);
   ptx::wgmma_fence();
 #pragma unroll
@@ -176,8 +175,7 @@ __device__ __forceinline__ void enqueue_scores(float (&s)[Shape::keys / 2], std:
 /// O += P V, enqueued.
 template <class Shape>
 __device__ __forceinline__ void enqueue_output(float (&o)[Shape::dv / 2], const std::uint32_t (&p)[Shape::keys / 16][4],
-                                               std::uint32_t value) {
-  const std::uint64_t columns = ptx::operand(value, Shape::column_bytes);
+                                               std::uint64_t columns) {
   ptx::hold(o);
   ptx::wgmma_fence();
 #pragma unroll
@@ -193,8 +191,10 @@ __device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T
   using T = typename Shape::T;
   const int warpgroup = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   const bool speaks = threadIdx.x % 128 == 0;
-  const int query = warpgroup * Shape::own_queries + warp;  // in the tile
-  const std::uint32_t own_query = shared.query(warpgroup);
+  const int query = warpgroup * Shape::own_queries + warp;                       // in the tile
+  const auto own_query = [&] { return ptx::operand(shared.query(warpgroup)); };  // anew for each tile
+  const auto key = [&](int stage) { return ptx::operand(shared.key(stage)); };
+  const auto value = [&](int stage) { return ptx::operand(shared.value(stage), Shape::column_bytes); };
   RingPosition<Shape::stages> ring;  // of the key tile whose scores come next
   for (int number = 0;; ++number) {
     ptx::barrier_wait(shared.query_ready(warpgroup), number % 2);
@@ -221,7 +221,7 @@ __device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T
       };
       float rescale[2];
       ptx::barrier_wait(shared.key_ready(ring.stage), ring.phase);
-      enqueue_scores<Shape>(s, own_query, shared.key(ring.stage));
+      enqueue_scores<Shape>(s, own_query(), key(ring.stage));
       ptx::wgmma_wait<0>();
       ptx::hold(s);
       scores_are_done(0);
@@ -232,8 +232,8 @@ __device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T
       for (int index = 1; index < walk.tiles; ++index) {
         ptx::barrier_wait(shared.key_ready(ring.stage), ring.phase);
         ptx::barrier_wait(shared.value_ready(values.stage), values.phase);
-        enqueue_scores<Shape>(s, own_query, shared.key(ring.stage));
-        enqueue_output<Shape>(o, p, shared.value(values.stage));
+        enqueue_scores<Shape>(s, own_query(), key(ring.stage));
+        enqueue_output<Shape>(o, p, value(values.stage));
         ptx::wgmma_wait<1>();
         ptx::hold(s);
         scores_are_done(index);
@@ -247,7 +247,7 @@ __device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T
         ring.advance();
       }
       ptx::barrier_wait(shared.value_ready(values.stage), values.phase);
-      enqueue_output<Shape>(o, p, shared.value(values.stage));
+      enqueue_output<Shape>(o, p, value(values.stage));
       ptx::wgmma_wait<0>();
       ptx::hold(o);
       if (speaks) ptx::barrier_arrive(shared.value_free(values.stage));

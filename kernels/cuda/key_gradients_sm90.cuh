@@ -188,26 +188,26 @@ __device__ __forceinline__ void load_statistics(const GradientProblem<typename S
 
 /// d = keys queries^T of a warpgroup's 64 keys and a stage's rows, enqueued.
 template <class Shape, int Dim>
-__device__ __forceinline__ void enqueue_transposed(float (&d)[Shape::rows / 2], std::uint32_t keys,
-                                                   std::uint32_t rows) {
+__device__ __forceinline__ void enqueue_transposed(float (&d)[Shape::rows / 2], std::uint64_t keys,
+                                                   std::uint64_t rows) {
   ptx::hold(d);
   ptx::wgmma_fence();
 #pragma unroll
   for (int step = 0; step < Dim / 16; ++step)
-    ptx::wgmma_nt(typename Shape::T{}, d, ptx::operand(keys + step / 4 * Shape::key_column_bytes + step % 4 * 32),
-                  ptx::operand(rows + step / 4 * Shape::column_bytes + step % 4 * 32), step > 0);
+    ptx::wgmma_nt(typename Shape::T{}, d, ptx::advance(keys, step / 4 * Shape::key_column_bytes + step % 4 * 32),
+                  ptx::advance(rows, step / 4 * Shape::column_bytes + step % 4 * 32), step > 0);
   ptx::wgmma_commit();
 }
 
 /// sums += scores rows, enqueued.
 template <class Shape, int Values>
 __device__ __forceinline__ void enqueue_sums(float (&sums)[Values], const std::uint32_t (&scores)[Shape::rows / 16][4],
-                                             std::uint32_t rows) {
+                                             std::uint64_t rows) {
   ptx::hold(sums);
   ptx::wgmma_fence();
 #pragma unroll
   for (int step = 0; step < Shape::rows / 16; ++step)
-    ptx::wgmma_rn(typename Shape::T{}, sums, scores[step], ptx::operand(rows + step * 2048, Shape::column_bytes));
+    ptx::wgmma_rn(typename Shape::T{}, sums, scores[step], ptx::advance(rows, step * 2048));
   ptx::wgmma_commit();
 }
 
@@ -234,7 +234,8 @@ __device__ __forceinline__ void sum_keys(const GradientProblem<typename Shape::T
   using T = typename Shape::T;
   const int warpgroup = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   const int first_key = Shape::splits_queries ? 0 : warpgroup * 64;
-  const std::uint32_t key = shared.key() + first_key * 128, value = shared.value() + first_key * 128;
+  const std::uint64_t key = ptx::operand(shared.key() + first_key * 128),
+                      value = ptx::operand(shared.value() + first_key * 128);
   const auto free = [&](int stage) {
     __syncwarp();
     if (lane == 0) ptx::barrier_arrive(shared.free(stage));
@@ -266,8 +267,8 @@ __device__ __forceinline__ void sum_keys(const GradientProblem<typename Shape::T
     }
     float s[Shape::rows / 2], dp[Shape::rows / 2];
     std::uint32_t p[Shape::rows / 16][4], ds[Shape::rows / 16][4];
-    enqueue_transposed<Shape, Shape::dk>(s, key, shared.query(stage));    // S^T = K Q^T
-    enqueue_transposed<Shape, Shape::dv>(dp, value, shared.dout(stage));  // dP^T = V dO^T
+    enqueue_transposed<Shape, Shape::dk>(s, key, ptx::operand(shared.query(stage)));    // S^T = K Q^T
+    enqueue_transposed<Shape, Shape::dv>(dp, value, ptx::operand(shared.dout(stage)));  // dP^T = V dO^T
     ptx::wgmma_wait<1>();
     ptx::hold(s);
 
@@ -306,8 +307,8 @@ __device__ __forceinline__ void sum_keys(const GradientProblem<typename Shape::T
             narrow2<T>(s[i] * fmaf(weight.x, dp[i], -delta.x), s[i + 1] * fmaf(weight.y, dp[i + 1], -delta.y));
       }
     }
-    enqueue_sums<Shape>(dv, p, shared.dout(stage));    // dV += P^T dO
-    enqueue_sums<Shape>(dk, ds, shared.query(stage));  // dK += dS^T Q
+    enqueue_sums<Shape>(dv, p, ptx::operand(shared.dout(stage), Shape::column_bytes));    // dV += P^T dO
+    enqueue_sums<Shape>(dk, ds, ptx::operand(shared.query(stage), Shape::column_bytes));  // dK += dS^T Q
     ptx::wgmma_wait<0>();
     ptx::hold(dk);
     ptx::hold(dv);

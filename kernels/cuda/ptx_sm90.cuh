@@ -125,17 +125,13 @@ __device__ __forceinline__ void hold(float (&d)[N]) {
 
 /// The descriptor of an operand in shared memory under 128-byte swizzle. Rows of 128 bytes, eight of them 1024 bytes
 /// apart from the next eight; `leading` is the distance in bytes between columns of 64 elements, of an operand whose
-/// rows run along the summed dimension.
+/// rows run along the summed dimension. All lanes call it with the same address; the shuffle tells the compiler so, which
+/// keeps what follows from it once a warp then, where products want it, and not once a lane.
 __device__ __forceinline__ std::uint64_t operand(std::uint32_t address, int leading = 16) {
+  address = __shfl_sync(0xffffffffu, address, 0);
   return static_cast<std::uint64_t>((address & 0x3ffff) >> 4) |
          static_cast<std::uint64_t>((leading & 0x3ffff) >> 4) << 16 | static_cast<std::uint64_t>(1024 >> 4) << 32 |
          static_cast<std::uint64_t>(1) << 62;
-}
-
-/// The same value in every lane, said so that the compiler keeps what follows from it once a warp, where products want
-/// their operands. All lanes call it.
-__device__ __forceinline__ std::uint32_t uniform(std::uint32_t x) {
-  return __shfl_sync(0xffffffffu, x, 0);
 }
 
 /// The operand that lies a multiple of 16 bytes further on.

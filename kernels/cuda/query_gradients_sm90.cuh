@@ -117,13 +117,13 @@ __device__ __forceinline__ void load_tiles(const GradientProblem<typename Shape:
 
 /// d = rows keys^T of a warpgroup's 64 rows and a tile, enqueued.
 template <class Shape, int Dim>
-__device__ __forceinline__ void enqueue_products(float (&d)[Shape::keys / 2], std::uint32_t rows, std::uint32_t keys) {
+__device__ __forceinline__ void enqueue_products(float (&d)[Shape::keys / 2], std::uint64_t rows, std::uint64_t keys) {
   ptx::hold(d);
   ptx::wgmma_fence();
 #pragma unroll
   for (int step = 0; step < Dim / 16; ++step)
-    ptx::wgmma_nt(typename Shape::T{}, d, ptx::operand(rows + step / 4 * Shape::row_column_bytes + step % 4 * 32),
-                  ptx::operand(keys + step / 4 * Shape::column_bytes + step % 4 * 32), step > 0);
+    ptx::wgmma_nt(typename Shape::T{}, d, ptx::advance(rows, step / 4 * Shape::row_column_bytes + step % 4 * 32),
+                  ptx::advance(keys, step / 4 * Shape::column_bytes + step % 4 * 32), step > 0);
   ptx::wgmma_commit();
 }
 
@@ -168,8 +168,8 @@ __device__ __forceinline__ void sum_queries(const GradientProblem<typename Shape
   const int warpgroup = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   const bool speaks = threadIdx.x % 128 == 0;
   const int query = warpgroup * 4 + warp;  // in the tile
-  const std::uint32_t own_query = shared.query() + warpgroup * 64 * 128,
-                      own_dout = shared.dout() + warpgroup * 64 * 128;
+  const std::uint64_t own_query = ptx::operand(shared.query() + warpgroup * 64 * 128),
+                      own_dout = ptx::operand(shared.dout() + warpgroup * 64 * 128);
   // Products make the four warps wait for each other. Where there is none a warp could pass on what the others have yet
   // to come to: they would then miss a turn of its barrier, and wait forever.
   const auto wait_for_all = [&] { ptx::named_barrier(1 + warpgroup, 128); };
@@ -199,8 +199,8 @@ __device__ __forceinline__ void sum_queries(const GradientProblem<typename Shape
       }
       float s[Shape::keys / 2], dp[Shape::keys / 2];
       std::uint32_t ds[Shape::keys / 16][4];
-      enqueue_products<Shape, Shape::dk>(s, own_query, shared.key(stage));    // S = Q K^T
-      enqueue_products<Shape, Shape::dv>(dp, own_dout, shared.value(stage));  // dP = dO V^T
+      enqueue_products<Shape, Shape::dk>(s, own_query, ptx::operand(shared.key(stage)));    // S = Q K^T
+      enqueue_products<Shape, Shape::dv>(dp, own_dout, ptx::operand(shared.value(stage)));  // dP = dO V^T
       ptx::wgmma_wait<1>();
       ptx::hold(s);
 #pragma unroll
@@ -221,11 +221,12 @@ __device__ __forceinline__ void sum_queries(const GradientProblem<typename Shape
         ds[i / 8][i / 2 % 4] = narrow2<T>(s[i] * fmaf(row.weight[half], dp[i], -row.delta[half]),
                                           s[i + 1] * fmaf(row.weight[half], dp[i + 1], -row.delta[half]));
       }
+      const std::uint64_t keys = ptx::operand(shared.key(stage), Shape::column_bytes);
       ptx::hold(dq);
       ptx::wgmma_fence();
 #pragma unroll
       for (int step = 0; step < Shape::keys / 16; ++step)  // dQ += dS K
-        ptx::wgmma_rn(T{}, dq, ds[step], ptx::operand(shared.key(stage) + step * 2048, Shape::column_bytes));
+        ptx::wgmma_rn(T{}, dq, ds[step], ptx::advance(keys, step * 2048));
       ptx::wgmma_commit();
       ptx::wgmma_wait<0>();
       ptx::hold(dq);

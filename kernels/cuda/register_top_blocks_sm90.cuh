@@ -27,8 +27,7 @@ class RegisterTopBlocks {
     for (int size = 2; size <= 32; size *= 2)
 #pragma unroll
       for (int stride = size / 2; stride > 0; stride /= 2)
-        for (int e = 0; e < 2; ++e)
-          top[e].keep_of_two(stride, ((lane & stride) == 0) == ((lane & size) == 0));
+        for (int e = 0; e < 2; ++e) top[e].keep_of_two(stride, ((lane & stride) == 0) == ((lane & size) == 0));
   }
 
   /// Takes what two queries are offered next, likewise; both at a time, since an insertion is mostly latency.
@@ -72,8 +71,8 @@ class RegisterTopBlocks {
 
   /// What a warp's lanes offer, a block each, of which the highest lane's is the lowest block.
   struct Offers {
-    unsigned key;      ///< the lane's
-    unsigned waiting;  ///< lanes not fetched yet
+    unsigned key;          ///< the lane's
+    unsigned waiting;      ///< lanes not fetched yet
     unsigned fetched = 0;  ///< 0 when none was left
     int lane = 0;          ///< that it is of
 

@@ -164,7 +164,7 @@ __device__ __forceinline__ void consume(const SelectArguments<Shape>& a, const S
   const int warpgroup = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   const bool speaks = threadIdx.x % 128 == 0;
   const auto wait_for_all = [&] { ptx::named_barrier(1 + warpgroup, 128); };
-  const std::uint64_t queries = ptx::operand(ptx::uniform(shared.query(warpgroup)));
+  const std::uint64_t queries = ptx::operand(shared.query(warpgroup));
   float* const bases = shared.bases(warpgroup);
   const int first_query = warpgroup * Shape::own_queries, own_query = first_query + 2 * warp;  // in the tile
   RingPosition<Shape::stages> ring;
@@ -202,7 +202,7 @@ __device__ __forceinline__ void consume(const SelectArguments<Shape>& a, const S
       for (int index = 0; index < stages; ++index) {
         float s[Shape::columns / 2];
         ptx::barrier_wait(shared.key_ready(ring.stage), ring.phase);
-        enqueue_products<Shape>(s, ptx::operand(ptx::uniform(shared.key(ring.stage))), queries);
+        enqueue_products<Shape>(s, ptx::operand(shared.key(ring.stage)), queries);
         ptx::wgmma_wait<0>();
         ptx::hold(s);
         if (speaks) {

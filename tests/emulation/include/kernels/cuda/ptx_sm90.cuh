@@ -85,10 +85,6 @@ inline std::uint64_t operand(std::uint32_t address, int leading = 16) {
   return emulation::Operand{address, leading}.packed();
 }
 
-inline std::uint32_t uniform(std::uint32_t x) {
-  return __shfl_sync(0xffffffffu, x, 0);
-}
-
 inline std::uint64_t advance(std::uint64_t operand, int bytes) {
   return operand + static_cast<std::uint64_t>(bytes / 16);
 }
