@@ -120,6 +120,17 @@ __device__ __forceinline__ float lane_maximum(const float (&s)[KeyColumns][4], i
   return maximum;
 }
 
+/// The greatest of 0 and this lane's scores of a row, or NaN if one is: numbers that are not negative are ordered as
+/// their bits are, of which an instruction compares three.
+template <int KeyColumns>
+__device__ __forceinline__ float positive_maximum(const float (&s)[KeyColumns][4], int half) {
+  int maximum = 0;
+#pragma unroll
+  for (int n = 0; n < KeyColumns; ++n)
+    maximum = __vimax3_s32(maximum, __float_as_int(s[n][2 * half]), __float_as_int(s[n][2 * half + 1]));
+  return __int_as_float(maximum);
+}
+
 /// The greatest of the four lanes that share a row.
 __device__ __forceinline__ float row_maximum(float maximum) {
   maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffffu, maximum, 1));
@@ -165,18 +176,24 @@ template <int KeyColumns>
 __device__ __forceinline__ bool advance_softmax_seldom(SoftmaxRows& state, float (&s)[KeyColumns][4], float scale_log2,
                                                        float (&rescale)[2]) {
   constexpr float tolerated = 8.f;  // p stays below 2^8, which bfloat16 and float16 hold as well as numbers below 1
-  float maximum[2];  // of this lane's scores: whether any lane's rises is all that most keys need to know
+  const auto exceeds = [&](int half, float maximum) { return !(maximum <= state.maximum[half] + tolerated); };
+  const bool may_rise =
+      exceeds(0, positive_maximum(s, 0) * scale_log2) | exceeds(1, positive_maximum(s, 1) * scale_log2);
+  bool rises = false;
+  if (__any_sync(0xffffffffu, may_rise)) {
+    float maximum[2];
 #pragma unroll
-  for (int half = 0; half < 2; ++half) maximum[half] = lane_maximum(s, half, -INFINITY) * scale_log2;
-  const bool rises =
-      __any_sync(0xffffffffu, maximum[0] > state.maximum[0] + tolerated || maximum[1] > state.maximum[1] + tolerated);
-  if (rises) {
+    for (int half = 0; half < 2; ++half) maximum[half] = row_maximum(lane_maximum(s, half, -INFINITY) * scale_log2);
+    rises =
+        __any_sync(0xffffffffu, maximum[0] > state.maximum[0] + tolerated || maximum[1] > state.maximum[1] + tolerated);
+    if (rises) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      maximum[half] = fmaxf(row_maximum(maximum[half]), state.maximum[half]);
-      rescale[half] = ptx::exp2_approximate(state.maximum[half] - (maximum[half] == -INFINITY ? 0.f : maximum[half]));
-      state.maximum[half] = maximum[half];
-      state.sum[half] *= rescale[half];
+      for (int half = 0; half < 2; ++half) {
+        maximum[half] = fmaxf(maximum[half], state.maximum[half]);
+        rescale[half] = ptx::exp2_approximate(state.maximum[half] - (maximum[half] == -INFINITY ? 0.f : maximum[half]));
+        state.maximum[half] = maximum[half];
+        state.sum[half] *= rescale[half];
+      }
     }
   }
 #pragma unroll

@@ -144,6 +144,15 @@ template <class Value>
 Value __ldcg(const Value* from) {
   return *from;
 }
+inline int __vimax3_s32(int a, int b, int c) {
+  return std::max(a, std::max(b, c));
+}
+inline int __float_as_int(float x) {
+  return std::bit_cast<int>(x);
+}
+inline float __int_as_float(int x) {
+  return std::bit_cast<float>(x);
+}
 inline unsigned __float_as_uint(float x) {
   return std::bit_cast<unsigned>(x);
 }
