@@ -81,6 +81,28 @@ Problem steep_scores() {
   return make_problem(config, {0, 1500}, 602, {.shared_k = false, .shared_v = false});
 }
 
+// Scores below zero alone, of which the later ones are far higher: kernels look for a maximum's rise among numbers that
+// are not negative first.
+Problem sunken_scores() {
+  Config config;
+  config.num_q_heads = 16, config.num_kv_heads = 1;
+  config.head_dim_qk = config.head_dim_v = 64;
+  config.select_count = 4;
+  config.window = 300;
+  config.softmax_scale = 1;
+  config.compressor = Compressor::mean;
+  Problem problem = make_problem(config, {0, 1500}, 603, {.shared_k = false, .shared_v = false});
+  const auto set_first_channel = [&](Values& rows, std::int64_t heads, auto value_at) {
+    const std::size_t width = static_cast<std::size_t>(heads * config.head_dim_qk);
+    for (std::size_t i = 0; i < rows.size(); i += static_cast<std::size_t>(config.head_dim_qk))
+      rows[i] = value_at(i / width);
+  };
+  set_first_channel(problem.inputs.q, config.num_q_heads, [](std::size_t) { return 10; });
+  for (Values* keys : {&problem.inputs.k.cmp, &problem.inputs.k.slc, &problem.inputs.k.win})
+    set_first_channel(*keys, config.num_kv_heads, [](std::size_t token) { return token < 1400 ? -20 : -6; });
+  return problem;
+}
+
 // 1049 of them, more than a compressor takes at once, of which the shares of ranks are less.
 Problem many_summaries() {
   Config config;
@@ -272,7 +294,10 @@ void KernelTest::for_each_case(const std::function<void(const StageCase&)>& chec
       for (Problem& problem : model_shapes()) problems.push_back(std::move(problem));
     if ((GetParam().walks_long_tiles || also == Also::long_documents) && dtype == DType::bf16)
       problems.push_back(long_documents());
-    if (also == Also::steep_scores && dtype == DType::bf16) problems.push_back(steep_scores());
+    if (also == Also::steep_scores && dtype == DType::bf16) {
+      problems.push_back(steep_scores());
+      problems.push_back(sunken_scores());
+    }
     if (also == Also::many_summaries && dtype == DType::bf16) problems.push_back(many_summaries());
     for (Problem& problem : problems) {
       SCOPED_TRACE(std::string(name_of(dtype)) + ", " + describe(problem));
