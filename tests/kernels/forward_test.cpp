@@ -1,5 +1,9 @@
 // Each forward stage alone, on every rank's share, against the oracle.
 
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
 #include "tests/kernels/kernel_test.hpp"
 
 namespace cpnsa::test {
@@ -121,28 +125,34 @@ TEST_P(ForwardStages, CompressedAttention) {
   for_each_case(check, Also::steep_scores);
 }
 
+// [T, G, n] of all ranks.
+std::vector<std::int32_t> select_blocks(const StageCase& stage, const Partition& partition, Device& device) {
+  const std::int64_t places = stage.config().num_kv_heads * stage.config().select_count;
+  std::vector<std::int32_t> all(stage.truth.selected.size());
+  for (int rank = 0; rank < partition.ranks(); ++rank) {
+    RankShare share(stage, partition, rank, device);
+    if (share.plan.rows == 0) continue;
+    const DeviceBuffer q = share.input(share.rows(stage.problem.inputs.q));
+    const DeviceBuffer keys = share.input(stage.truth.summaries_k);
+    const DeviceBuffer lse = share.accumulated(share.rows(stage.truth.lse_cmp));
+    const DeviceBuffer selected = poisoned_indices(device, share.plan.rows * places);
+    auto arguments = share.arguments<SelectBlocks>();
+    arguments.queries = share.queries.get();
+    arguments.q = q.data();
+    arguments.keys = keys.data();
+    arguments.log_sum_exp = lse.data();
+    arguments.selected = static_cast<std::int32_t*>(selected.data());
+    device.select_blocks(arguments, Stream{});
+    partition.gather(selected.indices().data(), all.data(), rank, static_cast<std::size_t>(places) * 4);
+  }
+  return all;
+}
+
 TEST_P(ForwardStages, SelectBlocks) {
   const auto check = [&](const StageCase& stage) {
-    const std::int64_t places = stage.config().num_kv_heads * stage.config().select_count;
     std::vector<std::int32_t> expected;
     for_each_partition(stage, [&](const Partition& partition) {
-      std::vector<std::int32_t> all(stage.truth.selected.size());
-      for (int rank = 0; rank < partition.ranks(); ++rank) {
-        RankShare share(stage, partition, rank, device());
-        if (share.plan.rows == 0) continue;
-        const DeviceBuffer q = share.input(share.rows(stage.problem.inputs.q));
-        const DeviceBuffer keys = share.input(stage.truth.summaries_k);
-        const DeviceBuffer lse = share.accumulated(share.rows(stage.truth.lse_cmp));
-        const DeviceBuffer selected = poisoned_indices(device(), share.plan.rows * places);
-        auto arguments = share.arguments<SelectBlocks>();
-        arguments.queries = share.queries.get();
-        arguments.q = q.data();
-        arguments.keys = keys.data();
-        arguments.log_sum_exp = lse.data();
-        arguments.selected = static_cast<std::int32_t*>(selected.data());
-        device().select_blocks(arguments, Stream{});
-        partition.gather(selected.indices().data(), all.data(), rank, static_cast<std::size_t>(places) * 4);
-      }
+      const std::vector<std::int32_t> all = select_blocks(stage, partition, device());
       if (expected.empty()) {
         expected = all;
         ASSERT_TRUE(Truth(stage.problem, stage.dtype, all).selection_is_right());
@@ -151,6 +161,60 @@ TEST_P(ForwardStages, SelectBlocks) {
     });
   };
   for_each_case(check, GetParam().selects_in_turns ? Also::long_documents : Also::nothing);
+}
+
+// Blocks of nine kinds: of those that tie, one kind's, the lower ones are taken, in turns of 32 blocks and across them;
+// which kind is best depends on the query. A query that is not a number makes all of its blocks tie.
+TEST_P(ForwardStages, SelectBlocksOfEqualScores) {
+  Config config;
+  config.num_q_heads = 16, config.num_kv_heads = 1;
+  config.head_dim_qk = config.head_dim_v = 64;
+  config.select_count = 10;
+  config.window = 16;
+  config.compressor = Compressor::mean;
+  constexpr std::int64_t tokens = 3300, not_numbers[] = {1000, 3290};
+  Problem problem = make_problem(config, {0, tokens}, 604, {.shared_k = false, .shared_v = false});
+  std::vector<std::int64_t> kinds;
+  for (Random random(605); kinds.size() * config.select_block < tokens;) kinds.push_back(random.integer(0, 8));
+  // A block's middle is its kind's, the rest all blocks': so are the summaries that lie in two blocks.
+  Values& keys = problem.inputs.k.cmp;
+  const Values given = keys;
+  for (std::int64_t token = 0; token < tokens; ++token) {
+    const std::int64_t at = token % config.select_block,
+                       kind = kinds[static_cast<std::size_t>(token / config.select_block)];
+    const std::int64_t source = at < 16 || at >= 48 ? at : kind * config.select_block + at;
+    std::copy_n(given.begin() + source * config.head_dim_qk, config.head_dim_qk,
+                keys.begin() + token * config.head_dim_qk);
+  }
+  for (const std::int64_t row : not_numbers)
+    problem.inputs.q[static_cast<std::size_t>((row * config.num_q_heads + 3) * config.head_dim_qk)] = std::nan("");
+  ASSERT_TRUE(supported(config, DType::bf16));
+  const StageCase stage(problem, DType::bf16);
+  std::vector<std::int32_t> expected;
+  for_each_partition(stage, [&](const Partition& partition) {
+    const std::vector<std::int32_t> all = select_blocks(stage, partition, device());
+    if (expected.empty()) expected = all;
+    ASSERT_EQ(all, expected) << "a selection depends on where it is made";
+  });
+  const auto of_row = [&](const std::vector<std::int32_t>& selected, std::int64_t row) {
+    const auto first = selected.begin() + row * config.select_count;
+    return std::vector<std::int32_t>(first, first + config.select_count);
+  };
+  for (const std::int64_t row : not_numbers) ASSERT_EQ(of_row(expected, row), of_row(stage.truth.selected, row));
+  for (std::int64_t row = config.select_block * config.select_count; row < tokens; ++row) {
+    const std::vector<std::int32_t> selected = of_row(expected, row);
+    const std::int64_t last = row / config.select_block;
+    ASSERT_TRUE(std::adjacent_find(selected.begin(), selected.end(), std::greater_equal()) == selected.end())
+        << "row " << row << ": " << testing::PrintToString(selected);
+    ASSERT_EQ(selected.back(), last) << "row " << row;
+    bool passed_over[9] = {};  // a block of the kind
+    for (std::int64_t block = config.init_blocks; block <= last - config.local_blocks; ++block) {
+      bool& lower_is_left = passed_over[kinds[static_cast<std::size_t>(block)]];
+      const bool is_taken = std::count(selected.begin(), selected.end(), block) == 1;
+      ASSERT_FALSE(is_taken && lower_is_left) << "row " << row << " has block " << block << ", not a lower equal one";
+      lower_is_left |= !is_taken;
+    }
+  }
 }
 
 TEST_P(ForwardStages, MarkDemand) {
