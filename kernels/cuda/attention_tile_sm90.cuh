@@ -160,7 +160,7 @@ __device__ __forceinline__ void produce(const AttentionProblem<typename Shape::T
   }
 }
 
-/// S = Q K^T of a warpgroup's 64 rows and a key tile, enqueued: operands of the products.
+/// S = Q K^T of a warpgroup's 64 rows and a key tile, both as operands, enqueued.
 template <class Shape>
 __device__ __forceinline__ void enqueue_scores(float (&s)[Shape::keys / 2], std::uint64_t rows, std::uint64_t columns) {
   ptx::hold(s);
@@ -172,7 +172,7 @@ __device__ __forceinline__ void enqueue_scores(float (&s)[Shape::keys / 2], std:
   ptx::wgmma_commit();
 }
 
-/// O += P V, enqueued.
+/// O += P V, enqueued; V as an operand.
 template <class Shape>
 __device__ __forceinline__ void enqueue_output(float (&o)[Shape::dv / 2], const std::uint32_t (&p)[Shape::keys / 16][4],
                                                std::uint64_t columns) {
@@ -191,8 +191,9 @@ __device__ __forceinline__ void consume(const AttentionProblem<typename Shape::T
   using T = typename Shape::T;
   const int warpgroup = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   const bool speaks = threadIdx.x % 128 == 0;
-  const int query = warpgroup * Shape::own_queries + warp;                       // in the tile
-  const auto own_query = [&] { return ptx::operand(shared.query(warpgroup)); };  // anew for each tile
+  const int query = warpgroup * Shape::own_queries + warp;  // in the tile
+  // Asked for at each tile: kept, it would be in the lanes' registers.
+  const auto own_query = [&] { return ptx::operand(shared.query(warpgroup)); };
   const auto key = [&](int stage) { return ptx::operand(shared.key(stage)); };
   const auto value = [&](int stage) { return ptx::operand(shared.value(stage), Shape::column_bytes); };
   RingPosition<Shape::stages> ring;  // of the key tile whose scores come next

@@ -15,22 +15,8 @@ class RegisterTopBlocks {
     return competes ? number : 0;
   }
 
-  /// The first that two queries are offered: keys[e] of block last - lane for query e.
-  __device__ static __forceinline__ void begin(RegisterTopBlocks (&top)[2], const unsigned (&keys)[2], int last) {
-    const int lane = threadIdx.x % 32;
-    for (int e = 0; e < 2; ++e) {
-      top[e].key_ = keys[e];
-      top[e].block_ = last - lane;
-    }
-    // Bitonic.
-#pragma unroll
-    for (int size = 2; size <= 32; size *= 2)
-#pragma unroll
-      for (int stride = size / 2; stride > 0; stride /= 2)
-        for (int e = 0; e < 2; ++e) top[e].keep_of_two(stride, ((lane & stride) == 0) == ((lane & size) == 0));
-  }
-
-  /// Takes what two queries are offered next, likewise; both at a time, since an insertion is mostly latency.
+  /// Takes what two queries are offered next: keys[e] of block last - lane for query e. Both at a time, since an
+  /// insertion is mostly latency.
   __device__ static __forceinline__ void take(RegisterTopBlocks (&top)[2], const unsigned (&keys)[2], int last,
                                               int places) {
     // Asked of all lanes so that the compiler knows that they go the same way.
@@ -68,6 +54,20 @@ class RegisterTopBlocks {
 
  private:
   static constexpr unsigned all = 0xffffffffu;
+
+  // Takes the first offers: all of them are the best so far, once they are sorted.
+  __device__ static __forceinline__ void begin(RegisterTopBlocks (&top)[2], const unsigned (&keys)[2], int last) {
+    const int lane = threadIdx.x % 32;
+    for (int e = 0; e < 2; ++e) {
+      top[e].key_ = keys[e];
+      top[e].block_ = last - lane;
+    }
+#pragma unroll
+    for (int size = 2; size <= 32; size *= 2)
+#pragma unroll
+      for (int stride = size / 2; stride > 0; stride /= 2)
+        for (int e = 0; e < 2; ++e) top[e].keep_of_two(stride, ((lane & stride) == 0) == ((lane & size) == 0));
+  }
 
   /// What a warp's lanes offer, a block each, of which the highest lane's is the lowest block.
   struct Offers {
