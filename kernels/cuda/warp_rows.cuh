@@ -120,8 +120,8 @@ __device__ __forceinline__ float lane_maximum(const float (&s)[KeyColumns][4], i
   return maximum;
 }
 
-/// The greatest of 0 and this lane's scores of a row, or NaN if one is: numbers that are not negative are ordered as
-/// their bits are, of which an instruction compares three.
+/// The greatest of 0 and this lane's scores of a row, or NaN if one is, unless its sign bit is set: numbers that are
+/// not negative are ordered as their bits are, of which an instruction compares three.
 template <int KeyColumns>
 __device__ __forceinline__ float positive_maximum(const float (&s)[KeyColumns][4], int half) {
   int maximum = 0;

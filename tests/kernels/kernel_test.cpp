@@ -39,19 +39,26 @@ planning::DemandMatrix demand_of(const Problem& problem, const Partition& partit
   return demand;
 }
 
+// 16 query heads of one KV head, and few blocks selected.
+Config one_group(std::int64_t window) {
+  Config config;
+  config.num_q_heads = 16, config.num_kv_heads = 1;
+  config.head_dim_qk = config.head_dim_v = 64;
+  config.select_count = 4;
+  config.window = window;
+  config.compress_hidden_k = config.compress_hidden_v = 64;
+  return config;
+}
+
 // The shapes of the paper and of common models, small: 16 query heads a group, blocks of 64. The last queries of the
 // first see more blocks than they select.
 std::vector<Problem> model_shapes() {
   std::vector<Problem> problems;
   std::uint64_t seed = 500;
   for (const auto& [dk, dv] : {std::pair{64, 64}, {128, 128}, {192, 128}}) {
-    Config config;
-    config.num_q_heads = 16, config.num_kv_heads = 1;
+    Config config = one_group(100);
     config.head_dim_qk = dk, config.head_dim_v = dv;
-    config.select_count = 4;
     config.local_blocks = 1;
-    config.window = 100;
-    config.compress_hidden_k = config.compress_hidden_v = 64;
     const std::int64_t end = dk == 64 ? 430 : 330;
     problems.push_back(make_problem(config, {0, 100, end}, seed++, {.shared_k = false, .shared_v = false}));
   }
@@ -60,35 +67,20 @@ std::vector<Problem> model_shapes() {
 
 // Long enough for kernels that take 128 summaries at a time to take another turn, and a second document of one more.
 Problem long_documents() {
-  Config config;
-  config.num_q_heads = 16, config.num_kv_heads = 1;
-  config.head_dim_qk = config.head_dim_v = 64;
-  config.select_count = 4;
-  config.window = 400;
-  config.compress_hidden_k = config.compress_hidden_v = 64;
-  return make_problem(config, {0, 2200, 2300}, 600, {.shared_k = false, .shared_v = false});
+  return make_problem(one_group(400), {0, 2200, 2300}, 600, {.shared_k = false, .shared_v = false});
 }
 
 // Scores so far apart that a row's maximum rises by more than 2^8 between tiles of keys, where kernels rescale.
 Problem steep_scores() {
-  Config config;
-  config.num_q_heads = 16, config.num_kv_heads = 1;
-  config.head_dim_qk = config.head_dim_v = 64;
-  config.select_count = 4;
-  config.window = 300;
+  Config config = one_group(300);
   config.softmax_scale = 1;
-  config.compress_hidden_k = config.compress_hidden_v = 64;
   return make_problem(config, {0, 1500}, 602, {.shared_k = false, .shared_v = false});
 }
 
 // Scores below zero alone, of which the later ones are far higher: kernels look for a maximum's rise among numbers that
 // are not negative first.
 Problem sunken_scores() {
-  Config config;
-  config.num_q_heads = 16, config.num_kv_heads = 1;
-  config.head_dim_qk = config.head_dim_v = 64;
-  config.select_count = 4;
-  config.window = 300;
+  Config config = one_group(300);
   config.softmax_scale = 1;
   config.compressor = Compressor::mean;
   Problem problem = make_problem(config, {0, 1500}, 603, {.shared_k = false, .shared_v = false});

@@ -80,6 +80,7 @@ template <int N>
 void hold(float (&)[N]) {}
 
 inline std::uint64_t operand(std::uint32_t address, int leading = 16) {
+  address = __shfl_sync(0xffffffffu, address, 0);  // so that lanes that do not call it are missed here too
   if (address % 16 != 0 || address >= emulation::shared_capacity)
     emulation::ThreadBlock::current().fail("a wgmma operand that is not at a multiple of 16 in shared memory");
   return emulation::Operand{address, leading}.packed();
