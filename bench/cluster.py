@@ -25,7 +25,8 @@ ROOT = os.path.dirname(HERE)
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--build", default=os.path.join(ROOT, "build/cuda"), metavar="DIR", help="build folder")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results; an existing one is an error")
+    parser.add_argument("--out", required=True, metavar="DIR",
+                        help="folder of the results; an existing one is an error")
     parser.add_argument("--ranks", type=int, default=0, help="most ranks, a GPU each (0: the GPUs of this machine)")
     parser.add_argument("--launch", default="mpirun --bind-to none -n {ranks}", help="what starts {ranks} ranks")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try this out, at tiny sizes")
@@ -146,7 +147,8 @@ def measure(session, counts):
         path = os.path.join(session.arguments.out, "bench", f"{number:03}.json")
         os.makedirs(os.path.dirname(path), exist_ok=True)
         flags = [*point.flags(), "--device", session.arguments.device, "-J", path]
-        if session.run(f"bench: {point.title()}", session.launched(point.ranks, session.program("cpnsa"), "bench", *flags)):
+        command = session.launched(point.ranks, session.program("cpnsa"), "bench", *flags)
+        if session.run(f"bench: {point.title()}", command):
             with open(path, encoding="utf-8") as file:
                 rows.append({**point.describe(), "bench": json.load(file)})
     return rows
@@ -162,8 +164,8 @@ def run_examples(session, counts):
         if not session.has(name):
             session.failures.append((name, "not built"))
             continue
-        help_text = subprocess.run([session.program(name), "--help"], capture_output=True, text=True, check=False).stdout
-        flags = [*flags, "--device", device] if "--device" in help_text else flags
+        asked = subprocess.run([session.program(name), "--help"], capture_output=True, text=True, check=False)
+        flags = [*flags, "--device", device] if "--device" in asked.stdout else flags
         for ranks in [counts[0], counts[-1]] if len(counts) > 1 else counts:
             out = os.path.join(session.arguments.out, f"{name}-{ranks}")
             begin = time.monotonic()

@@ -30,7 +30,8 @@ class Point:
     def flags(self):
         shape = ["--heads", "4", "--kv-heads", "2", "--dk", "16", "--dv", "16", "--hidden", "16", "--window", "64",
                  "--select-block", "32", "--select-count", "4", "-n", "1", "-w", "0"]
-        flags = shape if self.tiny else ["-n", "5", "-w", "2", "--deadline", "60"]  # within a step's limit, and says why
+        # The deadline is within a step's limit, and its message says why.
+        flags = shape if self.tiny else ["-n", "5", "-w", "2", "--deadline", "60"]
         flags = flags + ["-b", str(self.tokens), "-e", str(self.tokens), "--documents", str(self.documents),
                          "--selection", self.selection, "--partition", self.partition, "--exchange", self.exchange]
         return flags if self.backward else [*flags, "--no-backward"]

@@ -24,8 +24,8 @@ def exposed_seconds(step):
 
 
 def scaling_table(rows):
-    head = ["tokens", "documents", "selection", "ranks", "partition", "exchange", "pass", "ms", "of ideal", "exposed ms",
-            "wire ms", "moved MiB", "peak GiB a rank"]
+    head = ["tokens", "documents", "selection", "ranks", "partition", "exchange", "pass", "ms", "of ideal",
+            "exposed ms", "wire ms", "moved MiB", "peak GiB a rank"]
     lines = []
     for row in sorted(rows, key=lambda r: (r["tokens"], r["documents"], r["selection"], r["ranks"], r["partition"],
                                            r["exchange"])):

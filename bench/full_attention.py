@@ -162,10 +162,10 @@ def measure_ceilings(stopwatch):
     size, copied = 8192, 2 << 30
     try:
         a, b = (torch.randn(size, size, dtype=torch.bfloat16, device="cuda") for _ in range(2))
-        [product] = stopwatch.time(lambda: torch.mm(a, b))
+        [product] = stopwatch.time(lambda: torch.mm(a, b))  # noqa: F821
         source = torch.zeros(copied, dtype=torch.uint8, device="cuda")
         target = torch.empty_like(source)
-        [copy] = stopwatch.time(lambda: target.copy_(source))
+        [copy] = stopwatch.time(lambda: target.copy_(source))  # noqa: F821
     except RuntimeError as error:
         return {"failed": str(error).split("\n")[0]}
     del a, b, source, target

@@ -26,7 +26,6 @@ import torch
 import cpnsa
 import cpnsa.torch
 
-
 dtypes = {"float64": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 

@@ -43,8 +43,7 @@ WindowKeyTiles window_key_tiles(std::span<const Segment> segments, std::int64_t 
       add(segment.row + row, std::min(keys, segment.rows - row), false, {&i, 1});
     if (segment.halo_rows == 0) continue;
     const std::int64_t end = segment.halo_row + segment.halo_rows;
-    for (std::int64_t tile = segment.halo_row / keys; tile * keys < end; ++tile)
-      halo[tile].push_back(i);
+    for (std::int64_t tile = segment.halo_row / keys; tile * keys < end; ++tile) halo[tile].push_back(i);
     halo_rows = std::max(halo_rows, end);
   }
   for (const auto& [tile, seen_by] : halo) {

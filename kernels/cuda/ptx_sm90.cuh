@@ -125,8 +125,8 @@ __device__ __forceinline__ void hold(float (&d)[N]) {
 
 /// The descriptor of an operand in shared memory under 128-byte swizzle. Rows of 128 bytes, eight of them 1024 bytes
 /// apart from the next eight; `leading` is the distance in bytes between columns of 64 elements, of an operand whose
-/// rows run along the summed dimension. All lanes call it with the same address; the shuffle tells the compiler so, which
-/// keeps what follows from it once a warp then, where products want it, and not once a lane.
+/// rows run along the summed dimension. All lanes call it with the same address; the shuffle tells the compiler so,
+/// which keeps what follows from it once a warp then, where products want it, and not once a lane.
 __device__ __forceinline__ std::uint64_t operand(std::uint32_t address, int leading = 16) {
   address = __shfl_sync(0xffffffffu, address, 0);
   return static_cast<std::uint64_t>((address & 0x3ffff) >> 4) |
@@ -154,8 +154,8 @@ __device__ __forceinline__ std::uint64_t advance(std::uint64_t operand, int byte
 #define CPNSA_D32                                                                                       \
   "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26," \
   "%27,%28,%29,%30,%31}"
-#define CPNSA_D40                                                                                                \
-  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,"          \
+#define CPNSA_D40                                                                                       \
+  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26," \
   "%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39}"
 #define CPNSA_D64                                                                                                \
   "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,"          \

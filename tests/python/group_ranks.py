@@ -91,7 +91,8 @@ def checks(rank, ranks):
     tensors = {}
     for sums in (False, True):
         layer = layer_of(world)
-        plan = cpnsa.torch.Plan(layer.config, cu_seqlens, group=world, dtype=torch.float64, sum_parameter_gradients=sums)
+        plan = cpnsa.torch.Plan(layer.config, cu_seqlens, group=world, dtype=torch.float64,
+                                sum_parameter_gradients=sums)
         layer(plan.shard(sequence()), plan=plan).sum().backward()
         gradient = layer.compress_v.w1.grad
         tensors[sums] = gradient if sums else summed(gradient, world)
@@ -184,8 +185,8 @@ def few_rows(world, ranks):
 
 
 def fsdp2():
-    """Parameters sharded over dp x cp, as docs/pytorch.md has it: the gradients are those of one rank, also once a layer
-    was initialised sharded."""
+    """Parameters sharded over dp x cp, as docs/pytorch.md has it: the gradients are those of one rank, also once a
+    layer was initialised sharded."""
     try:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard

@@ -58,12 +58,12 @@ def compare(cp, layer, alone, x, lengths):
     """Largest relative error against one rank, of a batch of sequences, or of documents packed in one."""
     rank, ranks = cp.rank(), cp.size()
     packed = None
-    shard = lambda tensor: zigzag(tensor, rank, ranks)  # noqa: E731
+    shard = lambda tensor: zigzag(tensor, rank, ranks)
     if lengths:
         bounds = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32)
         packed = PackedSeqParams(qkv_format="thd", cu_seqlens_q=bounds, cu_seqlens_kv=bounds,
                                  max_seqlen_q=max(lengths), max_seqlen_kv=max(lengths))
-        shard = lambda tensor: torch.cat([zigzag(part, rank, ranks) for part in tensor.split(lengths)])  # noqa: E731
+        shard = lambda tensor: torch.cat([zigzag(part, rank, ranks) for part in tensor.split(lengths)])
     out, dx, gradients = run(layer, shard(x), packed)
     expected_out, expected_dx, expected = run(alone, x, packed)
     errors = [error_of(out, shard(expected_out)), error_of(dx, shard(expected_dx))]

@@ -1,6 +1,5 @@
 """docs/algorithm.md in plain PyTorch, a token and a head at a time: slow, and independent of the library."""
 
-import math
 
 import torch
 

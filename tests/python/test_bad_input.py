@@ -120,7 +120,7 @@ def test_use_after_close():
     layer = attention(communicator=communicator)
     communicator.close()
     with pytest.raises(cpnsa.ArgumentError, match="closed"):
-        communicator.rank
+        communicator.rank  # noqa: B018
     with pytest.raises(cpnsa.ArgumentError, match="communicator: found one that was closed"):
         layer.forward(**arrays())
 

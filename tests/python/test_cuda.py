@@ -47,8 +47,8 @@ def test_against_the_cpu(dtype, tolerance):
              cpnsa.torch.Plan(full, cu_seqlens, dtype=dtype, device="cuda")]
     torch.manual_seed(0)
     rounded = [torch.randn(shape).to(dtype) for shape in ((1000, 8, 32), (1000, 2, 32), (1000, 2, 16), (1000, 8, 3))]
-    sides = [{name: tensor.detach().to(dtype) for name, tensor in cpnsa.torch.Compressor(full, dim, 32).tensors().items()}
-             for dim in (32, 16)]
+    sides = [{name: tensor.detach().to(dtype)
+              for name, tensor in cpnsa.torch.Compressor(full, dim, 32).tensors().items()} for dim in (32, 16)]
     results = []
     for plan in plans:
         leaves = [tensor.to(plan.device, plan.dtype).requires_grad_() for tensor in rounded]
@@ -56,7 +56,8 @@ def test_against_the_cpu(dtype, tolerance):
                       for side in sides]
         out = cpnsa.torch.attention(plan, *leaves, *parameters)
         out.square().sum().backward()
-        tensors = [out.detach(), *(leaf.grad for leaf in leaves), *(p.grad for side in parameters for p in side.values())]
+        tensors = [out.detach(), *(leaf.grad for leaf in leaves),
+                   *(p.grad for side in parameters for p in side.values())]
         results.append([tensor.double().cpu() for tensor in tensors])
     assert max(errors(results[1], results[0])) < tolerance
 
@@ -87,7 +88,8 @@ def test_wrong_device_is_refused():
     layer, _ = layer_and_input()
     shapes = ((1000, 8, 32), (1000, 2, 32), (1000, 2, 16), (1000, 8, 3))
     tensors = [torch.zeros(shape, dtype=torch.bfloat16, device="cuda") for shape in shapes]
-    sides = [{name: p.detach().cuda() for name, p in side.tensors().items()} for side in (layer.compress_k, layer.compress_v)]
+    sides = [{name: p.detach().cuda() for name, p in side.tensors().items()}
+             for side in (layer.compress_k, layer.compress_v)]
     with pytest.raises(cpnsa.ArgumentError, match="k_cmp: found a tensor on cpu, expected one on cuda"):
         cpnsa.torch.attention(plan, tensors[0], tensors[1].cpu(), *tensors[2:], *sides)
     assert torch.isfinite(cpnsa.torch.attention(plan, *tensors, *sides)).all()
@@ -106,7 +108,8 @@ def test_nccl_groups(ranks, tmp_path):
     environment = {**os.environ, "MASTER_ADDR": "localhost", "MASTER_PORT": str(29510 + ranks)}
     subprocess.run([sys.executable, str(train), *arguments, str(files[0])], check=True, timeout=120)
     processes = [subprocess.Popen([str(wrapper), *arguments, str(files[1])],
-                                  env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)})
+                                  env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank),
+                                       "WORLD_SIZE": str(ranks)})
                  for rank in range(ranks)]
     try:
         assert [process.wait(timeout=120) for process in processes] == [0] * ranks

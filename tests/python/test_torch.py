@@ -294,7 +294,8 @@ def test_positions_and_shards():
         plan.shard(torch.arange(19))
 
 
-@pytest.mark.skipif(not compilers, reason=f"PyTorch {torch.__version__} has no torch.library.custom_op, 2.4 and later do")
+@pytest.mark.skipif(not compilers,
+                    reason=f"PyTorch {torch.__version__} has no torch.library.custom_op, 2.4 and later do")
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compile_without_graph_breaks(backend):
     layer = layer_of(configured())
@@ -307,7 +308,8 @@ def test_compile_without_graph_breaks(backend):
     assert_same(found[1], expected[1], 1e-5)
 
 
-@pytest.mark.skipif(not compilers, reason=f"PyTorch {torch.__version__} has no torch.library.custom_op, 2.4 and later do")
+@pytest.mark.skipif(not compilers,
+                    reason=f"PyTorch {torch.__version__} has no torch.library.custom_op, 2.4 and later do")
 def test_operators_are_well_formed():
     from cpnsa.torch import compiled
 

@@ -96,7 +96,8 @@ def test_views_of_opposite_numbers():
                        cpnsa.torch.attention(plan, -q, k, v, gate))
 
 
-@pytest.mark.parametrize("cu_seqlens", ["bounds", ["a", "b"], [0, 40.0], torch.tensor([0.0, 40.0]), [0, 2**70], [0, None]])
+@pytest.mark.parametrize("cu_seqlens", ["bounds", ["a", "b"], [0, 40.0], torch.tensor([0.0, 40.0]), [0, 2**70],
+                                        [0, None]])
 def test_bounds_that_are_no_integers(cu_seqlens):
     with pytest.raises(cpnsa.ArgumentError, match="cu_seqlens: found .*, expected integers"):
         cpnsa.torch.Plan(mean, cu_seqlens)

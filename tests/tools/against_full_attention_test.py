@@ -11,8 +11,8 @@ import xml.etree.ElementTree
 command, script = os.environ["CPNSA_COMMAND"], os.environ["CPNSA_SCRIPT"]
 sys.path.insert(0, os.path.dirname(script))
 sys.dont_write_bytecode = True
-from tables import ratio_table  # noqa: E402
 from svg import StackedBars, write  # noqa: E402
+from tables import ratio_table  # noqa: E402
 
 
 def run(out, *flags):
