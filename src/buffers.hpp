@@ -32,9 +32,9 @@ struct LayerSizes {
   std::int64_t rows;
   std::int64_t q_heads;
   std::int64_t kv_heads;
-  std::int64_t k_width;         ///< G dk, elements of a token's keys
-  std::int64_t v_width;         ///< G dv
-  std::int64_t out_width;       ///< H dv
+  std::int64_t k_width;         ///< G d_qk, elements of a token's keys
+  std::int64_t v_width;         ///< G d_v
+  std::int64_t out_width;       ///< H d_v
   std::int64_t slot_elements;   ///< of one pool slot
   bool keeps_blocks;            ///< whether what the forward fetched is kept for the backward
   bool keeps_branches;          ///< whether the branches' outputs are
@@ -68,7 +68,7 @@ struct BranchBuffers {
     return counted.used();
   }
 
-  void *o_cmp = nullptr, *o_slc = nullptr, *o_win = nullptr;        ///< [rows, H, dv]; o_slc where somebody reads it
+  void *o_cmp = nullptr, *o_slc = nullptr, *o_win = nullptr;        ///< [rows, H, d_v]; o_slc where somebody reads it
   void *lse_cmp = nullptr, *lse_slc = nullptr, *lse_win = nullptr;  ///< acc [rows, H]
 };
 
@@ -90,12 +90,12 @@ struct SavedBuffers {
     selected = arena.take<std::int32_t>(sizes.rows * sizes.kv_heads * config.select_count);
   }
 
-  void* summary_keys;      ///< [C, G, dk]
-  void* summary_values;    ///< [C, G, dv]
-  void* summary_halo_k;    ///< [summary halo rows, G, dk]
-  void* summary_halo_v;    ///< [summary halo rows, G, dv]
-  void* window_halo_k;     ///< [window halo rows, G, dk]
-  void* window_halo_v;     ///< [window halo rows, G, dv]
+  void* summary_keys;      ///< [C, G, d_qk]
+  void* summary_values;    ///< [C, G, d_v]
+  void* summary_halo_k;    ///< [summary halo rows, G, d_qk]
+  void* summary_halo_v;    ///< [summary halo rows, G, d_v]
+  void* window_halo_k;     ///< [window halo rows, G, d_qk]
+  void* window_halo_v;     ///< [window halo rows, G, d_v]
   BranchBuffers branches;  ///< if kept
   void* blocks = nullptr;  ///< if kept: the pools of all rounds, one after another
   std::int32_t* selected;  ///< [rows, G, n]
@@ -201,7 +201,7 @@ struct BackwardBuffers {
   void* deltas;             ///< acc [3, rows, H]
   void* dgate;              ///< acc, where the caller wants another type
   void* dq;                 ///< acc, likewise; this and the next where the branches' outputs were, if those are reused
-  std::array<void*, 3> dk;  ///< acc [rows, G, dk] by branch
+  std::array<void*, 3> dk;  ///< acc [rows, G, d_qk] by branch
   std::array<void*, 3> dv;
   std::array<void*, 2> dpools;               ///< acc [pool slots], gradients of the pools
   std::array<void*, 2> returned_blocks;      ///< acc [send slots], gradients of what this rank sent

@@ -13,7 +13,7 @@ void require(bool holds, std::string_view key, std::int64_t found, const std::st
   if (!holds) throw ConfigError(fmt::format("{}: found {}, expected {}", key, found, expected));
 }
 
-// Keeps products such as T * H * dk far from 2^63.
+// Keeps products such as T * H * d_qk far from 2^63.
 constexpr std::int64_t largest_extent = std::int64_t{1} << 31;
 
 void require_between(std::string_view key, std::int64_t found, std::int64_t least) {

@@ -18,9 +18,9 @@ class GradientSums {
   /// What is summed in the workspace, to the caller in the type that it wants; one launch.
   void convert(Stream stream) const;
 
-  void* q = nullptr;         ///< [rows, H, dk]
+  void* q = nullptr;         ///< [rows, H, d_qk]
   void* gate = nullptr;      ///< [rows, H, 3]
-  std::array<void*, 3> k{};  ///< [rows, G, dk] by branch; the same memory for branches that share the caller's
+  std::array<void*, 3> k{};  ///< [rows, G, d_qk] by branch; the same memory for branches that share the caller's
   std::array<void*, 3> v{};
   AttentionGradients parameters;  ///< of it the compressors' alone
 

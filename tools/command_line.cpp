@@ -12,10 +12,11 @@ namespace {
 
 constexpr const char* run_footer = R"(
 --in holds config.json and NumPy files (C order, little endian, f2/f4/f8):
-  q.npy [T, H, dk]  gate.npy [T, H, 3]  k.npy [T, G, dk] and v.npy [T, G, dv], or k_cmp k_slc k_win v_cmp v_slc v_win
+  q.npy [T, H, d_qk]  gate.npy [T, H, 3]
+  k.npy [T, G, d_qk] and v.npy [T, G, d_v], or k_cmp k_slc k_win v_cmp v_slc v_win
   compress_k_<name>.npy and compress_v_<name>.npy: pos [G, l, d] (optional); weight [G, l d, d] (linear);
   w1 [G, l d, hidden], b1 [G, hidden], w2 [G, hidden, d], b2 [G, d] (mlp)
-  cu_seqlens.npy [documents + 1] (optional, i4/i8)  dout.npy [T, H, dv] (optional: the backward runs too)
+  cu_seqlens.npy [documents + 1] (optional, i4/i8)  dout.npy [T, H, d_v] (optional: the backward runs too)
 --out gets out.npy, selected.npy, d<name>.npy of every input, in the sequence's order, and stats.json. It appears
   complete or not at all; all ranks must see the same file system.
 
@@ -73,7 +74,7 @@ void add_bench(CLI::App& app, BenchOptions& options) {
                       largest_integer, fmt::format("config key {} (default {})", key.name, value));
   }
   flags.add_number(flags_of("softmax_scale"), options.config.softmax_scale,
-                   "config key softmax_scale (default 1/sqrt(dk))");
+                   "config key softmax_scale (default 1/sqrt(d_qk))");
   flags.add_choice("--compressor", options.config.compressor, compressors, "config key compressor (default mlp)");
   flags.add_choice("--activation", options.config.activation, activations, "config key activation (default silu)");
   flags.add_choice("--gate", options.config.gate, gate_kinds, "config key gate (default logits)");

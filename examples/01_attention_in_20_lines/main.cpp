@@ -67,14 +67,15 @@ void attend(cpnsa::Communicator& communicator) {
   options.dtype = cpnsa::DType::f32;
   cpnsa::Attention attention(config, partition, *device, communicator, options);
 
-  const std::int64_t H = config.num_q_heads, G = config.num_kv_heads, dk = config.head_dim_qk, dv = config.head_dim_v;
+  const std::int64_t H = config.num_q_heads, G = config.num_kv_heads, d_qk = config.head_dim_qk,
+                     d_v = config.head_dim_v;
   const std::int64_t l = config.compress_block, hidden = config.compress_hidden_k, rows = attention.rows();
   Tensors tensors(partition, communicator.rank());
   cpnsa::AttentionInputs inputs;
-  inputs.q = tensors.random_rows(H, dk);
+  inputs.q = tensors.random_rows(H, d_qk);
   inputs.k.cmp = inputs.k.slc = inputs.k.win =
-      tensors.random_rows(G, dk);  // shared here; the branches may have their own
-  inputs.v.cmp = inputs.v.slc = inputs.v.win = tensors.random_rows(G, dv);
+      tensors.random_rows(G, d_qk);  // shared here; the branches may have their own
+  inputs.v.cmp = inputs.v.slc = inputs.v.win = tensors.random_rows(G, d_v);
   inputs.gate = tensors.random_rows(H, 3);
   const auto compressor = [&](std::int64_t dim) {
     cpnsa::CompressorTensors parameters;
@@ -82,12 +83,12 @@ void attend(cpnsa::Communicator& communicator) {
     parameters.w2 = tensors.random({G, hidden, dim}, 0.1f), parameters.b2 = tensors.random({G, dim}, 0.1f);
     return parameters;
   };
-  inputs.compress_k = compressor(dk), inputs.compress_v = compressor(dv);
-  const cpnsa::TensorView out = tensors.zeros({rows, H, dv}), dout = tensors.random_rows(H, dv);
+  inputs.compress_k = compressor(d_qk), inputs.compress_v = compressor(d_v);
+  const cpnsa::TensorView out = tensors.zeros({rows, H, d_v}), dout = tensors.random_rows(H, d_v);
   cpnsa::AttentionGradients gradients;  // those of the compressor's parameters are not asked for
-  gradients.q = tensors.zeros({rows, H, dk}), gradients.gate = tensors.zeros({rows, H, 3});
-  gradients.k.cmp = gradients.k.slc = gradients.k.win = tensors.zeros({rows, G, dk});
-  gradients.v.cmp = gradients.v.slc = gradients.v.win = tensors.zeros({rows, G, dv});
+  gradients.q = tensors.zeros({rows, H, d_qk}), gradients.gate = tensors.zeros({rows, H, 3});
+  gradients.k.cmp = gradients.k.slc = gradients.k.win = tensors.zeros({rows, G, d_qk});
+  gradients.v.cmp = gradients.v.slc = gradients.v.win = tensors.zeros({rows, G, d_v});
 
   cpnsa::SavedForward saved;  // memory is the caller's: workspace_bytes() and saved_bytes() say how much
   saved.memory = device->allocate(attention.saved_bytes());

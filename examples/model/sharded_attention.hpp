@@ -12,9 +12,9 @@ namespace model {
 /// What attention reads of this rank's rows, or the gradients of it; narrow. `k` and `v` have one tensor for each
 /// branch (compressed, selected, window), or one that all three share.
 struct AttentionTensors {
-  Tensor q;               // [rows, H dk]
-  std::vector<Tensor> k;  // [rows, G dk]
-  std::vector<Tensor> v;  // [rows, G dv]
+  Tensor q;               // [rows, H d_qk]
+  std::vector<Tensor> k;  // [rows, G d_qk]
+  std::vector<Tensor> v;  // [rows, G d_v]
   Tensor gate;            // [rows, H 3]
 };
 
@@ -54,7 +54,7 @@ class ShardedAttention {
   ShardedAttention(Parameters& parameters, const AttentionKind& kind, const cpnsa::Partition& partition,
                    cpnsa::Communicator& communicator, Workspace& workspace);
 
-  const Tensor& forward(AttentionTensors inputs);     ///< [rows, H dv]
+  const Tensor& forward(AttentionTensors inputs);     ///< [rows, H d_v]
   AttentionTensors backward(const TensorView& dout);  ///< compressor gradients go to the Parameters
   const Tensor& out() const { return out_; }          ///< of the last forward
   cpnsa::Statistics statistics() { return attention_.statistics(); }

@@ -33,11 +33,11 @@ struct AttentionOptions {
   /// Whether backward() has other ranks' blocks sent once more; if not, the forward keeps them, and saved_bytes() grows
   /// by all blocks that the rank's queries can reach, of every KV head.
   bool refetch_blocks = true;
-  /// Whether backward() computes the branches' outputs again instead of finding them saved: 3 rows H dv elements less
+  /// Whether backward() computes the branches' outputs again instead of finding them saved: 3 rows H d_v elements less
   /// in saved_bytes(), as many more in workspace_bytes(), for three of the forward's stages once more.
   bool recompute_branches = false;
   /// Whether backward() may sum gradients where the forward saved the branches' outputs, once it has read those: up to
-  /// 4 rows H dk bytes less in workspace_bytes(). Each forward then has one backward.
+  /// 4 rows H d_qk bytes less in workspace_bytes(). Each forward then has one backward.
   bool reuse_saved = false;
   bool sum_parameter_gradients = false;  ///< whether backward() also sums the compressor's gradients over the ranks
   bool timing = false;                   ///< whether Statistics::seconds is measured (events around each stage)
@@ -62,9 +62,9 @@ struct CompressorTensors {
 
 /// This rank's rows, in the order of its Partition ranges; all of the layer's type.
 struct AttentionInputs {
-  TensorView q;     ///< [rows, H, dk]
-  BranchTensors k;  ///< [rows, G, dk]
-  BranchTensors v;  ///< [rows, G, dv]
+  TensorView q;     ///< [rows, H, d_qk]
+  BranchTensors k;  ///< [rows, G, d_qk]
+  BranchTensors v;  ///< [rows, G, d_v]
   TensorView gate;  ///< [rows, H, 3]: compressed, selected, window
   CompressorTensors compress_k;
   CompressorTensors compress_v;
@@ -178,7 +178,7 @@ class Attention {
   std::size_t workspace_bytes() const;  ///< device memory for one forward or one backward, reusable between them
   std::size_t saved_bytes() const;      ///< device memory of one SavedForward; 0 without AttentionOptions::backward
 
-  /// out [rows, H, dv] of the layer's type; selected, if not null, int32 [rows, G, n] in device memory. `saved` is
+  /// out [rows, H, d_v] of the layer's type; selected, if not null, int32 [rows, G, n] in device memory. `saved` is
   /// null exactly when options.backward is false.
   void forward(const AttentionInputs& inputs, const TensorView& out, std::int32_t* selected, SavedForward* saved,
                void* workspace, Stream stream);

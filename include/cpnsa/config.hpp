@@ -20,8 +20,8 @@ std::string_view name_of(GateKind);
 struct Config {
   std::int64_t num_q_heads = 0;   ///< H
   std::int64_t num_kv_heads = 0;  ///< G, divides H; query head h reads KV head h / (H / G)
-  std::int64_t head_dim_qk = 0;   ///< dk
-  std::int64_t head_dim_v = 0;    ///< dv, need not equal dk
+  std::int64_t head_dim_qk = 0;   ///< d_qk
+  std::int64_t head_dim_v = 0;    ///< d_v, need not equal d_qk
 
   std::int64_t compress_block = 32;   ///< l, tokens a summary covers, at most m
   std::int64_t compress_stride = 16;  ///< s, tokens between summaries, divides l and m
@@ -31,7 +31,7 @@ struct Config {
   std::int64_t local_blocks = 2;      ///< forced blocks ending at the query's own
   std::int64_t window = 512;          ///< w, tokens of the sliding window, the query's own included
 
-  std::optional<double> softmax_scale;  ///< 1/sqrt(dk) unless set
+  std::optional<double> softmax_scale;  ///< 1/sqrt(d_qk) unless set
 
   Compressor compressor = Compressor::mlp;
   Activation activation = Activation::silu;  ///< of the mlp compressor
@@ -43,7 +43,7 @@ struct Config {
   std::int64_t compress_hidden_v = 0;
 
   std::int64_t heads_per_group() const { return num_q_heads / num_kv_heads; }  ///< R
-  double scale() const;                                                        ///< softmax_scale, or 1/sqrt(dk)
+  double scale() const;                                                        ///< softmax_scale, or 1/sqrt(d_qk)
   std::int64_t summaries_of(std::int64_t length) const;                        ///< C of a document of `length` tokens
   std::int64_t blocks_of(std::int64_t length) const;  ///< selection blocks of a document, the last may be partial
 

@@ -216,8 +216,8 @@ typedef struct cpnsa_config {
   size_t struct_size;
   int64_t num_q_heads;       /* H */
   int64_t num_kv_heads;      /* G, divides H */
-  int64_t head_dim_qk;       /* dk */
-  int64_t head_dim_v;        /* dv */
+  int64_t head_dim_qk;       /* d_qk */
+  int64_t head_dim_v;        /* d_v */
   int64_t compress_block;    /* l, tokens a summary covers */
   int64_t compress_stride;   /* s, divides l and m */
   int64_t select_block;      /* m */
@@ -225,7 +225,7 @@ typedef struct cpnsa_config {
   int64_t init_blocks;       /* forced blocks at the document's start */
   int64_t local_blocks;      /* forced blocks ending at the query's own */
   int64_t window;            /* w, the query's own token included */
-  double softmax_scale;      /* 0: 1 / sqrt(dk) */
+  double softmax_scale;      /* 0: 1 / sqrt(d_qk) */
   int32_t compressor;        /* cpnsa_compressor */
   int32_t activation;        /* cpnsa_activation, of the mlp compressor */
   int32_t gate;              /* cpnsa_gate */
@@ -284,9 +284,9 @@ typedef struct cpnsa_compressor_tensors {
 /* This rank's rows, in the order of its partition's ranges; or gradients of them. */
 typedef struct cpnsa_tensors {
   size_t struct_size;
-  cpnsa_tensor q;    /* [rows, H, dk] */
-  cpnsa_branches k;  /* [rows, G, dk] */
-  cpnsa_branches v;  /* [rows, G, dv] */
+  cpnsa_tensor q;    /* [rows, H, d_qk] */
+  cpnsa_branches k;  /* [rows, G, d_qk] */
+  cpnsa_branches v;  /* [rows, G, d_v] */
   cpnsa_tensor gate; /* [rows, H, 3]: compressed, selected, window */
   cpnsa_compressor_tensors compress_k;
   cpnsa_compressor_tensors compress_v;
@@ -329,7 +329,7 @@ CPNSA_API cpnsa_status cpnsa_attention_sizes(cpnsa_attention attention, int64_t*
 CPNSA_API cpnsa_status cpnsa_saved_create(void* memory, cpnsa_saved* saved);
 CPNSA_API cpnsa_status cpnsa_saved_destroy(cpnsa_saved saved);
 
-/* out [rows, H, dv]; selected int32 [rows, G, n] in device memory, or NULL; saved NULL exactly when options.backward
+/* out [rows, H, d_v]; selected int32 [rows, G, n] in device memory, or NULL; saved NULL exactly when options.backward
  * is 0; workspace 256-byte aligned. */
 CPNSA_API cpnsa_status cpnsa_forward(cpnsa_attention attention, const cpnsa_tensors* inputs, const cpnsa_tensor* out,
                                      int32_t* selected, cpnsa_saved saved, void* workspace, void* stream);

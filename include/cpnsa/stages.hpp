@@ -2,7 +2,7 @@
 
 // The arguments of every stage a Device computes: one small struct a stage, a shape on each pointer.
 //
-// Symbols are docs/algorithm.md's: H query heads, G KV heads, R = H / G, dk and dv head dimensions, l, s, m, n, w.
+// Symbols are docs/algorithm.md's: H query heads, G KV heads, R = H / G, d_qk and d_v head dimensions, l, s, m, n, w.
 // `rows` is the number of this rank's tokens, C the number of summaries of all documents, B the number of selection
 // blocks of all documents. Tensors have the layer's type `dtype`; pointers marked "acc" have accumulate_dtype(dtype).
 // All pointers are the device's memory; gradients marked "+=" are added to, never overwritten.
@@ -126,7 +126,7 @@ struct CompressorGradients {
 /// Summaries of `input`. A summary's value may not depend on which runs or rows it is computed with: indices must be
 /// the same at every rank count.
 struct Compress : StageContext {
-  std::int64_t dim;     ///< d: dk for keys, dv for values
+  std::int64_t dim;     ///< d: d_qk for keys, d_v for values
   std::int64_t hidden;  ///< mlp only
   const void* input;    ///< [input rows, G, d]
   CompressorPointers parameters;
@@ -149,10 +149,10 @@ struct CompressBackward : StageContext {
 /// A row that sees none gets 0 and -infinity.
 struct CompressedAttention : StageContext {
   const SegmentSchedule* queries;
-  const void* q;       ///< [rows, H, dk]
-  const void* keys;    ///< [C, G, dk]
-  const void* values;  ///< [C, G, dv]
-  void* out;           ///< [rows, H, dv]
+  const void* q;       ///< [rows, H, d_qk]
+  const void* keys;    ///< [C, G, d_qk]
+  const void* values;  ///< [C, G, d_v]
+  void* out;           ///< [rows, H, d_v]
   void* log_sum_exp;   ///< acc [rows, H], natural logarithm
 };
 
@@ -160,8 +160,8 @@ struct CompressedAttention : StageContext {
 /// query, its document's summaries and its log-sum-exps alone.
 struct SelectBlocks : StageContext {
   const SegmentSchedule* queries;
-  const void* q;            ///< [rows, H, dk]
-  const void* keys;         ///< [C, G, dk]
+  const void* q;            ///< [rows, H, d_qk]
+  const void* keys;         ///< [C, G, d_qk]
   const void* log_sum_exp;  ///< acc [rows, H], of CompressedAttention
   std::int32_t* selected;   ///< [rows, G, n], document-relative block indices, ascending, padded with -1
 };
@@ -174,7 +174,7 @@ struct MarkDemand : StageContext {
 };
 
 /// One full selection block of one KV head: rows [row, row + m) of the rank's own tensors <-> slot `slot` of a pool.
-/// A slot holds keys [m, dk] followed by values [m, dv], contiguous.
+/// A slot holds keys [m, d_qk] followed by values [m, d_v], contiguous.
 struct BlockSlot {
   std::int64_t row;
   std::int32_t head;
@@ -183,17 +183,17 @@ struct BlockSlot {
 
 /// pool[slot] = k, v of the block.
 struct PackBlocks : StageContext {
-  const void* k;  ///< [rows, G, dk]
-  const void* v;  ///< [rows, G, dv]
-  void* pool;     ///< [slots][m dk + m dv]
+  const void* k;  ///< [rows, G, d_qk]
+  const void* v;  ///< [rows, G, d_v]
+  void* pool;     ///< [slots][m d_qk + m d_v]
   ListView<BlockSlot> blocks;
 };
 
 /// dk, dv of the block += pool[slot]; no two items of the list name the same block.
 struct AddBlocks : StageContext {
-  const void* pool;  ///< acc [slots][m dk + m dv]
-  void* dk;          ///< acc [rows, G, dk], "+="
-  void* dv;          ///< acc [rows, G, dv], "+="
+  const void* pool;  ///< acc [slots][m d_qk + m d_v]
+  void* dk;          ///< acc [rows, G, d_qk], "+="
+  void* dv;          ///< acc [rows, G, d_v], "+="
   ListView<BlockSlot> blocks;
 };
 
@@ -207,15 +207,15 @@ struct CombineBranches;
 /// selected blocks.
 struct SelectedAttention : StageContext {
   const SegmentSchedule* queries;
-  const void* q;                 ///< [rows, H, dk]
-  const void* k;                 ///< [rows, G, dk]
-  const void* v;                 ///< [rows, G, dv]
-  const void* pool;              ///< [slots][m dk + m dv]
+  const void* q;                 ///< [rows, H, d_qk]
+  const void* k;                 ///< [rows, G, d_qk]
+  const void* v;                 ///< [rows, G, d_v]
+  const void* pool;              ///< [slots][m d_qk + m d_v]
   const BlockLocation* table;    ///< [B, G]
   const std::int32_t* selected;  ///< [rows, G, n]
   std::int64_t head_begin;
   std::int64_t head_end;
-  void* out;          ///< [rows, H, dv]; with `combine` it may be null
+  void* out;          ///< [rows, H, d_v]; with `combine` it may be null
   void* log_sum_exp;  ///< acc [rows, H]
   /// For a device that combines_selected(): what to do besides for these heads, with this o_slc in place of its own.
   const CombineBranches* combine = nullptr;
@@ -224,12 +224,12 @@ struct SelectedAttention : StageContext {
 /// o_win and its log-sum-exp: softmax over t - w < u <= t. Tokens before the segment are in the halo.
 struct WindowAttention : StageContext {
   const SegmentSchedule* queries;
-  const void* q;       ///< [rows, H, dk]
-  const void* k;       ///< [rows, G, dk]
-  const void* v;       ///< [rows, G, dv]
-  const void* halo_k;  ///< [halo rows, G, dk]
-  const void* halo_v;  ///< [halo rows, G, dv]
-  void* out;           ///< [rows, H, dv]
+  const void* q;       ///< [rows, H, d_qk]
+  const void* k;       ///< [rows, G, d_qk]
+  const void* v;       ///< [rows, G, d_v]
+  const void* halo_k;  ///< [halo rows, G, d_qk]
+  const void* halo_v;  ///< [halo rows, G, d_v]
+  void* out;           ///< [rows, H, d_v]
   void* log_sum_exp;   ///< acc [rows, H]
 };
 
@@ -237,10 +237,10 @@ struct WindowAttention : StageContext {
 struct CombineBranches : StageContext {
   std::int64_t rows;
   const void* gate;   ///< [rows, H, 3]
-  const void* o_cmp;  ///< [rows, H, dv]
-  const void* o_slc;  ///< [rows, H, dv]
-  const void* o_win;  ///< [rows, H, dv]
-  void* out;          ///< [rows, H, dv]
+  const void* o_cmp;  ///< [rows, H, d_v]
+  const void* o_slc;  ///< [rows, H, d_v]
+  const void* o_win;  ///< [rows, H, d_v]
+  void* out;          ///< [rows, H, d_v]
 };
 
 /// What the branches' backward passes share. A branch b's output gradient is weight_b dout, never materialised; its
@@ -248,10 +248,10 @@ struct CombineBranches : StageContext {
 struct CombineBranchesBackward : StageContext {
   std::int64_t rows;
   const void* gate;   ///< [rows, H, 3]
-  const void* o_cmp;  ///< [rows, H, dv]
-  const void* o_slc;  ///< [rows, H, dv]
-  const void* o_win;  ///< [rows, H, dv]
-  const void* dout;   ///< [rows, H, dv]
+  const void* o_cmp;  ///< [rows, H, d_v]
+  const void* o_slc;  ///< [rows, H, d_v]
+  const void* o_win;  ///< [rows, H, d_v]
+  const void* dout;   ///< [rows, H, d_v]
   void* dgate;        ///< acc [rows, H, 3], overwritten
   void* weights;      ///< acc [3, rows, H], overwritten: the gates applied
   void* deltas;       ///< acc [3, rows, H], overwritten: g_b sum_c dout o_b
@@ -259,7 +259,7 @@ struct CombineBranchesBackward : StageContext {
 
 /// What the backward of every branch is given of the forward and of the gate.
 struct BranchGradient {
-  const void* dout;         ///< [rows, H, dv]
+  const void* dout;         ///< [rows, H, d_v]
   const void* weights;      ///< acc [rows, H], of this branch
   const void* deltas;       ///< acc [rows, H], of this branch
   const void* log_sum_exp;  ///< acc [rows, H], of this branch
@@ -267,46 +267,46 @@ struct BranchGradient {
 
 struct CompressedAttentionBackward : StageContext {
   const SegmentSchedule* queries;
-  const void* q;       ///< [rows, H, dk]
-  const void* keys;    ///< [C, G, dk]
-  const void* values;  ///< [C, G, dv]
+  const void* q;       ///< [rows, H, d_qk]
+  const void* keys;    ///< [C, G, d_qk]
+  const void* values;  ///< [C, G, d_v]
   BranchGradient gradient;
-  void* dq;       ///< acc [rows, H, dk], "+="
-  void* dkeys;    ///< acc [C, G, dk], "+="
-  void* dvalues;  ///< acc [C, G, dv], "+="
+  void* dq;       ///< acc [rows, H, d_qk], "+="
+  void* dkeys;    ///< acc [C, G, d_qk], "+="
+  void* dvalues;  ///< acc [C, G, d_v], "+="
 };
 
 struct SelectedAttentionBackward : StageContext {
   const SegmentSchedule* queries;
-  const void* q;                 ///< [rows, H, dk]
-  const void* k;                 ///< [rows, G, dk]
-  const void* v;                 ///< [rows, G, dv]
-  const void* pool;              ///< [slots][m dk + m dv]
+  const void* q;                 ///< [rows, H, d_qk]
+  const void* k;                 ///< [rows, G, d_qk]
+  const void* v;                 ///< [rows, G, d_v]
+  const void* pool;              ///< [slots][m d_qk + m d_v]
   std::int64_t pool_slots;       ///< slots of the pool that are in use
   const BlockLocation* table;    ///< [B, G]
   const std::int32_t* selected;  ///< [rows, G, n]
   std::int64_t head_begin;
   std::int64_t head_end;
   BranchGradient gradient;
-  void* dq;     ///< acc [rows, H, dk], "+="
-  void* dk;     ///< acc [rows, G, dk], "+="
-  void* dv;     ///< acc [rows, G, dv], "+="
-  void* dpool;  ///< acc [slots][m dk + m dv], "+="
+  void* dq;     ///< acc [rows, H, d_qk], "+="
+  void* dk;     ///< acc [rows, G, d_qk], "+="
+  void* dv;     ///< acc [rows, G, d_v], "+="
+  void* dpool;  ///< acc [slots][m d_qk + m d_v], "+="
 };
 
 struct WindowAttentionBackward : StageContext {
   const SegmentSchedule* queries;
-  const void* q;       ///< [rows, H, dk]
-  const void* k;       ///< [rows, G, dk]
-  const void* v;       ///< [rows, G, dv]
-  const void* halo_k;  ///< [halo rows, G, dk]
-  const void* halo_v;  ///< [halo rows, G, dv]
+  const void* q;       ///< [rows, H, d_qk]
+  const void* k;       ///< [rows, G, d_qk]
+  const void* v;       ///< [rows, G, d_v]
+  const void* halo_k;  ///< [halo rows, G, d_qk]
+  const void* halo_v;  ///< [halo rows, G, d_v]
   BranchGradient gradient;
-  void* dq;       ///< acc [rows, H, dk], "+="
-  void* dk;       ///< acc [rows, G, dk], "+="
-  void* dv;       ///< acc [rows, G, dv], "+="
-  void* dhalo_k;  ///< acc [halo rows, G, dk], "+="
-  void* dhalo_v;  ///< acc [halo rows, G, dv], "+="
+  void* dq;       ///< acc [rows, H, d_qk], "+="
+  void* dk;       ///< acc [rows, G, d_qk], "+="
+  void* dv;       ///< acc [rows, G, d_v], "+="
+  void* dhalo_k;  ///< acc [halo rows, G, d_qk], "+="
+  void* dhalo_v;  ///< acc [halo rows, G, d_v], "+="
 };
 
 /// What a device needs to say how much scratch its stages want on one rank.

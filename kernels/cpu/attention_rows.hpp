@@ -21,10 +21,10 @@ class AttentionRows {
   explicit AttentionRows(const Config& config)
       : config_(config),
         heads_(config.heads_per_group()),
-        dk_(config.head_dim_qk),
-        dv_(config.head_dim_v),
-        out_stride_(padded<A>(dv_)),
-        q_(capacity() * dk_),
+        d_qk_(config.head_dim_qk),
+        d_v_(config.head_dim_v),
+        out_stride_(padded<A>(d_v_)),
+        q_(capacity() * d_qk_),
         out_(capacity() * out_stride_),
         scores_(kernel_rows * key_tile),
         states_(static_cast<std::size_t>(capacity())),
@@ -32,9 +32,9 @@ class AttentionRows {
 
   std::int64_t queries() const { return queries_per_tile(config_, rows_per_tile); }
 
-  /// Starts a tile; q [rows, H, dk].
+  /// Starts a tile; q [rows, H, d_qk].
   void start(const QueryTile& tile, const T* q) {
-    load_queries(config_, tile, q, q_.data(), dk_);
+    load_queries(config_, tile, q, q_.data(), d_qk_);
     std::fill_n(out_.data(), tile.count * heads_ * out_stride_, A{0});
     std::fill_n(states_.begin(), tile.count * heads_, SoftmaxState<A>{});
   }
@@ -56,18 +56,18 @@ class AttentionRows {
     }
   }
 
-  /// Writes out [rows, H, dv] and log_sum_exp [rows, H].
+  /// Writes out [rows, H, d_v] and log_sum_exp [rows, H].
   void finish(const QueryTile& tile, T* out, A* log_sum_exp) {
-    const auto outputs = heads_of_group(out, config_, tile.group, dv_);
+    const auto outputs = heads_of_group(out, config_, tile.group, d_v_);
     const auto sums = heads_of_group(log_sum_exp, config_, tile.group, 1);
     for (std::int64_t i = 0; i < tile.count; ++i)
       for (std::int64_t head = 0; head < heads_; ++head) {
         const std::int64_t row = i * heads_ + head;
         const SoftmaxState<A>& state = states_[static_cast<std::size_t>(row)];
-        T* destination = outputs.row(tile.row(i)) + head * dv_;
+        T* destination = outputs.row(tile.row(i)) + head * d_v_;
         const A* source = out_.data() + row * out_stride_;
         const A sum = state.empty() ? A{1} : state.sum();
-        for (std::int64_t c = 0; c < dv_; ++c) destination[c] = narrow<T>(source[c] / sum);
+        for (std::int64_t c = 0; c < d_v_; ++c) destination[c] = narrow<T>(source[c] / sum);
         sums.row(tile.row(i))[head] = state.log_sum_exp();
       }
   }
@@ -93,7 +93,7 @@ class AttentionRows {
     ColumnRange seen = rows[0].columns;
     for (std::size_t r = 0; r < kernel_rows; ++r) {  // what is left over repeats the last row
       const std::size_t i = std::min(r, rows.size() - 1);
-      q[r] = q_.data() + rows[i].row * dk_;
+      q[r] = q_.data() + rows[i].row * d_qk_;
       scores[r] = scores_.data() + static_cast<std::int64_t>(i) * key_tile;
       out[r] = out_.data() + rows[i].row * out_stride_;
       seen = seen | rows[i].columns;
@@ -102,14 +102,14 @@ class AttentionRows {
     const ColumnRange columns = whole_kernel_tiles<A>(seen);
     for (std::int64_t column = columns.begin; column < columns.end; column += kernel_columns<A>) {
       A* const tile[kernel_rows] = {scores[0] + column, scores[1] + column, scores[2] + column, scores[3] + column};
-      multiply_kernel<Product::assign>(q, 1, keys.columns(column).data, key_tile, dk_, tile);
+      multiply_kernel<Product::assign>(q, 1, keys.columns(column).data, key_tile, d_qk_, tile);
     }
     for (std::size_t r = 0; r < rows.size(); ++r) soften(rows[r], columns, scores[r], out[r]);
     // O += P V
     const auto v = values.rows(seen.begin);
     const A* const p[kernel_rows] = {scores[0] + seen.begin, scores[1] + seen.begin, scores[2] + seen.begin,
                                      scores[3] + seen.begin};
-    for (std::int64_t column = 0; column < dv_; column += kernel_columns<A>) {
+    for (std::int64_t column = 0; column < d_v_; column += kernel_columns<A>) {
       A* const tile[kernel_rows] = {out[0] + column, out[1] + column, out[2] + column, out[3] + column};
       multiply_kernel<Product::add>(p, 1, v.data + column, v.stride, seen.end - seen.begin, tile);
     }
@@ -140,10 +140,10 @@ class AttentionRows {
 
   const Config config_;
   std::int64_t heads_;
-  std::int64_t dk_;
-  std::int64_t dv_;
+  std::int64_t d_qk_;
+  std::int64_t d_v_;
   std::int64_t out_stride_;
-  Buffer<A> q_;       // [rows, dk]
+  Buffer<A> q_;       // [rows, d_qk]
   Buffer<A> out_;     // [rows, out_stride_]
   Buffer<A> scores_;  // [kernel_rows, key_tile]
   std::vector<SoftmaxState<A>> states_;

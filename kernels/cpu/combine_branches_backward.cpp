@@ -10,7 +10,7 @@ namespace {
 template <class T>
 void run(const CombineBranchesBackward& a) {
   using A = Arithmetic<T>;
-  const std::int64_t dv = a.config->head_dim_v;
+  const std::int64_t d_v = a.config->head_dim_v;
   const std::int64_t heads = a.rows * a.config->num_q_heads;
   const auto* gate = static_cast<const T*>(a.gate);
   const auto* dout = static_cast<const T*>(a.dout);
@@ -22,10 +22,10 @@ void run(const CombineBranchesBackward& a) {
 
   for (std::int64_t head = 0; head < heads; ++head)
     for (std::int64_t branch = 0; branch < 3; ++branch) {
-      const T* const out = outputs[static_cast<std::size_t>(branch)] + head * dv;
+      const T* const out = outputs[static_cast<std::size_t>(branch)] + head * d_v;
       A product = 0;
 #pragma omp simd reduction(+ : product)
-      for (std::int64_t c = 0; c < dv; ++c) product += widen(dout[head * dv + c]) * widen(out[c]);
+      for (std::int64_t c = 0; c < d_v; ++c) product += widen(dout[head * d_v + c]) * widen(out[c]);
       const A value = gate_value(a.config->gate, widen(gate[3 * head + branch]));
       dgate[3 * head + branch] = product * gate_slope(a.config->gate, value);
       weights[branch * heads + head] = value;

@@ -8,7 +8,7 @@ template <class T>
 void run(const CompressedAttentionBackward& a) {
   using A = Arithmetic<T>;
   const Config& config = *a.config;
-  const std::int64_t dk = config.head_dim_qk, dv = config.head_dim_v;
+  const std::int64_t d_qk = config.head_dim_qk, d_v = config.head_dim_v;
   GradientRows<A> rows(config);
   KeyGradients<A> keys(config, rows.capacity());
   std::vector<VisibleKeys> visible;
@@ -21,16 +21,16 @@ void run(const CompressedAttentionBackward& a) {
       const ColumnRange loaded{0, std::min(key_tile, last - first)};
       const std::int64_t row = tile.segment->summary + first;
       keys.start();
-      keys.load(rows_of_head(static_cast<const T*>(a.keys), config, tile.group, dk).from(row),
-                rows_of_head(static_cast<const T*>(a.values), config, tile.group, dv).from(row), loaded);
+      keys.load(rows_of_head(static_cast<const T*>(a.keys), config, tile.group, d_qk).from(row),
+                rows_of_head(static_cast<const T*>(a.values), config, tile.group, d_v).from(row), loaded);
       visible.clear();
       for (std::int64_t query = 0; query < tile.count; ++query) {
         const ColumnRange seen = loaded & ColumnRange{0, visible_summaries(config, tile.position(query)) - first};
         if (!seen.empty()) visible.push_back({query, seen});
       }
       keys.backward(rows, visible);
-      keys.finish(rows_of_head(static_cast<A*>(a.dkeys), config, tile.group, dk).from(row),
-                  rows_of_head(static_cast<A*>(a.dvalues), config, tile.group, dv).from(row), loaded);
+      keys.finish(rows_of_head(static_cast<A*>(a.dkeys), config, tile.group, d_qk).from(row),
+                  rows_of_head(static_cast<A*>(a.dvalues), config, tile.group, d_v).from(row), loaded);
     }
     rows.finish(tile, static_cast<A*>(a.dq));
   });

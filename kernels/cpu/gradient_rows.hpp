@@ -29,7 +29,7 @@ class GradientRows {
   std::int64_t queries() const { return queries_per_tile(*config_, rows_per_tile); }
   std::int64_t heads() const { return heads_; }
 
-  /// Starts a tile; q [rows, H, dk].
+  /// Starts a tile; q [rows, H, d_qk].
   template <class T>
   void start(const QueryTile& tile, const T* q, const BranchGradient& gradient) {
     const auto per_head = [&](const void* tensor) {
@@ -68,25 +68,25 @@ class GradientRows {
                   to.dq(queries[i] * heads_));
   }
 
-  /// dq [rows, H, dk] += this tile's.
+  /// dq [rows, H, d_qk] += this tile's.
   void finish(const QueryTile& tile, A* dq_tensor) const {
-    const std::int64_t dk = config_->head_dim_qk;
+    const std::int64_t d_qk = config_->head_dim_qk;
     const A scale = static_cast<A>(config_->scale());
-    const auto destination = heads_of_group(dq_tensor, *config_, tile.group, dk);
+    const auto destination = heads_of_group(dq_tensor, *config_, tile.group, d_qk);
     for (std::int64_t i = 0; i < tile.count; ++i)
       for (std::int64_t head = 0; head < heads_; ++head) {
         const A* const source = dq_.data() + (i * heads_ + head) * q_stride_;
-        A* const row = destination.row(tile.row(i)) + head * dk;
-        for (std::int64_t c = 0; c < dk; ++c) row[c] += scale * source[c];
+        A* const row = destination.row(tile.row(i)) + head * d_qk;
+        for (std::int64_t c = 0; c < d_qk; ++c) row[c] += scale * source[c];
       }
   }
 
   bool finite() const { return finite_; }  ///< whether all of q and dout is
   std::int64_t q_stride() const { return q_stride_; }
   std::int64_t dout_stride() const { return dout_stride_; }
-  const A* q(std::int64_t row) const { return q_.data() + row * q_stride_; }           ///< [dk], times the scale
-  const A* dout(std::int64_t row) const { return dout_.data() + row * dout_stride_; }  ///< [dv], times the weight
-  A* dq(std::int64_t row) { return dq_.data() + row * q_stride_; }                     ///< [dk], without the scale
+  const A* q(std::int64_t row) const { return q_.data() + row * q_stride_; }           ///< [d_qk], times the scale
+  const A* dout(std::int64_t row) const { return dout_.data() + row * dout_stride_; }  ///< [d_v], times the weight
+  A* dq(std::int64_t row) { return dq_.data() + row * q_stride_; }                     ///< [d_qk], without the scale
   A log_sum_exp(std::int64_t row) const { return log_sum_exp_[row]; }
   A delta(std::int64_t row) const { return delta_[row]; }
   std::int64_t capacity() const { return queries() * heads_; }

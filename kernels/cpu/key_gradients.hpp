@@ -15,21 +15,21 @@ template <class A>
 class KeyGradients {
  public:
   KeyGradients(const Config& config, std::int64_t rows)
-      : dk_(config.head_dim_qk),
-        dv_(config.head_dim_v),
-        key_columns_(dk_),
-        key_rows_(dk_),
-        value_columns_(dv_),
+      : d_qk_(config.head_dim_qk),
+        d_v_(config.head_dim_v),
+        key_columns_(d_qk_),
+        key_rows_(d_qk_),
+        value_columns_(d_v_),
         p_(rows * key_tile),
         ds_(rows * key_tile),
-        dkeys_(key_tile * padded<A>(dk_)),
-        dvalues_(key_tile * padded<A>(dv_)) {}
+        dkeys_(key_tile * padded<A>(d_qk_)),
+        dvalues_(key_tile * padded<A>(d_v_)) {}
 
   /// Starts a tile with no keys.
   void start() {
     key_rows_.start();
-    std::fill_n(dkeys_.data(), key_tile * padded<A>(dk_), A{0});
-    std::fill_n(dvalues_.data(), key_tile * padded<A>(dv_), A{0});
+    std::fill_n(dkeys_.data(), key_tile * padded<A>(d_qk_), A{0});
+    std::fill_n(dvalues_.data(), key_tile * padded<A>(d_v_), A{0});
   }
 
   /// Loads keys and values `where` of the tile; row(0) of the sources is that of where.begin.
@@ -55,8 +55,8 @@ class KeyGradients {
   /// dk, dv += the gradients of keys `where` of the tile.
   void finish(Strided<A> dk, Strided<A> dv, ColumnRange where) const {
     for (std::int64_t key = where.begin; key < where.end; ++key) {
-      add_row(dkeys_.data() + key * padded<A>(dk_), dk_, dk.row(key - where.begin));
-      add_row(dvalues_.data() + key * padded<A>(dv_), dv_, dv.row(key - where.begin));
+      add_row(dkeys_.data() + key * padded<A>(d_qk_), d_qk_, dk.row(key - where.begin));
+      add_row(dvalues_.data() + key * padded<A>(d_v_), d_v_, dv.row(key - where.begin));
     }
   }
 
@@ -77,10 +77,10 @@ class KeyGradients {
     const std::int64_t keys = seen.end - seen.begin;
     // dV += P^T dO
     multiply<Product::add, A>({p_.data() + seen.begin, 1, key_tile}, {rows.dout(first), rows.dout_stride()},
-                              {dvalues_.data() + seen.begin * padded<A>(dv_), padded<A>(dv_)}, keys, dv_, count);
+                              {dvalues_.data() + seen.begin * padded<A>(d_v_), padded<A>(d_v_)}, keys, d_v_, count);
     // dK += dS^T Q
     multiply<Product::add, A>({ds_.data() + seen.begin, 1, key_tile}, {rows.q(first), rows.q_stride()},
-                              {dkeys_.data() + seen.begin * padded<A>(dk_), padded<A>(dk_)}, keys, dk_, count);
+                              {dkeys_.data() + seen.begin * padded<A>(d_qk_), padded<A>(d_qk_)}, keys, d_qk_, count);
   }
 
   // P and dS of rows [row, row + count) of the visible ones, 0 in what of `seen` a row does not see, and their dQ.
@@ -103,8 +103,8 @@ class KeyGradients {
       A* const s_tile[kernel_rows] = {p[0] + column, p[1] + column, p[2] + column, p[3] + column};
       A* const dp_tile[kernel_rows] = {ds[0] + column, ds[1] + column, ds[2] + column, ds[3] + column};
       // S = Q K^T, dP = dO V^T
-      multiply_kernel<Product::assign>(q, 1, key_columns_.columns(column).data, key_tile, dk_, s_tile);
-      multiply_kernel<Product::assign>(dout, 1, value_columns_.columns(column).data, key_tile, dv_, dp_tile);
+      multiply_kernel<Product::assign>(q, 1, key_columns_.columns(column).data, key_tile, d_qk_, s_tile);
+      multiply_kernel<Product::assign>(dout, 1, value_columns_.columns(column).data, key_tile, d_v_, dp_tile);
     }
     for (std::int64_t r = 0; r < count; ++r)
       backward_softmax(columns_of_row(r), columns, seen, rows.log_sum_exp(first + row + r), rows.delta(first + row + r),
@@ -112,7 +112,7 @@ class KeyGradients {
     // dQ += dS K
     for (std::int64_t r = 0; r < kernel_rows; ++r) ds_seen[r] = ds[r] + here.begin;
     const auto keys = key_rows_.rows(here.begin);
-    for (std::int64_t column = 0; column < dk_; column += kernel_columns<A>) {
+    for (std::int64_t column = 0; column < d_qk_; column += kernel_columns<A>) {
       A* const tile[kernel_rows] = {dq[0] + column, dq[1] + column, dq[2] + column, dq[3] + column};
       multiply_kernel<Product::add>(ds_seen, 1, keys.data + column, keys.stride, here.end - here.begin, tile);
     }
@@ -131,15 +131,15 @@ class KeyGradients {
     for (std::int64_t c = row.end; c < std::max(seen.end, columns.end); ++c) p[c] = ds[c] = A{0};
   }
 
-  std::int64_t dk_;
-  std::int64_t dv_;
+  std::int64_t d_qk_;
+  std::int64_t d_v_;
   ColumnPanel<A> key_columns_;
   RowPanel<A> key_rows_;
   ColumnPanel<A> value_columns_;
   Buffer<A> p_;        // [rows, key_tile]
   Buffer<A> ds_;       // [rows, key_tile]
-  Buffer<A> dkeys_;    // [key_tile, padded dk]
-  Buffer<A> dvalues_;  // [key_tile, padded dv]
+  Buffer<A> dkeys_;    // [key_tile, padded d_qk]
+  Buffer<A> dvalues_;  // [key_tile, padded d_v]
 };
 
 }  // namespace cpnsa::cpu

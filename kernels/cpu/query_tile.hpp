@@ -66,7 +66,7 @@ bool load_scaled_rows(const Config& config, const QueryTile& tile, const T* tens
   return finite;
 }
 
-/// q [rows, H, dk] of the tile times the softmax scale, as load_scaled_rows().
+/// q [rows, H, d_qk] of the tile times the softmax scale, as load_scaled_rows().
 template <class T>
 bool load_queries(const Config& config, const QueryTile& tile, const T* q, Arithmetic<T>* destination,
                   std::int64_t stride) {

@@ -20,9 +20,9 @@ class BlockSelector {
       : a_(arguments),
         config_(*arguments.config),
         heads_(config_.heads_per_group()),
-        dk_(config_.head_dim_qk),
-        keys_(dk_),
-        q_(queries() * heads_ * dk_),
+        d_qk_(config_.head_dim_qk),
+        keys_(d_qk_),
+        q_(queries() * heads_ * d_qk_),
         scores_(kernel_rows * key_tile),
         importance_(key_tile) {
     for (std::int64_t i = 0; i < queries(); ++i) tops_.emplace_back(config_);
@@ -36,8 +36,8 @@ class BlockSelector {
     const std::int64_t last = tops_[static_cast<std::size_t>(tile.count - 1)].chooses()
                                   ? visible_summaries(config_, tile.position(tile.count - 1))
                                   : 0;
-    if (last > 0) load_queries(config_, tile, static_cast<const T*>(a_.q), q_.data(), dk_);
-    const auto keys = rows_of_head(static_cast<const T*>(a_.keys), config_, tile.group, dk_);
+    if (last > 0) load_queries(config_, tile, static_cast<const T*>(a_.q), q_.data(), d_qk_);
+    const auto keys = rows_of_head(static_cast<const T*>(a_.keys), config_, tile.group, d_qk_);
     for (std::int64_t first = 0; first < last; first += key_tile) {
       keys_.load(keys.from(tile.segment->summary + first), {0, std::min(key_tile, last - first)});
       for (std::int64_t i = 0; i < tile.count; ++i) {
@@ -66,12 +66,12 @@ class BlockSelector {
       A* scores[kernel_rows];
       for (std::int64_t r = 0; r < kernel_rows; ++r) {  // what is left over repeats the last head
         const std::int64_t head = std::min(first + r, heads_ - 1);
-        q[r] = q_.data() + (query * heads_ + head) * dk_;
+        q[r] = q_.data() + (query * heads_ + head) * d_qk_;
         scores[r] = scores_.data() + (head - first) * key_tile;
       }
       for (std::int64_t column = 0; column < columns; column += kernel_columns<A>) {
         A* const part[kernel_rows] = {scores[0] + column, scores[1] + column, scores[2] + column, scores[3] + column};
-        multiply_kernel<Product::assign>(q, 1, keys_.columns(column).data, key_tile, dk_, part);
+        multiply_kernel<Product::assign>(q, 1, keys_.columns(column).data, key_tile, d_qk_, part);
       }
       for (std::int64_t head = first; head < std::min(first + kernel_rows, heads_); ++head)
         for (std::int64_t c = 0; c < columns; c += S::lanes) {
@@ -84,9 +84,9 @@ class BlockSelector {
   const SelectBlocks& a_;
   const Config& config_;
   std::int64_t heads_;
-  std::int64_t dk_;
+  std::int64_t d_qk_;
   ColumnPanel<A> keys_;
-  Buffer<A> q_;           // [rows, dk]
+  Buffer<A> q_;           // [rows, d_qk]
   Buffer<A> scores_;      // [kernel_rows, key_tile]
   Buffer<A> importance_;  // [key_tile]
   std::vector<TopBlocks<A>> tops_;

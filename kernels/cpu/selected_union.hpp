@@ -70,14 +70,14 @@ inline BlockLocation locate(const BlockLocation* table, const Config& config, co
   return table[(tile.segment->block + block) * config.num_kv_heads + tile.group];
 }
 
-/// k [rows, G, dk], v [rows, G, dv], pool [slots][m dk + m dv]
+/// k [rows, G, d_qk], v [rows, G, d_v], pool [slots][m d_qk + m d_v]
 template <class T>
 BlockRows<T> rows_at(BlockLocation location, const Config& config, std::int64_t head, T* k, T* v, T* pool) {
-  const std::int64_t dk = config.head_dim_qk, dv = config.head_dim_v, m = config.select_block;
+  const std::int64_t d_qk = config.head_dim_qk, d_v = config.head_dim_v, m = config.select_block;
   if (location >= 0)
-    return {rows_of_head(k, config, head, dk).from(location), rows_of_head(v, config, head, dv).from(location)};
-  T* const slot = pool + (-1 - static_cast<std::int64_t>(location)) * m * (dk + dv);
-  return {{slot, dk}, {slot + m * dk, dv}};
+    return {rows_of_head(k, config, head, d_qk).from(location), rows_of_head(v, config, head, d_v).from(location)};
+  T* const slot = pool + (-1 - static_cast<std::int64_t>(location)) * m * (d_qk + d_v);
+  return {{slot, d_qk}, {slot + m * d_qk, d_v}};
 }
 
 /// Tokens [0, end) of the block starting at position `block_position` that the query at `position` sees.

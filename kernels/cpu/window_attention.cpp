@@ -9,10 +9,10 @@ template <class T>
 void run(const WindowAttention& a) {
   using A = Arithmetic<T>;
   const Config& config = *a.config;
-  const std::int64_t dk = config.head_dim_qk, dv = config.head_dim_v;
+  const std::int64_t d_qk = config.head_dim_qk, d_v = config.head_dim_v;
   AttentionRows<T> rows(config);
-  ColumnPanel<A> keys(dk);
-  RowPanel<A> values(dv);
+  ColumnPanel<A> keys(d_qk);
+  RowPanel<A> values(d_v);
   std::vector<VisibleKeys> visible;
 
   for_each_query_tile(*a.queries, {0, config.num_kv_heads}, rows.queries(), [&](const QueryTile& tile) {
@@ -25,8 +25,8 @@ void run(const WindowAttention& a) {
     for (std::int64_t first = reach.begin / key_tile * key_tile; first < reach.end; first += key_tile) {
       values.start();
       for_each_run_of_tokens(*tile.segment, first, columns_of(reach, first), [&](const TokenRows& run) {
-        keys.load(head_rows(run.halo ? a.halo_k : a.k, dk).from(run.row), run.columns);
-        values.load(head_rows(run.halo ? a.halo_v : a.v, dv).from(run.row), run.columns);
+        keys.load(head_rows(run.halo ? a.halo_k : a.k, d_qk).from(run.row), run.columns);
+        values.load(head_rows(run.halo ? a.halo_v : a.v, d_v).from(run.row), run.columns);
       });
       visible.clear();
       for (std::int64_t query = 0; query < tile.count; ++query) {

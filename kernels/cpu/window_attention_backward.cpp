@@ -9,7 +9,7 @@ template <class T>
 void run(const WindowAttentionBackward& a) {
   using A = Arithmetic<T>;
   const Config& config = *a.config;
-  const std::int64_t dk = config.head_dim_qk, dv = config.head_dim_v;
+  const std::int64_t d_qk = config.head_dim_qk, d_v = config.head_dim_v;
   GradientRows<A> rows(config);
   KeyGradients<A> keys(config, rows.capacity());
   std::vector<VisibleKeys> visible;
@@ -28,8 +28,8 @@ void run(const WindowAttentionBackward& a) {
       const ColumnRange loaded = columns_of(reach, first);
       keys.start();
       for_each_run_of_tokens(*tile.segment, first, loaded, [&](const TokenRows& run) {
-        keys.load(input(run.halo ? a.halo_k : a.k, dk).from(run.row),
-                  input(run.halo ? a.halo_v : a.v, dv).from(run.row), run.columns);
+        keys.load(input(run.halo ? a.halo_k : a.k, d_qk).from(run.row),
+                  input(run.halo ? a.halo_v : a.v, d_v).from(run.row), run.columns);
       });
       visible.clear();
       for (std::int64_t query = 0; query < tile.count; ++query) {
@@ -38,8 +38,8 @@ void run(const WindowAttentionBackward& a) {
       }
       keys.backward(rows, visible);
       for_each_run_of_tokens(*tile.segment, first, loaded, [&](const TokenRows& run) {
-        keys.finish(gradient(run.halo ? a.dhalo_k : a.dk, dk).from(run.row),
-                    gradient(run.halo ? a.dhalo_v : a.dv, dv).from(run.row), run.columns);
+        keys.finish(gradient(run.halo ? a.dhalo_k : a.dk, d_qk).from(run.row),
+                    gradient(run.halo ? a.dhalo_v : a.dv, d_v).from(run.row), run.columns);
       });
     }
     rows.finish(tile, static_cast<A*>(a.dq));

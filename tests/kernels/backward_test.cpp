@@ -315,14 +315,15 @@ TEST_P(BackwardStages, CombineBranches) {
     device().combine_branches_backward(arguments, Stream{});
 
     Values expected_dgate, expected_weights(static_cast<std::size_t>(3 * count)), expected_deltas(expected_weights);
-    const auto dv = static_cast<std::size_t>(stage.config().head_dim_v);
+    const auto d_v = static_cast<std::size_t>(stage.config().head_dim_v);
     for (std::size_t row = 0; row < static_cast<std::size_t>(count); ++row)
       for (std::size_t branch = 0; branch < 3; ++branch) {
         const bool logits = stage.config().gate == GateKind::logits;
         const double value = stage.problem.inputs.gate[3 * row + branch];
         const double weight = logits ? 1 / (1 + std::exp(-value)) : value;
         double product = 0;
-        for (std::size_t c = 0; c < dv; ++c) product += stage.problem.dout[row * dv + c] * outs[branch][row * dv + c];
+        for (std::size_t c = 0; c < d_v; ++c)
+          product += stage.problem.dout[row * d_v + c] * outs[branch][row * d_v + c];
         expected_dgate.push_back(product * (logits ? weight * (1 - weight) : 1));
         expected_weights[branch * static_cast<std::size_t>(count) + row] = weight;
         expected_deltas[branch * static_cast<std::size_t>(count) + row] = weight * product;

@@ -55,11 +55,11 @@ Config one_group(std::int64_t window) {
 std::vector<Problem> model_shapes() {
   std::vector<Problem> problems;
   std::uint64_t seed = 500;
-  for (const auto& [dk, dv] : {std::pair{64, 64}, {128, 128}, {192, 128}}) {
+  for (const auto& [d_qk, d_v] : {std::pair{64, 64}, {128, 128}, {192, 128}}) {
     Config config = one_group(100);
-    config.head_dim_qk = dk, config.head_dim_v = dv;
+    config.head_dim_qk = d_qk, config.head_dim_v = d_v;
     config.local_blocks = 1;
-    const std::int64_t end = dk == 64 ? 430 : 330;
+    const std::int64_t end = d_qk == 64 ? 430 : 330;
     problems.push_back(make_problem(config, {0, 100, end}, seed++, {.shared_k = false, .shared_v = false}));
   }
   return problems;
@@ -130,11 +130,11 @@ BranchCase::BranchCase(const StageCase& stage, OnlyBranch branch) : problem(stag
   log_sum_exp = branch == OnlyBranch::cmp   ? forward.lse_cmp
                 : branch == OnlyBranch::slc ? forward.lse_slc
                                             : forward.lse_win;
-  const auto dv = static_cast<std::size_t>(problem.config.head_dim_v);
+  const auto d_v = static_cast<std::size_t>(problem.config.head_dim_v);
   for (std::size_t row = 0; row < log_sum_exp.size(); ++row) {
     weights.push_back(problem.inputs.gate[3 * row + static_cast<std::size_t>(branch)]);
     double delta = 0;
-    for (std::size_t c = 0; c < dv; ++c) delta += problem.dout[row * dv + c] * out[row * dv + c];
+    for (std::size_t c = 0; c < d_v; ++c) delta += problem.dout[row * d_v + c] * out[row * d_v + c];
     deltas.push_back(weights.back() * delta);
   }
 }
@@ -193,13 +193,13 @@ void RankShare::for_each_slot_row(const planning::ExchangeRound& round, Visit vi
 
 Values RankShare::pool(const planning::ExchangeRound& round, const Values& k, const Values& v) const {
   const Config& config = stage_.problem.config;
-  const std::int64_t dk = config.head_dim_qk, dv = config.head_dim_v, heads = config.num_kv_heads;
-  const std::int64_t slot_size = config.select_block * (dk + dv);
+  const std::int64_t d_qk = config.head_dim_qk, d_v = config.head_dim_v, heads = config.num_kv_heads;
+  const std::int64_t slot_size = config.select_block * (d_qk + d_v);
   Values pool(static_cast<std::size_t>(round.received * slot_size));
   for_each_slot_row(round, [&](std::int64_t row, std::int64_t slot, std::int64_t token, std::int64_t head) {
-    std::copy_n(k.begin() + (token * heads + head) * dk, dk, pool.begin() + slot * slot_size + row * dk);
-    std::copy_n(v.begin() + (token * heads + head) * dv, dv,
-                pool.begin() + slot * slot_size + config.select_block * dk + row * dv);
+    std::copy_n(k.begin() + (token * heads + head) * d_qk, d_qk, pool.begin() + slot * slot_size + row * d_qk);
+    std::copy_n(v.begin() + (token * heads + head) * d_v, d_v,
+                pool.begin() + slot * slot_size + config.select_block * d_qk + row * d_v);
   });
   return pool;
 }
@@ -207,15 +207,15 @@ Values RankShare::pool(const planning::ExchangeRound& round, const Values& k, co
 void RankShare::add_pool(Values& packed_k, Values& packed_v, const planning::ExchangeRound& round,
                          const Values& pool) const {
   const Config& config = stage_.problem.config;
-  const std::int64_t dk = config.head_dim_qk, dv = config.head_dim_v, heads = config.num_kv_heads;
-  const std::int64_t slot_size = config.select_block * (dk + dv);
+  const std::int64_t d_qk = config.head_dim_qk, d_v = config.head_dim_v, heads = config.num_kv_heads;
+  const std::int64_t slot_size = config.select_block * (d_qk + d_v);
   for_each_slot_row(round, [&](std::int64_t row, std::int64_t slot, std::int64_t token, std::int64_t head) {
-    for (std::int64_t c = 0; c < dk; ++c)
-      packed_k[static_cast<std::size_t>((token * heads + head) * dk + c)] +=
-          pool[static_cast<std::size_t>(slot * slot_size + row * dk + c)];
-    for (std::int64_t c = 0; c < dv; ++c)
-      packed_v[static_cast<std::size_t>((token * heads + head) * dv + c)] +=
-          pool[static_cast<std::size_t>(slot * slot_size + config.select_block * dk + row * dv + c)];
+    for (std::int64_t c = 0; c < d_qk; ++c)
+      packed_k[static_cast<std::size_t>((token * heads + head) * d_qk + c)] +=
+          pool[static_cast<std::size_t>(slot * slot_size + row * d_qk + c)];
+    for (std::int64_t c = 0; c < d_v; ++c)
+      packed_v[static_cast<std::size_t>((token * heads + head) * d_v + c)] +=
+          pool[static_cast<std::size_t>(slot * slot_size + config.select_block * d_qk + row * d_v + c)];
   });
 }
 

@@ -87,16 +87,16 @@ struct Blocks {
 // visit(element of the pool, element of k or v, whether it is a key)
 template <class Visit>
 void for_each_element(const Config& config, const std::vector<BlockSlot>& blocks, Visit visit) {
-  const std::int64_t m = config.select_block, dk = config.head_dim_qk, dv = config.head_dim_v;
+  const std::int64_t m = config.select_block, d_qk = config.head_dim_qk, d_v = config.head_dim_v;
   for (const BlockSlot& block : blocks)
     for (std::int64_t row = 0; row < m; ++row) {
       const std::int64_t at = (block.row + row) * config.num_kv_heads + block.head;
-      for (std::int64_t c = 0; c < dk; ++c)
-        visit(static_cast<std::size_t>(block.slot * m * (dk + dv) + row * dk + c),
-              static_cast<std::size_t>(at * dk + c), true);
-      for (std::int64_t c = 0; c < dv; ++c)
-        visit(static_cast<std::size_t>(block.slot * m * (dk + dv) + m * dk + row * dv + c),
-              static_cast<std::size_t>(at * dv + c), false);
+      for (std::int64_t c = 0; c < d_qk; ++c)
+        visit(static_cast<std::size_t>(block.slot * m * (d_qk + d_v) + row * d_qk + c),
+              static_cast<std::size_t>(at * d_qk + c), true);
+      for (std::int64_t c = 0; c < d_v; ++c)
+        visit(static_cast<std::size_t>(block.slot * m * (d_qk + d_v) + m * d_qk + row * d_v + c),
+              static_cast<std::size_t>(at * d_v + c), false);
     }
 }
 

@@ -43,13 +43,13 @@ struct Attended {
 /// Softmax attention of one query over the given keys; zero and -infinity when there are none. Probabilities are
 /// rounded to `storage` where they are multiplied with values, as a matrix product of that type would have them.
 template <class Real>
-Attended<Real> attend(const Real* query, const Rows<Real>& keys, const Rows<Real>& values, std::int64_t dk,
-                      std::int64_t dv, Real scale, DType storage) {
+Attended<Real> attend(const Real* query, const Rows<Real>& keys, const Rows<Real>& values, std::int64_t d_qk,
+                      std::int64_t d_v, Real scale, DType storage) {
   Attended<Real> result;
-  result.out.assign(static_cast<std::size_t>(dv), 0);
+  result.out.assign(static_cast<std::size_t>(d_v), 0);
   if (keys.empty()) return result;
   std::vector<Real> scores;
-  for (const Real* key : keys) scores.push_back(scale * dot(query, key, dk));
+  for (const Real* key : keys) scores.push_back(scale * dot(query, key, d_qk));
   const Real greatest = *std::max_element(scores.begin(), scores.end());
   Real sum = 0;
   for (const Real score : scores) sum += std::exp(score - greatest);
@@ -58,27 +58,28 @@ Attended<Real> attend(const Real* query, const Rows<Real>& keys, const Rows<Real
     const Real probability = std::exp(scores[i] - greatest) / sum;
     result.probabilities.push_back(probability);
     const Real factor = round_to(storage, probability);
-    for (std::int64_t c = 0; c < dv; ++c) result.out[static_cast<std::size_t>(c)] += factor * values[i][c];
+    for (std::int64_t c = 0; c < d_v; ++c) result.out[static_cast<std::size_t>(c)] += factor * values[i][c];
   }
   return result;
 }
 
 /// Adds to dquery, dkeys and dvalues the gradient of dot(attended.out, dout), of the same query, keys and values.
 template <class Real>
-void attend_backward(const Real* query, const Rows<Real>& keys, const Rows<Real>& values, std::int64_t dk,
-                     std::int64_t dv, Real scale, DType storage, const Attended<Real>& attended, const Real* dout,
+void attend_backward(const Real* query, const Rows<Real>& keys, const Rows<Real>& values, std::int64_t d_qk,
+                     std::int64_t d_v, Real scale, DType storage, const Attended<Real>& attended, const Real* dout,
                      Real* dquery, const MutableRows<Real>& dkeys, const MutableRows<Real>& dvalues) {
   const std::vector<Real>& probabilities = attended.probabilities;
   Real delta = 0;  // from the output as it is stored
-  for (std::int64_t c = 0; c < dv; ++c) delta += dout[c] * round_to(storage, attended.out[static_cast<std::size_t>(c)]);
+  for (std::int64_t c = 0; c < d_v; ++c)
+    delta += dout[c] * round_to(storage, attended.out[static_cast<std::size_t>(c)]);
   for (std::size_t i = 0; i < keys.size(); ++i) {
-    const Real dscore = round_to(storage, probabilities[i] * (dot(dout, values[i], dv) - delta));
+    const Real dscore = round_to(storage, probabilities[i] * (dot(dout, values[i], d_v) - delta));
     const Real factor = round_to(storage, probabilities[i]);
-    for (std::int64_t c = 0; c < dk; ++c) {
+    for (std::int64_t c = 0; c < d_qk; ++c) {
       dquery[c] += scale * dscore * keys[i][c];
       dkeys[i][c] += scale * dscore * query[c];
     }
-    for (std::int64_t c = 0; c < dv; ++c) dvalues[i][c] += factor * dout[c];
+    for (std::int64_t c = 0; c < d_v; ++c) dvalues[i][c] += factor * dout[c];
   }
 }
 

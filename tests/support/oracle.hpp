@@ -16,11 +16,11 @@ struct Precision {
 
 /// What a layer computes on the way to its output, over the whole packed sequence.
 struct OracleForward {
-  Values out;                          ///< [T, H, dv]
-  Values o_cmp, o_slc, o_win;          ///< [T, H, dv]
+  Values out;                          ///< [T, H, d_v]
+  Values o_cmp, o_slc, o_win;          ///< [T, H, d_v]
   Values lse_cmp, lse_slc, lse_win;    ///< [T, H]
-  Values summaries_k;                  ///< [C of all documents, G, dk]
-  Values summaries_v;                  ///< [C of all documents, G, dv]
+  Values summaries_k;                  ///< [C of all documents, G, d_qk]
+  Values summaries_v;                  ///< [C of all documents, G, d_v]
   std::vector<Values> scores;          ///< [T, G][causal blocks of t]: S
   std::vector<std::int32_t> selected;  ///< [T, G, n]
   Values margin;                       ///< [T, G]: of the selection from `scores`
@@ -31,7 +31,7 @@ struct OracleForward {
 OracleForward oracle_forward(const Problem& problem, Precision precision,
                              const std::vector<std::int32_t>* selected = nullptr);
 
-/// Gradients with respect to the summaries, [C of all documents, G, dk] and [.., dv].
+/// Gradients with respect to the summaries, [C of all documents, G, d_qk] and [.., d_v].
 struct SummaryGradients {
   Values k, v;
 };

@@ -80,7 +80,7 @@ struct Problem {
   Config config;
   std::vector<std::int64_t> cu_seqlens{0};
   Tensors inputs;
-  Values dout;  ///< [T, H, dv]
+  Values dout;  ///< [T, H, d_v]
   bool shared_k = false;
   bool shared_v = false;
   std::uint64_t seed = 0;  ///< what random_problem() was given
