@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "cpnsa/error.hpp"
+#include "cpnsa/schema.hpp"
 #include "src/attention_impl.hpp"
 #include "src/hash.hpp"
 
@@ -105,15 +106,14 @@ ProblemSize problem_size(const Config& config, const planning::Plan& plan, const
 }  // namespace
 
 std::int64_t parameter_elements(const Config& config) {
-  const auto of = [&](std::int64_t dim, std::int64_t hidden) {
-    const std::int64_t flat = config.compress_block * dim;
-    const std::int64_t weights = config.compressor == Compressor::mean ? 0
-                                 : config.compressor == Compressor::linear
-                                     ? flat * dim
-                                     : flat * hidden + hidden + hidden * dim + dim;
-    return config.num_kv_heads * (flat + weights);
-  };
-  return of(config.head_dim_qk, config.compress_hidden_k) + of(config.head_dim_v, config.compress_hidden_v);
+  std::int64_t elements = 0;
+  for (const schema::Tensor& tensor : schema::tensors) {
+    if (tensor.per_token || !tensor.used_by(config.compressor)) continue;
+    std::int64_t product = 1;
+    for (const std::int64_t size : schema::sizes_of(tensor.shape, config, 0)) product *= size;
+    elements += product;
+  }
+  return elements;
 }
 
 HaloLists::HaloLists(Device& device, const planning::RankHalo& halo)
@@ -267,9 +267,10 @@ void leave_behind(std::unique_ptr<Attention::Impl> layer) noexcept {
 
 }  // namespace
 
-Attention::Attention(const Config& config, const Partition& partition, Device& device, Communicator& communicator,
+Attention::Attention(const Config& given_config, const Partition& partition, Device& device, Communicator& communicator,
                      const AttentionOptions& options) {
   device.activate();
+  const Config config = given_config.with_defaults();
   const std::string given = fingerprint(config, partition, options);
   agree_on(communicator, given, [&] { validate_plan(config, partition, device, communicator, options); });
   // A rank without memory for its lists tells the others, who would wait for it in their first step.

@@ -320,8 +320,8 @@ void BackwardStep::compress_runs(const ListView<SummaryRun>& runs, const void* k
     arguments.parameters = pointers_of(parameters);
     arguments.dsummaries = dsummaries;
     arguments.dinput = dinput;
-    arguments.dparameters = {gradients.pos.data, gradients.weight.data, gradients.w1.data,
-                             gradients.b1.data,  gradients.w2.data,     gradients.b2.data};
+    schema::for_each_compressor_member([](auto, void*& to, const TensorView& from) { to = from.data; },
+                                       arguments.dparameters, gradients);
     arguments.runs = runs;
     a.device.compress_backward(arguments, compute);
   };

@@ -292,7 +292,10 @@ CombineBranches ForwardStep::combination() const {
 }  // namespace
 
 CompressorPointers pointers_of(const CompressorTensors& tensors) {
-  return {tensors.pos.data, tensors.weight.data, tensors.w1.data, tensors.b1.data, tensors.w2.data, tensors.b2.data};
+  CompressorPointers pointers;
+  schema::for_each_compressor_member([](auto, const void*& to, const TensorView& from) { to = from.data; }, pointers,
+                                     tensors);
+  return pointers;
 }
 
 void Attention::forward(const AttentionInputs& inputs, const TensorView& out, std::int32_t* selected,

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cpnsa/attention.hpp"
+#include "cpnsa/schema.hpp"
 #include "src/buffers.hpp"
 #include "src/device_memory.hpp"
 #include "src/plan.hpp"
@@ -112,10 +113,9 @@ struct Attention::Impl {
                         const SavedForward* saved, const void* workspace) const;
   void validate_backward(const AttentionInputs& inputs, const TensorView& dout, const SavedForward& saved,
                          const AttentionGradients& gradients, const void* workspace) const;
-  void validate_compressor(const CompressorTensors& tensors, const std::string& prefix, std::int64_t dim,
-                           std::int64_t hidden, DType dtype, bool all_required) const;
-  void check(const TensorView& view, const std::string& name, DType dtype,
-             std::initializer_list<std::int64_t> shape) const;
+  void validate_gradients(const AttentionInputs& inputs, const AttentionGradients& gradients) const;
+  void check_used(const TensorView& view, const schema::Tensor& tensor, const std::string& name) const;
+  void check(const TensorView& view, const std::string& name, DType dtype, const schema::Shape& shape) const;
 
   SavedBuffers saved_buffers(Arena& arena) const { return {arena, config, plan, sizes}; }
   ForwardBuffers forward_buffers(Arena& arena) const { return {arena, plan, sizes, scratch_bytes}; }

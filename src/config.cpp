@@ -1,10 +1,13 @@
 #include "cpnsa/config.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cmath>
+#include <type_traits>
 
 #include "cpnsa/error.hpp"
+#include "cpnsa/schema.hpp"
 
 namespace cpnsa {
 namespace {
@@ -13,12 +16,21 @@ void require(bool holds, std::string_view key, std::int64_t found, const std::st
   if (!holds) throw ConfigError(fmt::format("{}: found {}, expected {}", key, found, expected));
 }
 
-// Keeps products such as T * H * d_qk far from 2^63.
-constexpr std::int64_t largest_extent = std::int64_t{1} << 31;
+void check(const schema::ConfigKey& key, std::int64_t found) {
+  require(found >= key.min && found <= schema::max_extent, key.name, found,
+          fmt::format("a whole number from {} to {}", key.min, schema::max_extent));
+}
 
-void require_between(std::string_view key, std::int64_t found, std::int64_t least) {
-  require(found >= least && found <= largest_extent, key, found,
-          fmt::format("a whole number from {} to {}", least, largest_extent));
+void check(const schema::ConfigKey& key, const std::optional<double>& found) {
+  if (found && !std::isfinite(*found))
+    throw ConfigError(fmt::format("{}: found {}, expected a finite number", key.name, *found));
+}
+
+template <NamedEnum Choice>
+void check(const schema::ConfigKey& key, Choice found) {
+  if (static_cast<std::size_t>(found) >= enum_names<Choice>.size())
+    throw ConfigError(fmt::format("{}: found {}, expected one of {}", key.name, static_cast<int>(found),
+                                  fmt::join(enum_names<Choice>, ", ")));
 }
 
 }  // namespace
@@ -35,18 +47,21 @@ std::int64_t Config::blocks_of(std::int64_t length) const {
   return (length + select_block - 1) / select_block;
 }
 
+Config Config::with_defaults() const {
+  Config config = *this;
+  if (compressor != Compressor::mlp) return config;
+  const auto fill = [](std::int64_t& width, std::int64_t dim) {
+    if (width == 0 && dim <= schema::max_extent) width = 2 * dim;  // validate() refuses a larger one
+  };
+  fill(config.compress_hidden_k, head_dim_qk);
+  fill(config.compress_hidden_v, head_dim_v);
+  return config;
+}
+
 void Config::validate() const {
-  require_between("num_q_heads", num_q_heads, 1);
-  require_between("num_kv_heads", num_kv_heads, 1);
-  require_between("head_dim_qk", head_dim_qk, 1);
-  require_between("head_dim_v", head_dim_v, 1);
-  require_between("compress_block", compress_block, 1);
-  require_between("compress_stride", compress_stride, 1);
-  require_between("select_block", select_block, 1);
-  require_between("select_count", select_count, 1);
-  require_between("init_blocks", init_blocks, 0);
-  require_between("local_blocks", local_blocks, 0);
-  require_between("window", window, 1);
+  schema::for_each_key(*this, [&](const schema::ConfigKey& key, const auto& value) {
+    if (!key.hidden_width || compressor == Compressor::mlp) check(key, value);
+  });
   require(num_q_heads % num_kv_heads == 0, "num_q_heads", num_q_heads,
           fmt::format("a multiple of num_kv_heads = {}", num_kv_heads));
   require(compress_block % compress_stride == 0, "compress_stride", compress_stride,
@@ -57,22 +72,20 @@ void Config::validate() const {
           fmt::format("at most select_block = {}", select_block));
   require(init_blocks + local_blocks <= select_count, "init_blocks + local_blocks", init_blocks + local_blocks,
           fmt::format("at most select_count = {}", select_count));
-  if (softmax_scale && !std::isfinite(*softmax_scale))
-    throw ConfigError(fmt::format("softmax_scale: found {}, expected a finite number", *softmax_scale));
-  if (compressor == Compressor::mlp) {
-    require_between("compress_hidden_k", compress_hidden_k, 1);
-    require_between("compress_hidden_v", compress_hidden_v, 1);
-  }
 }
 
 std::string Config::describe() const {
-  return fmt::format(
-      "num_q_heads={} num_kv_heads={} head_dim_qk={} head_dim_v={} compress_block={} compress_stride={} "
-      "select_block={} select_count={} init_blocks={} local_blocks={} window={} softmax_scale={} compressor={} "
-      "activation={} gate={} compress_hidden_k={} compress_hidden_v={}",
-      num_q_heads, num_kv_heads, head_dim_qk, head_dim_v, compress_block, compress_stride, select_block, select_count,
-      init_blocks, local_blocks, window, scale(), name_of(compressor), name_of(activation), name_of(gate),
-      compress_hidden_k, compress_hidden_v);
+  std::string text;
+  schema::for_each_key(*this, [&](const schema::ConfigKey& key, const auto& value) {
+    if (!text.empty()) text += ' ';
+    if constexpr (std::is_same_v<decltype(value), const std::int64_t&>)
+      text += fmt::format("{}={}", key.name, value);
+    else if constexpr (std::is_same_v<decltype(value), const std::optional<double>&>)
+      text += fmt::format("{}={}", key.name, scale());
+    else
+      text += fmt::format("{}={}", key.name, name_of(value));
+  });
+  return text;
 }
 
 }  // namespace cpnsa

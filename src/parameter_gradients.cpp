@@ -1,43 +1,37 @@
 // The gradients of the compressors' parameters: which are wanted, and their sum over the ranks.
 
-#include <array>
 #include <string>
 
+#include "cpnsa/schema.hpp"
 #include "src/attention_impl.hpp"
 
 namespace cpnsa {
-namespace {
-
-template <class Tensors>
-auto members_of(Tensors& tensors) {
-  return std::array{&tensors.pos, &tensors.weight, &tensors.w1, &tensors.b1, &tensors.w2, &tensors.b2};
-}
-
-}  // namespace
 
 void for_each_parameter(const AttentionGradients& gradients, const std::function<void(const TensorView&)>& visit) {
-  for (const CompressorTensors* tensors : {&gradients.compress_k, &gradients.compress_v})
-    for (const TensorView* view : members_of(*tensors))
-      if (*view) visit(*view);
+  schema::for_each_parameter(
+      [&](const schema::Tensor&, const TensorView& view) {
+        if (view) visit(view);
+      },
+      gradients);
 }
 
 AttentionGradients parameters_in(Arena& memory, const AttentionGradients& like, DType dtype) {
   AttentionGradients placed;
-  placed.compress_k = like.compress_k;
-  placed.compress_v = like.compress_v;
-  for (CompressorTensors* tensors : {&placed.compress_k, &placed.compress_v})
-    for (TensorView* view : members_of(*tensors)) {
-      if (!*view) continue;
-      view->dtype = dtype;
-      view->data = memory.take(view->bytes());
-    }
+  schema::for_each_parameter(
+      [&](const schema::Tensor&, TensorView& to, const TensorView& from) {
+        if (!from) return;
+        to = from;
+        to.dtype = dtype;
+        to.data = memory.take(to.bytes());
+      },
+      placed, like);
   return placed;
 }
 
 std::string given_parameters(const AttentionGradients& gradients) {
   std::string bits;
-  for (const CompressorTensors* tensors : {&gradients.compress_k, &gradients.compress_v})
-    for (const TensorView* view : members_of(*tensors)) bits += *view ? '1' : '0';
+  schema::for_each_parameter([&](const schema::Tensor&, const TensorView& view) { bits += view ? '1' : '0'; },
+                             gradients);
   return bits;
 }
 

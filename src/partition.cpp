@@ -1,6 +1,7 @@
 #include "cpnsa/partition.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cstring>
@@ -97,6 +98,17 @@ Partition Partition::zigzag_per_document(std::span<const std::int64_t> cu_seqlen
     if (first != last) deal_zigzag(ranges, {first, last + 1});
   }
   return custom(cu_seqlens, select_block, std::move(ranges));
+}
+
+Partition Partition::make(PartitionKind kind, std::span<const std::int64_t> cu_seqlens, std::int64_t select_block,
+                          int ranks) {
+  switch (kind) {
+    case PartitionKind::contiguous: return contiguous(cu_seqlens, select_block, ranks);
+    case PartitionKind::zigzag: return zigzag(cu_seqlens, select_block, ranks);
+    case PartitionKind::zigzag_per_document: return zigzag_per_document(cu_seqlens, select_block, ranks);
+  }
+  throw ArgumentError(fmt::format("partition: found kind {}, expected one of {}", static_cast<int>(kind),
+                                  fmt::join(enum_names<PartitionKind>, ", ")));
 }
 
 Partition Partition::custom(std::span<const std::int64_t> cu_seqlens, std::int64_t select_block,

@@ -30,7 +30,7 @@ std::string describe(const TensorView& view) {
                      fmt::join(std::span(view.shape).first(static_cast<std::size_t>(view.rank)), ", "));
 }
 
-void expect(const TensorView& view, const std::string& name, DType dtype, std::initializer_list<std::int64_t> shape) {
+void expect(const TensorView& view, const std::string& name, DType dtype, std::span<const std::int64_t> shape) {
   const bool same = view && view.dtype == dtype && view.rank == static_cast<int>(shape.size()) &&
                     std::equal(shape.begin(), shape.end(), view.shape.begin());
   if (!same)

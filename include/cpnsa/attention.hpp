@@ -11,6 +11,7 @@
 #include "cpnsa/communicator.hpp"
 #include "cpnsa/config.hpp"
 #include "cpnsa/device.hpp"
+#include "cpnsa/names.hpp"
 #include "cpnsa/partition.hpp"
 #include "cpnsa/tensor_view.hpp"
 
@@ -20,7 +21,9 @@ namespace cpnsa {
 /// queries selected; `gather` brings one KV head after another whole, without reading the demand; `automatic` decides
 /// a call at a time from the demand matrix, all ranks alike.
 enum class Exchange { automatic, fetch, gather };
-std::string_view name_of(Exchange);
+constexpr auto names_of(Exchange) {
+  return std::to_array<std::string_view>({"auto", "fetch", "gather"});
+}
 
 struct AttentionOptions {
   DType dtype = DType::f32;
@@ -94,8 +97,11 @@ enum class Traffic {
   parameter_gradients,
   control
 };
-inline constexpr int traffic_kinds = 9;
-std::string_view name_of(Traffic);
+constexpr auto names_of(Traffic) {
+  return std::to_array<std::string_view>({"summaries", "halo", "blocks", "refetched_blocks", "block_gradients",
+                                          "summary_gradients", "halo_gradients", "parameter_gradients", "control"});
+}
+inline constexpr int traffic_kinds = static_cast<int>(enum_names<Traffic>.size());
 
 /// Stages in the order of a step; indices of Statistics::seconds.
 enum class Stage {
@@ -120,8 +126,29 @@ enum class Stage {
   return_halo_gradients,
   finish_gradients
 };
-inline constexpr int stage_count = 20;
-std::string_view name_of(Stage);
+constexpr auto names_of(Stage) {
+  return std::to_array<std::string_view>({"exchange_halo",
+                                          "compress",
+                                          "gather_summaries",
+                                          "window",
+                                          "compressed",
+                                          "select",
+                                          "demand",
+                                          "fetch_blocks",
+                                          "selected",
+                                          "combine",
+                                          "combine_backward",
+                                          "window_backward",
+                                          "refetch_blocks",
+                                          "selected_backward",
+                                          "return_block_gradients",
+                                          "compressed_backward",
+                                          "reduce_summary_gradients",
+                                          "compress_backward",
+                                          "return_halo_gradients",
+                                          "finish_gradients"});
+}
+inline constexpr int stage_count = static_cast<int>(enum_names<Stage>.size());
 
 /// What the last forward() and the backward() after it did on this rank.
 struct Statistics {

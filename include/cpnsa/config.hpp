@@ -1,22 +1,32 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
 
+#include "cpnsa/names.hpp"
+
 namespace cpnsa {
 
 enum class Compressor { mean, linear, mlp };
-enum class Activation { silu, relu, gelu };  ///< gelu is the tanh form
-enum class GateKind { logits, values };      ///< logits: the library applies the sigmoid; values: used as they are
+constexpr auto names_of(Compressor) {
+  return std::to_array<std::string_view>({"mean", "linear", "mlp"});
+}
 
-std::string_view name_of(Compressor);
-std::string_view name_of(Activation);
-std::string_view name_of(GateKind);
+enum class Activation { silu, relu, gelu };  ///< gelu is the tanh form
+constexpr auto names_of(Activation) {
+  return std::to_array<std::string_view>({"silu", "relu", "gelu"});
+}
+
+enum class GateKind { logits, values };  ///< logits: the library applies the sigmoid; values: used as they are
+constexpr auto names_of(GateKind) {
+  return std::to_array<std::string_view>({"logits", "values"});
+}
 
 /// Hyperparameters of one Native Sparse Attention layer (arXiv 2502.11089). The member names are the keys of
-/// config.json; docs/algorithm.md has the formulas they appear in.
+/// config.json; schema.hpp lists them, docs/algorithm.md has the formulas they appear in.
 struct Config {
   std::int64_t num_q_heads = 0;   ///< H
   std::int64_t num_kv_heads = 0;  ///< G, divides H; query head h reads KV head h / (H / G)
@@ -37,8 +47,8 @@ struct Config {
   Activation activation = Activation::silu;  ///< of the mlp compressor
   GateKind gate = GateKind::logits;
 
-  /// Width of the mlp compressors' hidden layer, for keys and for values. Read off the parameters' shapes by the
-  /// command line, so not a key of config.json. Ignored unless compressor == mlp.
+  /// Width of the mlp compressors' hidden layer, for keys and for values; 0 stands for twice the head dimension.
+  /// Ignored unless compressor == mlp. No keys of config.json: `cpnsa run` reads them off the shape of w1.
   std::int64_t compress_hidden_k = 0;
   std::int64_t compress_hidden_v = 0;
 
@@ -46,6 +56,9 @@ struct Config {
   double scale() const;                                                        ///< softmax_scale, or 1/sqrt(d_qk)
   std::int64_t summaries_of(std::int64_t length) const;                        ///< C of a document of `length` tokens
   std::int64_t blocks_of(std::int64_t length) const;  ///< selection blocks of a document, the last may be partial
+
+  /// The same with the widths that 0 stands for filled in, if the compressor is mlp.
+  Config with_defaults() const;
 
   /// Throws ConfigError naming the key, the value found and the value expected.
   void validate() const;

@@ -1,13 +1,19 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
+
+#include "cpnsa/names.hpp"
 
 namespace cpnsa {
 
 /// Element type of a tensor. Tensors of one layer share one type; what is accumulated is kept in accumulate_dtype().
 enum class DType : std::int32_t { f64, f32, bf16, f16 };
+constexpr auto names_of(DType) {
+  return std::to_array<std::string_view>({"f64", "f32", "bf16", "f16"});
+}
 
 /// Bytes of one element.
 constexpr std::size_t size_of(DType dtype) {
@@ -18,17 +24,6 @@ constexpr std::size_t size_of(DType dtype) {
     case DType::f16: return 2;
   }
   return 0;
-}
-
-/// The name the command line uses: "f64", "f32", "bf16", "f16".
-constexpr std::string_view name_of(DType dtype) {
-  switch (dtype) {
-    case DType::f64: return "f64";
-    case DType::f32: return "f32";
-    case DType::bf16: return "bf16";
-    case DType::f16: return "f16";
-  }
-  return "?";
 }
 
 /// The type of log-sum-exps, scores and every reduction of gradients: float64 for float64 layers, float32 otherwise.

@@ -1,9 +1,13 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
+
+#include "cpnsa/names.hpp"
 
 namespace cpnsa {
 
@@ -14,6 +18,12 @@ struct TokenRange {
   std::int64_t size() const { return end - begin; }
   bool operator==(const TokenRange&) const = default;
 };
+
+/// The partitions that the library makes itself, by the names of the functions that make them.
+enum class PartitionKind { contiguous, zigzag, zigzag_per_document };
+constexpr auto names_of(PartitionKind) {
+  return std::to_array<std::string_view>({"contiguous", "zigzag", "zigzag_per_document"});
+}
 
 /// Which rank owns which tokens of a packed sequence: for each rank an ordered list of ranges, whose concatenation is
 /// the order of the rank's local rows. Every range starts and ends on a selection-block boundary of a document or at a
@@ -29,6 +39,10 @@ class Partition {
 
   /// Every document in 2P chunks of its own (the layout of Megatron-LM for packed sequences).
   static Partition zigzag_per_document(std::span<const std::int64_t> cu_seqlens, std::int64_t select_block, int ranks);
+
+  /// One of these by its kind.
+  static Partition make(PartitionKind kind, std::span<const std::int64_t> cu_seqlens, std::int64_t select_block,
+                        int ranks);
 
   /// The caller's own: ranges[r] are rank r's. Throws ArgumentError naming the rank and range unless every token has
   /// exactly one owner and every bound is a block boundary or a document's end.

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <span>
 #include <string>
 
 #include "cpnsa/dtype.hpp"
@@ -33,6 +34,6 @@ struct TensorView {
 std::string describe(const TensorView&);
 
 /// Throws ArgumentError "<name>: found f32 [3, 4], expected f32 [3, 5]" unless the view has that type and shape.
-void expect(const TensorView& view, const std::string& name, DType dtype, std::initializer_list<std::int64_t> shape);
+void expect(const TensorView& view, const std::string& name, DType dtype, std::span<const std::int64_t> shape);
 
 }  // namespace cpnsa

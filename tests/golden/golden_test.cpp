@@ -36,9 +36,11 @@ void check(const GoldenCase& golden, const Partition& partition, Exchange exchan
   EXPECT_TRUE(same_indices(golden, result.selected));
   EXPECT_TRUE(within("out", result.out, golden.out, rtol));
   const double floor = noise * norm_of(golden.gradients);
-  for_each_tensor([&](const std::string& name, const Values& found,
-                      const Values& expected) { EXPECT_TRUE(within("d" + name, found, expected, rtol, floor)); },
-                  result.gradients, golden.gradients);
+  for_each_tensor(
+      [&](const schema::Tensor& tensor, const Values& found, const Values& expected) {
+        EXPECT_TRUE(within(tensor.gradient_name().str(), found, expected, rtol, floor));
+      },
+      result.gradients, golden.gradients);
 }
 
 class Golden : public testing::TestWithParam<std::string> {};

@@ -70,13 +70,26 @@ TEST(Config, RejectsEveryRuleBrokenAndNamesTheKey) {
       {"local_blocks", [](Config& c) { c.local_blocks = 16; }},
       {"window", [](Config& c) { c.window = 0; }},
       {"softmax_scale", [](Config& c) { c.softmax_scale = HUGE_VAL; }},
-      {"compress_hidden_k", [](Config& c) { c.compress_hidden_k = 0; }},
+      {"compress_hidden_k", [](Config& c) { c.compress_hidden_k = -1; }},
+      {"compress_hidden_v", [](Config& c) { c.compress_hidden_v = -1; }},
   };
   for (const BadKey& one : bad) {
     Config config = valid_config();
     one.spoil(config);
     EXPECT_THAT([&] { config.validate(); }, testing::ThrowsMessage<ConfigError>(testing::HasSubstr(one.key)));
   }
+}
+
+TEST(Config, HiddenWidthsAreTwiceTheHeadDimensionUnlessSet) {
+  Config config = valid_config();
+  config.compress_hidden_k = 0;
+  EXPECT_NO_THROW(config.validate());
+  EXPECT_EQ(config.with_defaults().compress_hidden_k, 32);
+  EXPECT_EQ(config.with_defaults().compress_hidden_v, 5);
+  config.compress_hidden_v = 0;
+  EXPECT_EQ(config.with_defaults().compress_hidden_v, 16);
+  config.compressor = Compressor::linear;  // which has no hidden layer
+  EXPECT_EQ(config.with_defaults().describe(), config.describe());
 }
 
 TEST(Config, DescriptionTellsEveryKeyApart) {

@@ -90,7 +90,7 @@ RankTensors::RankTensors(const Problem& problem, const Partition& partition, int
   };
   const TensorSet<Shape> shapes = shapes_of(config, rows);
 
-  for_each_row_tensor(
+  for_each_token_tensor(
       [&](auto, const Values& values, const Shape& shape, Tensor& in, Tensor& gradient, TensorView& in_view,
           TensorView& gradient_view) {
         if (values.empty()) return;
@@ -173,19 +173,19 @@ LayerResult collect(const Problem& problem, const Partition& partition, const La
   if (!setting.backward) return result;
 
   const Tensors own = tensors.gradient_values();
-  for_each_row_tensor(
+  for_each_token_tensor(
       [&](auto, Values& packed, const Values& local, const Values& input) {
         if (!input.empty()) packed = gather_rows(partition, share(communicator, local));
       },
       result.gradients, own, problem.inputs);
   result.parameters_of.resize(static_cast<std::size_t>(communicator.size()));
   for_each_parameter(
-      [&](const std::string& name, Values& total, const Values& local) {
+      [&](const schema::Tensor& tensor, Values& total, const Values& local) {
         const std::vector<Values> parts = share(communicator, local);
         for (std::size_t rank = 0; rank < parts.size(); ++rank) {
           for_each_parameter(
-              [&](const std::string& other, Values& part) {
-                if (other == name) part = parts[rank];
+              [&](const schema::Tensor& other, Values& part) {
+                if (&other == &tensor) part = parts[rank];
               },
               result.parameters_of[rank]);
           if (rank == 0 || !setting.sum_parameter_gradients) add(total, parts[rank]);

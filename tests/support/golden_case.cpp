@@ -6,6 +6,9 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <stdexcept>
+#include <type_traits>
 
 #include "tests/support/npy.hpp"
 
@@ -16,30 +19,31 @@ namespace fs = std::filesystem;
 
 const fs::path cases = CPNSA_TEST_GOLDEN_CASES;
 
-template <class Enum>
-Enum parse(const std::string& name, std::initializer_list<Enum> choices) {
-  for (const Enum choice : choices)
-    if (name_of(choice) == name) return choice;
-  throw std::runtime_error("golden case: unknown " + name);
+void read(const nlohmann::json& json, std::int64_t& value) {
+  value = json;
+}
+void read(const nlohmann::json& json, std::optional<double>& value) {
+  value = json.get<double>();
+}
+template <NamedEnum Enum>
+void read(const nlohmann::json& json, Enum& value) {
+  value = value_named<Enum>(json.get<std::string>()).value();
 }
 
 Config read_config(const fs::path& path) {
   const nlohmann::json json = nlohmann::json::parse(std::ifstream(path));
   Config config;
-  config.num_q_heads = json.at("num_q_heads");
-  config.num_kv_heads = json.at("num_kv_heads");
-  config.head_dim_qk = json.at("head_dim_qk");
-  config.head_dim_v = json.at("head_dim_v");
-  config.compress_block = json.at("compress_block");
-  config.compress_stride = json.at("compress_stride");
-  config.select_block = json.at("select_block");
-  config.select_count = json.at("select_count");
-  config.init_blocks = json.at("init_blocks");
-  config.local_blocks = json.at("local_blocks");
-  config.window = json.at("window");
-  config.compressor = parse(json.at("compressor"), {Compressor::mean, Compressor::linear, Compressor::mlp});
-  config.activation = parse(json.value("activation", "silu"), {Activation::silu, Activation::relu, Activation::gelu});
-  config.gate = parse(json.at("gate"), {GateKind::logits, GateKind::values});
+  std::size_t found = 0;
+  schema::for_each_key(config, [&](const schema::ConfigKey& key, auto& value) {
+    const auto entry = json.find(std::string(key.name));
+    constexpr bool number = std::is_same_v<decltype(value), std::int64_t&>;
+    if (entry == json.end() && number && !key.hidden_width)
+      throw std::runtime_error("golden case: no " + std::string(key.name) + " in " + path.string());
+    if (entry == json.end()) return;
+    read(*entry, value);
+    ++found;
+  });
+  if (found != json.size()) throw std::runtime_error("golden case: unknown keys in " + path.string());
   return config;
 }
 
@@ -47,7 +51,8 @@ Config read_config(const fs::path& path) {
 Tensors read_tensors(const fs::path& folder, const std::string& prefix) {
   Tensors tensors;
   for_each_tensor(
-      [&](std::string name, Values& values) {
+      [&](const schema::Tensor& tensor, Values& values) {
+        std::string name = tensor.name.str();
         const auto path_of = [&](const std::string& stem) { return folder / fmt::format("{}{}.npy", prefix, stem); };
         if (name == "k_cmp" && fs::exists(path_of("k")))
           name = std::string("k");  // GCC 12 warns of overlapping copies where a literal is assigned

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <random>
@@ -34,6 +35,10 @@ class Random {
   template <class T>
   const T& pick(const std::vector<T>& choices) {
     return choices[static_cast<std::size_t>(integer(0, static_cast<std::int64_t>(choices.size()) - 1))];
+  }
+  template <class T, std::size_t count>
+  const T& pick(const std::array<T, count>& choices) {
+    return choices[static_cast<std::size_t>(integer(0, static_cast<std::int64_t>(count) - 1))];
   }
 
  private:

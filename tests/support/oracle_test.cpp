@@ -27,8 +27,8 @@ TEST_P(OracleOnGolden, Agrees) {
   EXPECT_EQ(forward.selected, golden.selected);
   EXPECT_TRUE(within("out", forward.out, golden.out, 1e-7));
   const double floor = 1e-14 * norm_of(golden.gradients);
-  for_each_tensor([&](const std::string& name, const Values& found,
-                      const Values& expected) { EXPECT_TRUE(within(name, found, expected, 1e-7, floor)); },
+  for_each_tensor([&](const schema::Tensor& tensor, const Values& found,
+                      const Values& expected) { EXPECT_TRUE(within(tensor.name.str(), found, expected, 1e-7, floor)); },
                   oracle_backward(golden.problem, f64, forward.selected), golden.gradients);
   for (std::size_t i = 0; i < golden.margin.size(); ++i)
     if (std::isfinite(golden.margin[i])) {
@@ -51,8 +51,8 @@ TEST(Oracle, GradientsAreFiniteDifferences) {
     const Tensors gradients = oracle_backward(problem, f64, selected);
     Random random(seed);
     for_each_tensor(
-        [&](const std::string& name, Values& values, const Values& gradient) {
-          ASSERT_EQ(values.size(), gradient.size()) << name;
+        [&](const schema::Tensor& tensor, Values& values, const Values& gradient) {
+          ASSERT_EQ(values.size(), gradient.size()) << tensor.name.view();
           const Values before = values, direction = random.normals(static_cast<std::int64_t>(values.size()));
           constexpr double step = 1e-5;
           const auto loss_at = [&](double distance) {
@@ -62,7 +62,7 @@ TEST(Oracle, GradientsAreFiniteDifferences) {
           const double slope = (loss_at(step) - loss_at(-step)) / (2 * step);
           values = before;
           const double size = std::sqrt(inner_product(gradient, gradient));
-          EXPECT_NEAR(inner_product(gradient, direction), slope, 1e-6 * (1 + size)) << name;
+          EXPECT_NEAR(inner_product(gradient, direction), slope, 1e-6 * (1 + size)) << tensor.name.view();
         },
         problem.inputs, gradients);
   }

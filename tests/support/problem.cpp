@@ -28,9 +28,9 @@ Config random_config(Random& random, std::int64_t dim_step) {
   config.local_blocks = random.integer(0, std::min<std::int64_t>(3, config.select_count - config.init_blocks));
   config.window = random.pick<std::int64_t>({1, 2, 5, 17, 40, 100000});
   if (random.chance(0.3)) config.softmax_scale = 0.1 + random.uniform();
-  config.compressor = random.pick<Compressor>({Compressor::mean, Compressor::linear, Compressor::mlp});
-  config.activation = random.pick<Activation>({Activation::silu, Activation::relu, Activation::gelu});
-  config.gate = random.pick<GateKind>({GateKind::logits, GateKind::values});
+  config.compressor = random.pick(enum_values<Compressor>);
+  config.activation = random.pick(enum_values<Activation>);
+  config.gate = random.pick(enum_values<GateKind>);
   config.compress_hidden_k = dim_step * random.integer(1, 9);
   config.compress_hidden_v = dim_step * random.integer(1, 9);
   return config;
@@ -61,27 +61,14 @@ std::int64_t elements_of(const Shape& shape) {
 }
 
 TensorSet<Shape> shapes_of(const Config& config, std::int64_t rows) {
-  const std::int64_t heads = config.num_kv_heads;
-  const auto compressor = [&](std::int64_t dim, std::int64_t hidden) {
-    const Shape absent{0};
-    const bool linear = config.compressor == Compressor::linear;
-    const bool mlp = config.compressor == Compressor::mlp;
-    const std::int64_t length = config.compress_block * dim;
-    return CompressorSet<Shape>{.pos = {heads, config.compress_block, dim},
-                                .weight = linear ? Shape{heads, length, dim} : absent,
-                                .w1 = mlp ? Shape{heads, length, hidden} : absent,
-                                .b1 = mlp ? Shape{heads, hidden} : absent,
-                                .w2 = mlp ? Shape{heads, hidden, dim} : absent,
-                                .b2 = mlp ? Shape{heads, dim} : absent};
-  };
-  const Shape keys{rows, heads, config.head_dim_qk};
-  const Shape values{rows, heads, config.head_dim_v};
-  return {.q = {rows, config.num_q_heads, config.head_dim_qk},
-          .k = {keys, keys, keys},
-          .v = {values, values, values},
-          .gate = {rows, config.num_q_heads, 3},
-          .compress_k = compressor(config.head_dim_qk, config.compress_hidden_k),
-          .compress_v = compressor(config.head_dim_v, config.compress_hidden_v)};
+  TensorSet<Shape> shapes;
+  for_each_tensor(
+      [&](const schema::Tensor& tensor, Shape& shape) {
+        const auto sizes = schema::sizes_of(tensor.shape, config, rows);
+        shape = tensor.used_by(config.compressor) ? Shape(sizes.begin(), sizes.end()) : Shape{0};
+      },
+      shapes);
+  return shapes;
 }
 
 std::string describe(const Problem& problem) {
@@ -106,8 +93,8 @@ Problem make_problem(const Config& config, std::vector<std::int64_t> cu_seqlens,
 
   const std::int64_t rows = problem.tokens();
   const TensorSet<Shape> shapes = shapes_of(config, rows);
-  for_each_row_tensor([&](auto, Values& values, const Shape& shape) { values = random.normals(elements_of(shape)); },
-                      problem.inputs, shapes);
+  for_each_token_tensor([&](auto, Values& values, const Shape& shape) { values = random.normals(elements_of(shape)); },
+                        problem.inputs, shapes);
   for_each_parameter(
       [&](auto, Values& values, const Shape& shape) {
         // Weights scaled by their fan-in keep summaries of the size of keys.

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "cpnsa/config.hpp"
+#include "cpnsa/schema.hpp"
 #include "tests/support/numbers.hpp"
 
 namespace cpnsa::test {
@@ -21,7 +21,7 @@ struct CompressorSet {
 };
 
 /// One of something for every tensor of a layer that has a gradient. The members are named as those of AttentionInputs
-/// and AttentionGradients, so that for_each_tensor() walks them all side by side.
+/// and AttentionGradients, so that schema::for_each_tensor() walks them all side by side.
 template <class Tensor>
 struct TensorSet {
   Tensor q;
@@ -30,40 +30,9 @@ struct TensorSet {
   CompressorSet<Tensor> compress_k, compress_v;
 };
 
-/// visit(name, member of the first set, member of the second, ...); the names are those of the golden files.
-template <class Visit, class... Sets>
-void for_each_parameter(Visit&& visit, Sets&&... sets) {
-  visit("compress_k_pos", sets.compress_k.pos...);
-  visit("compress_k_weight", sets.compress_k.weight...);
-  visit("compress_k_w1", sets.compress_k.w1...);
-  visit("compress_k_b1", sets.compress_k.b1...);
-  visit("compress_k_w2", sets.compress_k.w2...);
-  visit("compress_k_b2", sets.compress_k.b2...);
-  visit("compress_v_pos", sets.compress_v.pos...);
-  visit("compress_v_weight", sets.compress_v.weight...);
-  visit("compress_v_w1", sets.compress_v.w1...);
-  visit("compress_v_b1", sets.compress_v.b1...);
-  visit("compress_v_w2", sets.compress_v.w2...);
-  visit("compress_v_b2", sets.compress_v.b2...);
-}
-
-template <class Visit, class... Sets>
-void for_each_row_tensor(Visit&& visit, Sets&&... sets) {
-  visit("q", sets.q...);
-  visit("k_cmp", sets.k.cmp...);
-  visit("k_slc", sets.k.slc...);
-  visit("k_win", sets.k.win...);
-  visit("v_cmp", sets.v.cmp...);
-  visit("v_slc", sets.v.slc...);
-  visit("v_win", sets.v.win...);
-  visit("gate", sets.gate...);
-}
-
-template <class Visit, class... Sets>
-void for_each_tensor(Visit&& visit, Sets&&... sets) {
-  for_each_row_tensor(visit, sets...);
-  for_each_parameter(visit, sets...);
-}
+using schema::for_each_parameter;
+using schema::for_each_tensor;
+using schema::for_each_token_tensor;
 
 using Shape = std::vector<std::int64_t>;
 std::int64_t elements_of(const Shape& shape);

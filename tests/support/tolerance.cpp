@@ -148,13 +148,14 @@ testing::AssertionResult Truth::gradients_agree(const Tensors& found, DType of_r
       (roundings * unit_roundoff(accumulate_dtype(dtype_)) + unit_roundoff(dtype_) / 64) * norm_of(*gradients_);
   testing::AssertionResult result = testing::AssertionSuccess();
   const auto compare = [&](DType stored) {
-    return [&, stored](const std::string& name, const Values& gradient, const Values& expected, const Values& plain) {
-      if (!result || gradient.empty()) return;
-      const double tolerance = derived_tolerance(relative_error(plain, expected), backward_factor, dtype_, stored);
-      result = within("d" + name, gradient, expected, tolerance, floor);
-    };
+    return
+        [&, stored](const schema::Tensor& tensor, const Values& gradient, const Values& expected, const Values& plain) {
+          if (!result || gradient.empty()) return;
+          const double tolerance = derived_tolerance(relative_error(plain, expected), backward_factor, dtype_, stored);
+          result = within(tensor.gradient_name().str(), gradient, expected, tolerance, floor);
+        };
   };
-  for_each_row_tensor(compare(of_rows), found, *gradients_, *plain_gradients_);
+  for_each_token_tensor(compare(of_rows), found, *gradients_, *plain_gradients_);
   for_each_parameter(compare(of_parameters), found, *gradients_, *plain_gradients_);
   return result;
 }

@@ -71,8 +71,9 @@ TEST_P(Agreement, GradientsMayHaveTheLayersType) {
       const Truth truth(problem, dtype, narrow.selected);
       ASSERT_TRUE(truth.gradients_agree(narrow.gradients, dtype, dtype));
       for_each_tensor(
-          [&](const std::string& name, const Values& of_wide, const Values& of_narrow) {
-            EXPECT_EQ(round_to(dtype, of_wide), of_narrow) << "d" << name << " is not the sum rounded once";
+          [&](const schema::Tensor& tensor, const Values& of_wide, const Values& of_narrow) {
+            EXPECT_EQ(round_to(dtype, of_wide), of_narrow)
+                << tensor.gradient_name().view() << " is not the sum rounded once";
           },
           wide.gradients, narrow.gradients);
     }

@@ -81,8 +81,9 @@ testing::AssertionResult same_bits(const LayerResult& a, const LayerResult& b) {
   if (!same_bits(a.out, b.out)) return testing::AssertionFailure() << "out differs";
   testing::AssertionResult result = testing::AssertionSuccess();
   for_each_tensor(
-      [&](const std::string& name, const Values& of_a, const Values& of_b) {
-        if (result && !same_bits(of_a, of_b)) result = testing::AssertionFailure() << "d" << name << " differs";
+      [&](const schema::Tensor& tensor, const Values& of_a, const Values& of_b) {
+        if (result && !same_bits(of_a, of_b))
+          result = testing::AssertionFailure() << tensor.gradient_name().view() << " differs";
       },
       a.gradients, b.gradients);
   return result;

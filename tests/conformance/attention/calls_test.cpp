@@ -58,14 +58,16 @@ TEST_P(Calls, SeveralForwardsMayAwaitTheirBackward) {
           };
           EXPECT_EQ(tensors[batch]->out_values(), local(alone[batch].out)) << "batch " << batch;
           const Tensors gradients = tensors[batch]->gradient_values();
-          for_each_row_tensor(
-              [&](const std::string& name, const Values& found, const Values& packed) {
-                EXPECT_EQ(found, local(packed)) << "d" << name << " of batch " << batch;
+          for_each_token_tensor(
+              [&](const schema::Tensor& tensor, const Values& found, const Values& packed) {
+                EXPECT_EQ(found, local(packed)) << tensor.gradient_name().view() << " of batch " << batch;
               },
               gradients, alone[batch].gradients);
-          for_each_parameter([&](const std::string& name, const Values& found,
-                                 const Values& expected) { EXPECT_EQ(found, expected) << "d" << name; },
-                             gradients, alone[batch].gradients);
+          for_each_parameter(
+              [&](const schema::Tensor& tensor, const Values& found, const Values& expected) {
+                EXPECT_EQ(found, expected) << tensor.gradient_name().view();
+              },
+              gradients, alone[batch].gradients);
         }
       });
     }
@@ -101,8 +103,8 @@ TEST_P(Calls, ParameterGradientsAreSummedWhenAsked) {
       ASSERT_TRUE(truth.gradients_agree(summed.gradients));
       ASSERT_TRUE(truth.gradients_agree(apart.gradients));
       for (const Tensors& of_rank : summed.parameters_of)
-        for_each_parameter([](const std::string& name, const Values& found,
-                              const Values& first) { ASSERT_EQ(found, first) << "d" << name; },
+        for_each_parameter([](const schema::Tensor& tensor, const Values& found,
+                              const Values& first) { ASSERT_EQ(found, first) << tensor.gradient_name().view(); },
                            of_rank, summed.parameters_of[0]);
     }
   }

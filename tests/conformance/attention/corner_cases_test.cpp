@@ -170,8 +170,8 @@ TEST_P(CornerCases, ExtremeGatesStayFinite) {
 Values& poisoned_tensor(Problem& problem, const std::string& name) {
   Values* found = nullptr;
   for_each_tensor(
-      [&](const std::string& other, Values& values) {
-        if (other == name) found = &values;
+      [&](const schema::Tensor& tensor, Values& values) {
+        if (tensor.name.view() == name) found = &values;
       },
       problem.inputs);
   return *found;
@@ -211,8 +211,8 @@ TEST_P(CornerCases, InfinitiesAndNanEverywhereStillEnd) {
       Problem problem = make_problem(small_config(), {0, 90}, 6);
       if (!supported(problem.config, dtype)) continue;
       Random random(7);
-      for_each_row_tensor(
-          [&](const std::string&, Values& values) {
+      for_each_token_tensor(
+          [&](const schema::Tensor&, Values& values) {
             for (double& element : values)
               if (random.chance(0.05)) element = value;
           },

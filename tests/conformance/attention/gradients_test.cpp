@@ -28,8 +28,8 @@ TEST_P(Gradients, AreFiniteDifferencesOfTheForward) {
     const LayerResult at = run(problem, partition, {});
     Random random(seed);
     for_each_tensor(
-        [&](const std::string& name, Values& values, const Values& gradient) {
-          ASSERT_EQ(values.size(), gradient.size()) << name;
+        [&](const schema::Tensor& tensor, Values& values, const Values& gradient) {
+          ASSERT_EQ(values.size(), gradient.size()) << tensor.name.view();
           if (values.empty()) return;
           const Values before = values, direction = random.normals(static_cast<std::int64_t>(values.size()));
           constexpr double step = 1e-5;
@@ -44,7 +44,7 @@ TEST_P(Gradients, AreFiniteDifferencesOfTheForward) {
           values = before;
           if (!same_selection) return;  // the selection is held fixed: its steps have no gradient
           const double size = std::sqrt(inner_product(gradient, gradient));
-          EXPECT_NEAR(inner_product(gradient, direction), slope, 1e-6 * (1 + size)) << name;
+          EXPECT_NEAR(inner_product(gradient, direction), slope, 1e-6 * (1 + size)) << tensor.name.view();
         },
         problem.inputs, at.gradients);
   }

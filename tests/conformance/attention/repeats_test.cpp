@@ -28,9 +28,11 @@ void repeat(Attention& layer, RankTensors& tensors, LayerMemory& memory, Device&
     }
     if (testing::Test::HasNonfatalFailure()) continue;  // one report is enough
     EXPECT_EQ(tensors.out_values(), out) << "repeat " << i;
-    for_each_tensor([&](const std::string& name, const Values& found,
-                        const Values& first) { EXPECT_EQ(found, first) << "d" << name << ", repeat " << i; },
-                    tensors.gradient_values(), gradients);
+    for_each_tensor(
+        [&](const schema::Tensor& tensor, const Values& found, const Values& first) {
+          EXPECT_EQ(found, first) << tensor.gradient_name().view() << ", repeat " << i;
+        },
+        tensors.gradient_values(), gradients);
   }
 }
 
