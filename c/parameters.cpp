@@ -2,30 +2,29 @@
 
 #include <fmt/format.h>
 
-#include <array>
 #include <span>
+#include <tuple>
 #include <type_traits>
+#include <utility>
+
+#include "c/enumerators.hpp"
 
 namespace cpnsa::c {
 namespace {
 
 constexpr std::size_t longest_struct = 65536;
 
-// Enums of the interface count from 1, in the order of these.
-constexpr std::array dtypes{DType::f64, DType::f32, DType::bf16, DType::f16};
-constexpr std::array compressors{Compressor::mean, Compressor::linear, Compressor::mlp};
-constexpr std::array activations{Activation::silu, Activation::relu, Activation::gelu};
-constexpr std::array gates{GateKind::logits, GateKind::values};
-constexpr std::array exchanges{Exchange::automatic, Exchange::fetch, Exchange::gather};
+// Enums of the interface count from 1 what the library's count from 0.
+static_assert(matches<DType, cpnsa_dtype>("CPNSA_"));
+static_assert(matches<Compressor, cpnsa_compressor>("CPNSA_COMPRESSOR_"));
+static_assert(matches<Activation, cpnsa_activation>("CPNSA_ACTIVATION_"));
+static_assert(matches<GateKind, cpnsa_gate>("CPNSA_GATE_"));
+static_assert(matches<Exchange, cpnsa_exchange>("CPNSA_EXCHANGE_"));
+static_assert(matches<PartitionKind, cpnsa_partition_kind>("CPNSA_PARTITION_"));
 
-template <class Values>
-auto choose(const Values& values, std::int32_t number, const std::string& name) {
-  if (number >= 1 && number <= static_cast<std::int32_t>(values.size()))
-    return values[static_cast<std::size_t>(number - 1)];
-  std::string expected;
-  for (std::size_t i = 0; i < values.size(); ++i)
-    expected += fmt::format("{}{} ({})", i == 0 ? "" : ", ", i + 1, name_of(values[i]));
-  throw ArgumentError(fmt::format("{}: found {}, expected one of {}", name, number, expected));
+template <NamedEnum Enum>
+std::int32_t to_number(Enum value) {
+  return static_cast<std::int32_t>(value) + 1;
 }
 
 bool to_bool(std::int32_t number, const char* name) {
@@ -33,29 +32,42 @@ bool to_bool(std::int32_t number, const char* name) {
   return number == 1;
 }
 
-BranchTensors to_branches(const cpnsa_branches& tensors, const std::string& name) {
-  return {to_view(tensors.cmp, name + "_cmp"), to_view(tensors.slc, name + "_slc"),
-          to_view(tensors.win, name + "_win")};
-}
-
-CompressorTensors to_compressor(const cpnsa_compressor_tensors& tensors, const std::string& name) {
-  return {to_view(tensors.pos, name + "_pos"), to_view(tensors.weight, name + "_weight"),
-          to_view(tensors.w1, name + "_w1"),   to_view(tensors.b1, name + "_b1"),
-          to_view(tensors.w2, name + "_w2"),   to_view(tensors.b2, name + "_b2")};
-}
-
-// Inputs and gradients have members of the same names; `prefix` is what tells them in messages.
-template <class Views>
-Views to_views(const cpnsa_tensors* given, const char* name, const std::string& prefix) {
+// Inputs and gradients have members of the same names; `name_of_tensor` is what messages call one.
+template <class Views, class NameOfTensor>
+Views to_views(const cpnsa_tensors* given, const char* name, const NameOfTensor& name_of_tensor) {
   const cpnsa_tensors tensors = read<cpnsa_tensors>(given, CPNSA_TENSORS_INIT, sizeof(cpnsa_tensors), name);
   Views views;
-  views.q = to_view(tensors.q, prefix + "q");
-  views.k = to_branches(tensors.k, prefix + "k");
-  views.v = to_branches(tensors.v, prefix + "v");
-  views.gate = to_view(tensors.gate, prefix + "gate");
-  views.compress_k = to_compressor(tensors.compress_k, prefix + "compress_k");
-  views.compress_v = to_compressor(tensors.compress_v, prefix + "compress_v");
+  schema::for_each_tensor([&](const schema::Tensor& tensor, TensorView& to,
+                              const cpnsa_tensor& from) { to = to_view(from, name_of_tensor(tensor).str()); },
+                          views, tensors);
   return views;
+}
+
+// The members of cpnsa_config, in the order of schema::config_keys.
+constexpr std::tuple config_members{
+    &cpnsa_config::num_q_heads,       &cpnsa_config::num_kv_heads,     &cpnsa_config::head_dim_qk,
+    &cpnsa_config::head_dim_v,        &cpnsa_config::compress_block,   &cpnsa_config::compress_stride,
+    &cpnsa_config::select_block,      &cpnsa_config::select_count,     &cpnsa_config::init_blocks,
+    &cpnsa_config::local_blocks,      &cpnsa_config::window,           &cpnsa_config::softmax_scale,
+    &cpnsa_config::compressor,        &cpnsa_config::activation,       &cpnsa_config::gate,
+    &cpnsa_config::compress_hidden_k, &cpnsa_config::compress_hidden_v};
+
+void set(std::string_view, std::int64_t& to, std::int64_t from) {
+  to = from;
+}
+void set(std::string_view, std::optional<double>& to, double from) {
+  if (from != 0) to = from;
+}
+template <NamedEnum Enum>
+void set(std::string_view key, Enum& to, std::int32_t from) {
+  to = to_enum<Enum>(from, std::string(key));
+}
+
+template <std::size_t... i>
+void set_all(Config& to, const cpnsa_config& from, std::index_sequence<i...>) {
+  constexpr auto& keys = schema::config_keys;
+  static_assert(keys.size() == std::tuple_size_v<decltype(config_members)>);
+  (set(keys[i].name, to.*std::get<keys[i].member.index()>(keys[i].member), from.*std::get<i>(config_members)), ...);
 }
 
 /// A member that a later version may give a meaning.
@@ -83,23 +95,7 @@ void check_unknown_members(const char* name, const void* given, std::size_t size
 Config to_config(const cpnsa_config* given) {
   const auto config = read<cpnsa_config>(given, CPNSA_CONFIG_INIT, sizeof(cpnsa_config), "config");
   Config result;
-  result.num_q_heads = config.num_q_heads;
-  result.num_kv_heads = config.num_kv_heads;
-  result.head_dim_qk = config.head_dim_qk;
-  result.head_dim_v = config.head_dim_v;
-  result.compress_block = config.compress_block;
-  result.compress_stride = config.compress_stride;
-  result.select_block = config.select_block;
-  result.select_count = config.select_count;
-  result.init_blocks = config.init_blocks;
-  result.local_blocks = config.local_blocks;
-  result.window = config.window;
-  if (config.softmax_scale != 0) result.softmax_scale = config.softmax_scale;
-  result.compressor = choose(compressors, config.compressor, "compressor");
-  result.activation = choose(activations, config.activation, "activation");
-  result.gate = choose(gates, config.gate, "gate");
-  result.compress_hidden_k = config.compress_hidden_k;
-  result.compress_hidden_v = config.compress_hidden_v;
+  set_all(result, config, std::make_index_sequence<schema::config_keys.size()>());
   check_reserved(config.reserved, "config");
   return result;
 }
@@ -107,11 +103,11 @@ Config to_config(const cpnsa_config* given) {
 AttentionOptions to_options(const cpnsa_options* given) {
   const auto options = read<cpnsa_options>(given, CPNSA_OPTIONS_INIT, offsetof(cpnsa_options, reuse_saved), "options");
   AttentionOptions result;
-  result.dtype = choose(dtypes, options.dtype, "dtype");
-  result.exchange = choose(exchanges, options.exchange, "exchange");
-  if (options.gradient_dtype != 0) result.gradient_dtype = choose(dtypes, options.gradient_dtype, "gradient_dtype");
+  result.dtype = to_enum<DType>(options.dtype, "dtype");
+  result.exchange = to_enum<Exchange>(options.exchange, "exchange");
+  if (options.gradient_dtype != 0) result.gradient_dtype = to_enum<DType>(options.gradient_dtype, "gradient_dtype");
   if (options.parameter_gradient_dtype != 0)
-    result.parameter_gradient_dtype = choose(dtypes, options.parameter_gradient_dtype, "parameter_gradient_dtype");
+    result.parameter_gradient_dtype = to_enum<DType>(options.parameter_gradient_dtype, "parameter_gradient_dtype");
   result.backward = to_bool(options.backward, "backward");
   result.refetch_blocks = to_bool(options.refetch_blocks, "refetch_blocks");
   result.recompute_branches = to_bool(options.recompute_branches, "recompute_branches");
@@ -128,7 +124,7 @@ TensorView to_view(const cpnsa_tensor& tensor, const std::string& name) {
                                     TensorView::max_rank));
   TensorView view;
   view.data = tensor.data;
-  view.dtype = choose(dtypes, tensor.dtype, name + ".dtype");
+  view.dtype = to_enum<DType>(tensor.dtype, name + ".dtype");
   view.rank = tensor.rank;
   std::copy_n(tensor.shape, tensor.rank, view.shape.begin());
   view.given = true;
@@ -136,11 +132,12 @@ TensorView to_view(const cpnsa_tensor& tensor, const std::string& name) {
 }
 
 AttentionInputs to_inputs(const cpnsa_tensors* tensors) {
-  return to_views<AttentionInputs>(tensors, "inputs", "");
+  return to_views<AttentionInputs>(tensors, "inputs", [](const schema::Tensor& tensor) { return tensor.name; });
 }
 
 AttentionGradients to_gradients(const cpnsa_tensors* tensors) {
-  return to_views<AttentionGradients>(tensors, "gradients", "d");
+  return to_views<AttentionGradients>(tensors, "gradients",
+                                      [](const schema::Tensor& tensor) { return tensor.gradient_name(); });
 }
 
 void write(const Statistics& statistics, cpnsa_statistics* out) {
@@ -150,8 +147,7 @@ void write(const Statistics& statistics, cpnsa_statistics* out) {
   const std::size_t size = not_null(out, "statistics").struct_size;
   check_struct_size("statistics", size, sizeof result, sizeof result);
   result.struct_size = size;
-  result.exchange = static_cast<std::int32_t>(std::find(exchanges.begin(), exchanges.end(), statistics.exchange) -
-                                              exchanges.begin() + 1);
+  result.exchange = to_number(statistics.exchange);
   result.blocks_needed = statistics.blocks_needed;
   result.blocks_fetched = statistics.blocks_fetched;
   result.workspace_bytes = statistics.workspace_bytes;

@@ -2,13 +2,17 @@
 
 // Structs and numbers of the interface -> the library's types. Everything throws ArgumentError that names the member.
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <string>
 
 #include "c/boundary.hpp"
 #include "cpnsa/attention.hpp"
+#include "cpnsa/schema.hpp"
 
 namespace cpnsa::c {
 
@@ -27,6 +31,18 @@ Struct read(const Struct* given, const Struct& defaults, std::size_t first, cons
   Struct result = defaults;
   std::memcpy(&result, given, std::min(size, sizeof(Struct)));
   return result;
+}
+
+/// The value of an enum by its number in the interface, which counts from 1.
+template <NamedEnum Enum>
+Enum to_enum(std::int32_t number, const std::string& name) {
+  constexpr auto& values = enum_values<Enum>;
+  if (number >= 1 && static_cast<std::size_t>(number) <= values.size())
+    return values[static_cast<std::size_t>(number - 1)];
+  std::string expected;
+  for (std::size_t i = 0; i < values.size(); ++i)
+    expected += fmt::format("{}{} ({})", i == 0 ? "" : ", ", i + 1, enum_names<Enum>[i]);
+  throw ArgumentError(fmt::format("{}: found {}, expected one of {}", name, number, expected));
 }
 
 Config to_config(const cpnsa_config* config);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "c/objects.hpp"
+#include "c/parameters.hpp"
 
 using namespace cpnsa::c;
 using cpnsa::ArgumentError;
@@ -20,17 +21,6 @@ std::span<const std::int64_t> documents(const int64_t* cu_seqlens, size_t bounds
 
 void check_ranks(int ranks) {
   if (ranks < 1) throw ArgumentError(fmt::format("ranks: found {}, expected 1 at least", ranks));
-}
-
-Partition make(int32_t kind, std::span<const std::int64_t> cu_seqlens, int64_t select_block, int ranks) {
-  switch (kind) {
-    case CPNSA_PARTITION_CONTIGUOUS: return Partition::contiguous(cu_seqlens, select_block, ranks);
-    case CPNSA_PARTITION_ZIGZAG: return Partition::zigzag(cu_seqlens, select_block, ranks);
-    case CPNSA_PARTITION_ZIGZAG_PER_DOCUMENT: return Partition::zigzag_per_document(cu_seqlens, select_block, ranks);
-    default:
-      throw ArgumentError(
-          fmt::format("kind: found {}, expected one of 1 (contiguous), 2 (zigzag), 3 (zigzag per document)", kind));
-  }
 }
 
 std::shared_ptr<const Partition> find(cpnsa_partition handle, int rank) {
@@ -51,7 +41,8 @@ cpnsa_status cpnsa_partition_create(int32_t kind, const int64_t* cu_seqlens, siz
   return guarded(__func__, [&] {
     create(partitions(), out, "partition", [&] {
       check_ranks(ranks);
-      return std::make_shared<const Partition>(make(kind, documents(cu_seqlens, bounds), select_block, ranks));
+      return std::make_shared<const Partition>(Partition::make(to_enum<cpnsa::PartitionKind>(kind, "kind"),
+                                                               documents(cu_seqlens, bounds), select_block, ranks));
     });
   });
 }

@@ -230,10 +230,10 @@ typedef struct cpnsa_config {
   int32_t activation;        /* cpnsa_activation, of the mlp compressor */
   int32_t gate;              /* cpnsa_gate */
   int32_t reserved;          /* 0 */
-  int64_t compress_hidden_k; /* width of the mlp compressors' hidden layers */
+  int64_t compress_hidden_k; /* width of the mlp compressors' hidden layers; 0: twice the head dimension */
   int64_t compress_hidden_v;
 } cpnsa_config;
-/* The paper's blocks; the four sizes of heads, and the hidden widths, are the caller's to set. */
+/* The paper's values. The caller sets the counts and the dimensions of the heads. */
 #define CPNSA_CONFIG_INIT                                                                                          \
   {                                                                                                                \
     sizeof(cpnsa_config), 0, 0, 0, 0, 32, 16, 64, 16, 1, 2, 512, 0.0, CPNSA_COMPRESSOR_MLP, CPNSA_ACTIVATION_SILU, \

@@ -5,59 +5,23 @@
 #include <string>
 #include <vector>
 
+#include "cpnsa/schema.hpp"
+
 namespace cpnsa::test {
 namespace {
 
-std::int32_t to_c(DType dtype) {
-  switch (dtype) {
-    case DType::f64: return CPNSA_F64;
-    case DType::f32: return CPNSA_F32;
-    case DType::bf16: return CPNSA_BF16;
-    case DType::f16: return CPNSA_F16;
-  }
-  return 0;
+// The interface counts from 1 what the library counts from 0.
+template <NamedEnum Enum>
+std::int32_t to_c(Enum value) {
+  return static_cast<std::int32_t>(value) + 1;
 }
 
-std::int32_t to_c(Compressor compressor) {
-  switch (compressor) {
-    case Compressor::mean: return CPNSA_COMPRESSOR_MEAN;
-    case Compressor::linear: return CPNSA_COMPRESSOR_LINEAR;
-    case Compressor::mlp: return CPNSA_COMPRESSOR_MLP;
-  }
-  return 0;
-}
-
-std::int32_t to_c(Activation activation) {
-  switch (activation) {
-    case Activation::silu: return CPNSA_ACTIVATION_SILU;
-    case Activation::relu: return CPNSA_ACTIVATION_RELU;
-    case Activation::gelu: return CPNSA_ACTIVATION_GELU;
-  }
-  return 0;
-}
-
-std::int32_t to_c(Exchange exchange) {
-  switch (exchange) {
-    case Exchange::automatic: return CPNSA_EXCHANGE_AUTOMATIC;
-    case Exchange::fetch: return CPNSA_EXCHANGE_FETCH;
-    case Exchange::gather: return CPNSA_EXCHANGE_GATHER;
-  }
-  return 0;
-}
-
-cpnsa_branches to_c(const BranchTensors& branches) {
-  return {test::to_c(branches.cmp), test::to_c(branches.slc), test::to_c(branches.win)};
-}
-
-cpnsa_compressor_tensors to_c(const CompressorTensors& tensors) {
-  return {test::to_c(tensors.pos), test::to_c(tensors.weight), test::to_c(tensors.w1),
-          test::to_c(tensors.b1),  test::to_c(tensors.w2),     test::to_c(tensors.b2)};
-}
-
-template <class Tensors>
-cpnsa_tensors all_of(const Tensors& tensors) {
-  return {sizeof(cpnsa_tensors),    test::to_c(tensors.q),    to_c(tensors.k),         to_c(tensors.v),
-          test::to_c(tensors.gate), to_c(tensors.compress_k), to_c(tensors.compress_v)};
+template <class Views>
+cpnsa_tensors all_of(const Views& views) {
+  cpnsa_tensors tensors = CPNSA_TENSORS_INIT;
+  schema::for_each_tensor([](auto, cpnsa_tensor& to, const TensorView& from) { to = test::to_c(from); }, tensors,
+                          views);
+  return tensors;
 }
 
 }  // namespace
@@ -72,7 +36,7 @@ cpnsa_config to_c(const Config& config) {
   c.window = config.window;
   c.softmax_scale = config.softmax_scale.value_or(0);
   c.compressor = to_c(config.compressor), c.activation = to_c(config.activation);
-  c.gate = config.gate == GateKind::logits ? CPNSA_GATE_LOGITS : CPNSA_GATE_VALUES;
+  c.gate = to_c(config.gate);
   c.compress_hidden_k = config.compress_hidden_k, c.compress_hidden_v = config.compress_hidden_v;
   return c;
 }
