@@ -13,9 +13,9 @@ import sys
 import time
 
 import full_attention
-import svg
 from nsa import measure_nsa
-from tables import PASSES, STAGES, length_name, report, seconds_of
+from pictures import stage_picture, time_picture
+from tables import PASSES, length_name, report, seconds_of
 
 
 @dataclasses.dataclass
@@ -141,28 +141,9 @@ class Comparison:
             json.dump(self.results, file, indent=2)
         with open(self.path("report.md"), "w", encoding="utf-8") as file:
             file.write(report(self.results))
-        svg.write(self.path("time.svg"), [self.times(direction) for direction in PASSES])
-        svg.write(self.path("stages.svg"), [self.stages(d, s) for d in PASSES for s in self.selections])
-
-    def times(self, direction):
-        named = {full_attention.TITLES[name]: ("full", name) for name in self.full}
-        named.update({f"NSA, {selection}": ("nsa", selection) for selection in self.selections})
-        series = {}
-        for title, (kind, name) in named.items():
-            points = [(row["tokens"], seconds_of(row[kind].get(name, {}), direction)) for row in self.results["rows"]]
-            series[title] = [(x, 1e3 * y) for x, y in points if y is not None]
-        x_names = {row["tokens"]: length_name(row["tokens"]) for row in self.results["rows"]}
-        return svg.LogLogLines(direction, "tokens", "milliseconds", series, x_names)
-
-    def stages(self, direction, selection):
-        bars = {}
-        for row in self.results["rows"]:
-            entry = row["nsa"].get(selection, {})
-            if seconds_of(entry, direction) is None:
-                continue
-            seconds = entry[direction]["stage_seconds"]
-            bars[length_name(row["tokens"])] = {s: 1e6 * seconds[s] / (row["tokens"] / 1024) for s in STAGES}
-        return svg.StackedBars(f"{direction}, {selection} selection", "tokens", "µs for 1K tokens", bars)
+        for name, draw in {"time.svg": time_picture, "stages.svg": stage_picture}.items():
+            with open(self.path(name), "w", encoding="utf-8") as file:
+                file.write(draw(self.results))
 
 
 def main():

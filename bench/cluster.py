@@ -15,8 +15,8 @@ import sys
 import time
 
 from cluster_grid import grid
-from cluster_report import report, scaling_panels, wrong
-from svg import write
+from cluster_report import report, wrong
+from pictures import scaling_picture
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
@@ -204,7 +204,8 @@ def main():
         json.dump(results, file, indent=1)
     with open(os.path.join(arguments.out, "report.md"), "w", encoding="utf-8") as file:
         file.write(text)
-    write(os.path.join(arguments.out, "scaling.svg"), scaling_panels(results))
+    with open(os.path.join(arguments.out, "scaling.svg"), "w", encoding="utf-8") as file:
+        file.write(scaling_picture(results))
     print(text)
     sys.exit(1 if wrong(results) else 0)
 

@@ -1,6 +1,6 @@
 """The results of bench/cluster.py as a Markdown table and as a picture."""
 
-from svg import LogLogLines
+from svg import Lines
 from tables import PASSES, STAGES, length_name, markdown
 
 
@@ -73,7 +73,8 @@ def report(results):
 
 
 def scaling_panels(results):
-    """Milliseconds against ranks, a panel a pass, a line for each length, with the partition that balances it."""
+    """Milliseconds against ranks, a panel per pass and a line per length, with the partition that balances it; the
+    ideal is the time of the fewest ranks, divided among more."""
     panels = []
     for direction in PASSES:
         series, names = {}, {}
@@ -84,5 +85,7 @@ def scaling_panels(results):
             name = f"{row['documents']} x {length_name(row['tokens'] // row['documents'])} {row['selection']}"
             series.setdefault(name, []).append((row["ranks"], 1e3 * step["seconds"]))
             names[row["ranks"]] = str(row["ranks"])
-        panels.append(LogLogLines(direction, "ranks", "ms", series, names))
+        ideals = {name: [(ranks, line[0][1] * line[0][0] / ranks) for ranks, _ in line]
+                  for name, line in series.items()}
+        panels.append(Lines(direction, "ranks", "milliseconds", series, names, ideals=ideals))
     return panels

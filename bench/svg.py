@@ -1,6 +1,7 @@
-"""Two kinds of charts as SVG, side by side in one picture, with nothing but the standard library."""
+"""Two kinds of charts as SVG, side by side in one picture, by the standard library alone."""
 
 import math
+import textwrap
 from xml.sax.saxutils import escape
 
 COLOURS = ("#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f", "#edc948", "#b07aa1", "#9c755f")
@@ -13,8 +14,15 @@ def _text(x, y, content, anchor="middle", more=""):
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {more}>{escape(content)}</text>'
 
 
-def _line(x1, y1, x2, y2, colour="#ddd", width=1.0):
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" stroke-width="{width}"/>'
+def _line(x1, y1, x2, y2, colour="#ddd", dashes=None):
+    dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}"{dashed}/>'
+
+
+def _tick(highest):
+    """The distance of the ticks of an axis from 0 to `highest` > 0: 3 to 6 of them."""
+    step = 10 ** math.floor(math.log10(highest))
+    return step / 5 if highest < 2 * step else step / 2 if highest < 5 * step else step
 
 
 def _frame(title, x_label, y_label):
@@ -28,11 +36,14 @@ def _frame(title, x_label, y_label):
     ]
 
 
-class LogLogLines:
-    """series: {name: [(x, y), ...]}, both axes logarithmic; x values are marked by x_names."""
+class Lines:
+    """series: {name: [(x, y), ...]}; the x axis is logarithmic and marked by x_names, the y axis is logarithmic or
+    starts at 0. ideals: {name: [(x, y), ...]}, dashed in the colour of the series of that name. level: (y, text), a
+    dashed horizontal line."""
 
-    def __init__(self, title, x_label, y_label, series, x_names):
+    def __init__(self, title, x_label, y_label, series, x_names, log_y=True, ideals=None, level=None):
         self.title, self.x_label, self.y_label, self.series, self.x_names = title, x_label, y_label, series, x_names
+        self.log_y, self.ideals, self.level = log_y, ideals or {}, level
 
     def names(self):
         return list(self.series)
@@ -42,19 +53,33 @@ class LogLogLines:
         shapes = _frame(self.title, self.x_label, self.y_label)
         if not points:
             return shapes
-        xs, ys = [math.log2(x) for x, _ in points], [math.log10(y) for _, y in points]
+        xs, ys = [math.log2(x) for x, _ in points], [y for _, y in points]
         x_low, x_high = min(xs) - 0.3, max(xs) + 0.3
-        y_low, y_high = math.floor(min(ys)), max(math.ceil(max(ys)), math.floor(min(ys)) + 1)
         place_x = lambda x: LEFT + (math.log2(x) - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
-        place_y = lambda y: HEIGHT - BOTTOM - (math.log10(y) - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
-        for power in range(y_low, y_high + 1):
-            y = place_y(10.0**power)
-            shapes += [_line(LEFT, y, WIDTH - RIGHT, y), _text(LEFT - 6, y + 4, f"{10.0**power:g}", "end")]
+        if self.log_y:
+            y_low = math.floor(math.log10(min(ys)))
+            y_high = max(math.ceil(math.log10(max(ys))), y_low + 1)
+            scale, ticks = math.log10, [10.0**power for power in range(y_low, y_high + 1)]
+        else:
+            step = _tick(max(ys))
+            y_low, y_high = 0, step * math.ceil(max(ys) / step)
+            scale, ticks = float, [step * i for i in range(round(y_high / step) + 1)]
+        place_y = lambda y: HEIGHT - BOTTOM - (scale(y) - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
+        for tick in ticks:
+            y = place_y(tick)
+            shapes += [_line(LEFT, y, WIDTH - RIGHT, y), _text(LEFT - 6, y + 4, f"{tick:g}", "end")]
         for x, name in self.x_names.items():
             shapes.append(_text(place_x(x), HEIGHT - BOTTOM + 18, name))
+        if self.level:
+            y = place_y(self.level[0])
+            shapes.append(_line(LEFT, y, WIDTH - RIGHT, y, "#555", dashes="7 5"))
+            shapes.append(_text(WIDTH - RIGHT - 4, y - 6, self.level[1], "end", 'fill="#555"'))
+        path_of = lambda line: " ".join(f"{place_x(x):.1f},{place_y(y):.1f}" for x, y in line)
+        for name, line in self.ideals.items():
+            stroke = f'stroke="{colours[name]}" stroke-dasharray="3 3"'
+            shapes.append(f'<polyline points="{path_of(line)}" fill="none" {stroke}/>')
         for name, line in self.series.items():
-            path = " ".join(f"{place_x(x):.1f},{place_y(y):.1f}" for x, y in line)
-            shapes.append(f'<polyline points="{path}" fill="none" stroke="{colours[name]}" stroke-width="2"/>')
+            shapes.append(f'<polyline points="{path_of(line)}" fill="none" stroke="{colours[name]}" stroke-width="2"/>')
             shapes += [
                 f'<circle cx="{place_x(x):.1f}" cy="{place_y(y):.1f}" r="3.2" fill="{colours[name]}"/>' for x, y in line
             ]
@@ -75,8 +100,7 @@ class StackedBars:
         highest = max((sum(bar.values()) for bar in self.bars.values()), default=0)
         if highest <= 0:
             return shapes
-        step = 10 ** math.floor(math.log10(highest))
-        step = step / 5 if highest < 2 * step else step / 2 if highest < 5 * step else step
+        step = _tick(highest)
         top = step * math.ceil(highest / step)
         per_unit = (HEIGHT - TOP - BOTTOM) / top
         for i in range(round(top / step) + 1):
@@ -96,22 +120,25 @@ class StackedBars:
         return shapes
 
 
-def write(path, panels):
-    """The panels beside each other, two to a row, and one legend below them."""
+def picture(panels, title="", setting=""):
+    """The panels beside each other, two to a row, under the title and the setting, and one legend below them."""
     names = list(dict.fromkeys(name for panel in panels for name in panel.names()))
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
     columns = min(2, len(panels))
-    width, height = columns * WIDTH, (len(panels) + 1) // 2 * HEIGHT + LEGEND * ((len(names) + 3) // 4) + 8
-    shapes = []
+    settings = textwrap.wrap(setting, columns * WIDTH // 7)  # characters of 12 pixels
+    top = 24 * bool(title) + 16 * len(settings) + 6
+    legend = top + (len(panels) + 1) // 2 * HEIGHT
+    width, height = columns * WIDTH, legend + LEGEND * ((len(names) + 3) // 4) + 8
+    shapes = [_text(width / 2, 20, title, more='font-weight="bold" font-size="15"')] if title else []
+    for i, line in enumerate(settings):
+        shapes.append(_text(width / 2, 24 * bool(title) + 14 + 16 * i, line, more='fill="#555"'))
     for i, panel in enumerate(panels):
-        shapes.append(f'<g transform="translate({i % 2 * WIDTH},{i // 2 * HEIGHT})">')
+        shapes.append(f'<g transform="translate({i % 2 * WIDTH},{top + i // 2 * HEIGHT})">')
         shapes += panel.draw(colours) + ["</g>"]
     for i, name in enumerate(names):
-        x, y = LEFT + i % 4 * (width - LEFT) / 4, (len(panels) + 1) // 2 * HEIGHT + LEGEND * (i // 4) + 14
+        x, y = LEFT + i % 4 * (width - LEFT) / 4, legend + LEGEND * (i // 4) + 14
         shapes.append(f'<rect x="{x:.1f}" y="{y - 10:.1f}" width="12" height="12" fill="{colours[name]}"/>')
         shapes.append(_text(x + 18, y, name, "start"))
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-    content = "\n".join([f'{head} font-family="sans-serif" font-size="12">', '<rect width="100%" height="100%" '
-                         'fill="white"/>', *shapes, "</svg>\n"])
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(content)
+    return "\n".join([f'{head} font-family="sans-serif" font-size="12">', '<rect width="100%" height="100%" '
+                      'fill="white"/>', *shapes, "</svg>\n"])

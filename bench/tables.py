@@ -7,12 +7,14 @@ STAGES = ("compress", "compressed", "importance", "exchange", "selected", "windo
 
 
 def seconds_of(entry, direction):
-    """Of one implementation at one length, or None."""
+    """The seconds of one implementation at one length; None if it was not timed."""
     return entry.get(direction, {}).get("seconds")
 
 
 def length_name(tokens):
-    return f"{tokens >> 10}K" if tokens % 1024 == 0 else str(tokens)
+    if tokens % (1 << 20) == 0:
+        return f"{tokens >> 20}M"
+    return f"{tokens >> 10}K" if tokens % (1 << 10) == 0 else str(tokens)
 
 
 def _milliseconds(seconds):
@@ -82,10 +84,14 @@ def failures(results):
     return "\n".join(lines)
 
 
+def shape_of(setting):
+    dims = f"d_qk {setting['dk']}, d_v {setting['dv']}"
+    return f"{setting['heads']} query heads, {setting['kv_heads']} KV heads, {dims}"
+
+
 def report(results):
     machine, setting, ceilings = results["machine"], results["setting"], results["ceilings"]
-    shape = f"{setting['heads']} query heads, {setting['kv_heads']} KV heads, dk {setting['dk']}, dv {setting['dv']}"
-    parts = [f"{results['date']}, commit {results['commit']}; {shape}, bf16, causal, one document"]
+    parts = [f"{results['date']}, commit {results['commit']}; {shape_of(setting)}, bf16, causal, one document"]
     parts.append(", ".join(f"{key} {value}" for key, value in machine.items()))
     if "failed" in ceilings:
         parts.append(f"Ceilings: {ceilings['failed']}")

@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <numbers>
 #include <sstream>
@@ -15,6 +16,12 @@ namespace language_model {
 namespace {
 
 constexpr const char* header = "step,loss,bits_per_byte";
+
+// The name of the run's folder: "full" for runs/full/loss.csv; of the file where it is in no folder.
+std::string name_of(const std::filesystem::path& path) {
+  const std::filesystem::path folder = path.parent_path().filename();
+  return folder.empty() || folder == "." || folder == ".." ? path.filename().string() : folder.string();
+}
 
 }  // namespace
 
@@ -35,7 +42,7 @@ Curve read_curve(const std::string& path) {
   if (line != header)
     throw cpnsa::ArgumentError(
         fmt::format("--compare: found \"{:.60}\" in line 1 of {}, expected \"{}\"", line, path, header));
-  Curve curve{path, {}};
+  Curve curve{name_of(path), {}};
   while (std::getline(file, line)) {
     std::istringstream fields(line);
     std::size_t step = 0;

@@ -14,7 +14,7 @@ struct Curve {
 /// Columns step, loss (nats a byte, with all digits) and bits_per_byte.
 std::string to_csv(const Curve& curve);
 
-/// Reads what to_csv() wrote; the curve is named after the file. Throws cpnsa::ArgumentError.
+/// Reads what to_csv() wrote; the curve is named after the folder of the file. Throws cpnsa::ArgumentError.
 Curve read_curve(const std::string& path);
 
 /// Writes a file whole. Throws cpnsa::ArgumentError.

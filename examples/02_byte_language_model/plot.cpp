@@ -11,7 +11,7 @@
 namespace language_model {
 namespace {
 
-constexpr double width = 860, height = 500, left = 70, right = 24, top = 24, bottom = 60;
+constexpr double width = 860, height = 500, left = 70, right = 24, top = 32, bottom = 60;
 constexpr std::array<const char*, 6> colours{"#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf"};
 
 // Numbers on an axis from 0 to at least `largest`: a round distance between ticks, and where the last one is.
@@ -90,7 +90,7 @@ std::string path_of(std::span<const double> losses, const Frame& frame, const st
   return fmt::format("<polyline fill=\"none\" {} stroke-linejoin=\"round\" points=\"{}\"/>\n", stroke, points);
 }
 
-// Of each step and the ones before it, `steps` in all.
+// For each step the mean of the last `steps` losses, fewer at the beginning.
 std::vector<double> running_means(std::span<const double> losses, std::size_t steps) {
   std::vector<double> means;
   for (std::size_t end = 1; end <= losses.size(); ++end) {
@@ -102,7 +102,7 @@ std::vector<double> running_means(std::span<const double> losses, std::size_t st
   return means;
 }
 
-// Steps differ by what the text holds there: of a long curve the mean of 20 steps is drawn, over the steps in pale.
+// The losses of single steps vary with the text, so a long curve is drawn as its mean of 20 steps over the pale steps.
 std::string lines_of(const Curve& curve, const Frame& frame, const char* colour) {
   constexpr std::size_t long_curve = 100, mean_of = 20;
   if (curve.losses.size() < long_curve)
@@ -113,7 +113,7 @@ std::string lines_of(const Curve& curve, const Frame& frame, const char* colour)
 
 }  // namespace
 
-std::string plot(std::span<const Curve> curves, double unigram_entropy) {
+std::string plot(std::span<const Curve> curves, double unigram_entropy, const std::string& title) {
   std::size_t steps = 1;
   double largest = unigram_entropy;
   for (const Curve& curve : curves) {
@@ -127,6 +127,7 @@ std::string plot(std::span<const Curve> curves, double unigram_entropy) {
       "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0:g}\" height=\"{1:g}\" viewBox=\"0 0 {0:g} {1:g}\" "
       "font-family=\"sans-serif\" font-size=\"14\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
       width, height);
+  svg += label(width / 2, 18, "text-anchor=\"middle\" font-size=\"13\" font-weight=\"bold\"", title);
   svg += axes(frame);
   svg += line(left, frame.y(unigram_entropy), width - right, frame.y(unigram_entropy),
               "stroke=\"#555555\" stroke-width=\"1.4\" stroke-dasharray=\"7 5\"");

@@ -30,7 +30,10 @@ void create_folder(const std::string& path) {
 void write_results(const Options& options, const Text& text, const std::vector<Curve>& curves) {
   const std::filesystem::path folder(options.out);
   write_file((folder / "loss.csv").string(), to_csv(curves.front()));
-  write_file((folder / "loss.svg").string(), plot(curves, text.unigram_entropy()));
+  const std::string title =
+      fmt::format("Loss of a byte-level language model: {} bytes per sequence, {} layers of width {}, {} / {} heads",
+                  options.tokens, options.layers, options.width, options.heads, options.kv_heads);
+  write_file((folder / "loss.svg").string(), plot(curves, text.unigram_entropy(), title));
 }
 
 // Ends the other ranks' waits too, should this rank fail alone, and does nothing to ranks that failed alike.

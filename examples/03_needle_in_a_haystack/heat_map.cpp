@@ -10,7 +10,8 @@ namespace needle {
 namespace {
 
 constexpr double cell_width = 74, cell_height = 34, left = 118, top = 78, bottom = 66, legend = 100;
-constexpr double margin = 16, headings_width = 430;
+constexpr double margin = 16;
+constexpr double character_width = 7.5;  // of sans-serif text of 14 pixels, at most on average
 
 struct Colour {
   double red, green, blue;
@@ -68,14 +69,16 @@ std::string axes(const Grid& grid) {
   return svg;
 }
 
-std::string headings(const Grid& grid) {
+std::string subtitle(const Grid& grid) {
   const auto [least, most] = std::minmax_element(grid.asked.begin(), grid.asked.end());
   const std::string asked = *least == *most ? fmt::format("{}", *least) : fmt::format("{} \u2013 {}", *least, *most);
+  return fmt::format("trained on at most {} tokens; {} needles asked for in a cell",
+                     name_of_length(grid.longest_learnt), asked);
+}
+
+std::string headings(const Grid& grid) {
   return text(margin, 30, "start", "Needle in a haystack: values retrieved (%)", "font-size=\"17\"") +
-         text(margin, 54, "start",
-              fmt::format("trained on at most {} tokens; {} needles asked for in a cell",
-                          name_of_length(grid.longest_learnt), asked),
-              "fill=\"#555555\"");
+         text(margin, 54, "start", subtitle(grid), "fill=\"#555555\"");
 }
 
 std::string colour_bar(const Grid& grid) {
@@ -93,6 +96,7 @@ std::string colour_bar(const Grid& grid) {
 }  // namespace
 
 std::string to_heat_map(const Grid& grid) {
+  const double headings_width = 2 * margin + character_width * static_cast<double>(subtitle(grid).size());
   const double width = std::max(left + cell_width * static_cast<double>(grid.lengths.size()) + legend, headings_width);
   const double height = top + cell_height * grid.bands + bottom;
   std::string svg = fmt::format(

@@ -91,6 +91,8 @@ TEST_F(LanguageModel, DrawsAnotherCurveAndReportsWhereTheFilesAre) {
   for (std::size_t at = svg.find("<polyline"); at != std::string::npos; at = svg.find("<polyline", at + 1)) ++curves;
   EXPECT_EQ(curves, 2u);
   EXPECT_THAT(svg, HasSubstr("unigram entropy"));
+  EXPECT_THAT(svg, HasSubstr(">first<"));  // the folder of the other curve, not its path
+  EXPECT_THAT(svg, HasSubstr("bytes per sequence"));
 }
 
 }  // namespace

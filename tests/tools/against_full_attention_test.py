@@ -11,8 +11,8 @@ import xml.etree.ElementTree
 command, script = os.environ["CPNSA_COMMAND"], os.environ["CPNSA_SCRIPT"]
 sys.path.insert(0, os.path.dirname(script))
 sys.dont_write_bytecode = True
-from svg import StackedBars, write  # noqa: E402
-from tables import ratio_table  # noqa: E402
+from svg import Lines, StackedBars, picture  # noqa: E402
+from tables import length_name, ratio_table  # noqa: E402
 
 
 def run(out, *flags):
@@ -62,11 +62,26 @@ class AgainstFullAttention(unittest.TestCase):
         self.assertEqual(cells, ["8K", "forward", "6.00", "-", "1.50", "4.00x", "-"])
 
     def test_bars_stack_to_their_sum(self):
-        write(self.path("bars.svg"), [StackedBars("", "", "", {"8K": {"a": 1.0, "b": 3.0}, "16K": {"a": 4.0}})])
-        bars = [e for e in xml.etree.ElementTree.parse(self.path("bars.svg")).iter() if e.tag.endswith("rect")]
+        drawn = picture([StackedBars("", "", "", {"8K": {"a": 1.0, "b": 3.0}, "16K": {"a": 4.0}})])
+        bars = [e for e in xml.etree.ElementTree.fromstring(drawn).iter() if e.tag.endswith("rect")]
         a, b, whole = (float(bar.get("height")) for bar in bars[1:4])
         self.assertAlmostEqual(a + b, whole, delta=0.2)
         self.assertAlmostEqual(b, 3 * a, delta=0.3)
+
+    def test_lines_lie_on_their_axes(self):
+        drawn = picture([Lines("", "", "", {"a": [(1, 1.0), (2, 2.0), (4, 4.0)]}, {}, log_y=False, level=(2, "two"))],
+                        "title", "setting")
+        shapes = list(xml.etree.ElementTree.fromstring(drawn).iter())
+        xs, ys = ([float(e.get(key)) for e in shapes if e.tag.endswith("circle")] for key in ("cx", "cy"))
+        self.assertAlmostEqual(xs[1] - xs[0], xs[2] - xs[1], delta=0.2)  # logarithmic
+        self.assertAlmostEqual(2 * (ys[0] - ys[1]), ys[1] - ys[2], delta=0.3)  # from 0
+        level = next(float(e.get("y1")) for e in shapes if e.get("stroke-dasharray"))
+        self.assertAlmostEqual(level, ys[1], delta=0.1)
+        texts = [e.text for e in shapes if e.tag.endswith("text")]
+        self.assertLess({"title", "setting", "two", "a"}, set(texts))
+
+    def test_lengths_have_names(self):
+        self.assertEqual([length_name(n) for n in (1000, 1 << 10, 128 << 10, 1 << 20)], ["1000", "1K", "128K", "1M"])
 
 
 if __name__ == "__main__":
