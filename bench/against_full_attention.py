@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times `cpnsa bench` against full causal attention (cuDNN's and FlashAttention-2's, through PyTorch) on the same card
+"""Times `cpnsa bench` against full causal attention (cuDNN's and FlashAttention-2's, through PyTorch) on the same GPU
 in the same run. Prints our ratio to both for each length and direction, and writes results.json, report.md, time.svg
 and stages.svg. What cannot be measured gets a dash and the reason."""
 
@@ -90,7 +90,7 @@ class Comparison:
         }
 
     def run(self):
-        self.say("ceilings of the card")
+        self.say("ceilings of the GPU")
         self.results["ceilings"] = full_attention.measure_ceilings(self.stopwatch)
         for tokens in self.arguments.lengths:
             row = {"tokens": tokens, "full": {}, "nsa": {}}

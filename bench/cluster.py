@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Correctness, scaling and what the wire costs, on all GPUs of a machine or of a job of several nodes, within a time
+"""Correctness, scaling and the cost of communication on all GPUs of a machine or of a job of several nodes, in a time
 limit: the indices of a layer on 2, 4, 8 ... ranks against one rank's, `cpnsa bench` over a grid of documents,
 partitions, exchanges and selections, and the examples. Prints one table and writes results.json, report.md and
 scaling.svg. What did not run is listed with its reason. Usually started by scripts/cluster.sh."""
@@ -53,7 +53,7 @@ class Session:
         return [*shlex.split(self.arguments.launch.format(ranks=ranks)), *command]
 
     def run(self, title, command, environment=()):
-        """Whether the program ended well; a failure is noted with its reason."""
+        """True if the program ended well; a failure is noted with its reason."""
         left = min(self.arguments.step_limit, self.end - time.monotonic())
         if left <= 1:
             self.failures.append((title, "not run: out of time"))
@@ -115,7 +115,7 @@ def read(path):
 
 
 def compare_layers(session, counts):
-    """Whether the indices of every golden layer are one rank's, byte by byte, however it is sharded."""
+    """Compares the indices of every golden layer, however it is sharded, with those of one rank, byte by byte."""
     cases, results = os.path.join(ROOT, "tests/golden/cases"), []
     names = sorted(os.listdir(cases))
     for case in names[:1] if session.arguments.device == "cpu" else names:
@@ -191,7 +191,7 @@ def main():
     session, counts = Session(arguments), rank_counts(most)
     results = {"date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
                "device": arguments.device, "ranks": most, "gpus_of_this_machine": gpus, "launch": arguments.launch}
-    # What is right comes before how fast it is, and what has the most ranks before the rest: time may run out.
+    # Correctness comes before speed, and the largest rank count before the others: time may run out.
     results["layers"] = compare_layers(session, counts)
     results["suites"] = run_suites(session, counts[-1:])
     results["examples"] = run_examples(session, counts)

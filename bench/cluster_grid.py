@@ -1,4 +1,4 @@
-"""What bench/cluster.py measures: points of a grid, the most telling first, since time may run out."""
+"""The points that bench/cluster.py measures, the most informative first, since time may run out."""
 
 import dataclasses
 

@@ -5,7 +5,7 @@ from tables import PASSES, STAGES, length_name, markdown
 
 
 def ideal_of(row, rows, direction):
-    """Seconds of the step if ranks cost nothing: those of the fewest ranks that ran it, shared by as many as here."""
+    """Seconds of the step if ranks cost nothing: the time of the fewest ranks that ran it, divided among this row's."""
     alike = [other for other in rows if direction in other["bench"]["rows"][0] and
              all(other[key] == row[key] for key in ("tokens", "documents", "selection"))]
     fewest = min(other["ranks"] for other in alike)
@@ -18,14 +18,14 @@ def step_of(row, direction):
 
 
 def exposed_seconds(step):
-    """What the step takes beyond its computing stages: communication that nothing hides, and waiting for others."""
+    """The time of the step beyond its computing stages: communication that nothing hides, and waiting."""
     computing = sum(step["stage_seconds"][stage] for stage in STAGES if stage != "exchange")
     return max(0.0, step["seconds"] - computing)
 
 
 def scaling_table(rows):
     head = ["tokens", "documents", "selection", "ranks", "partition", "exchange", "pass", "ms", "of ideal",
-            "exposed ms", "wire ms", "moved MiB", "peak GiB a rank"]
+            "exposed ms", "wire ms", "moved MiB", "peak GiB per rank"]
     lines = []
     for row in sorted(rows, key=lambda r: (r["tokens"], r["documents"], r["selection"], r["ranks"], r["partition"],
                                            r["exchange"])):
@@ -46,7 +46,7 @@ def scaling_table(rows):
 
 
 def wrong(results):
-    """Whether anything that ran was not right."""
+    """True if anything that ran failed."""
     return any(layer["ran"] and not layer["same_indices"] for layer in results["layers"]) or any(
         "out of time" not in failure["reason"] and failure["reason"] != "not built" for failure in results["failures"])
 

@@ -1,4 +1,4 @@
-"""Full causal attention on this card, through PyTorch, and what the card can do at most."""
+"""Full causal attention on this GPU, through PyTorch, and the GPU's ceilings."""
 
 import statistics
 import subprocess
@@ -14,7 +14,7 @@ except ImportError:  # the table then has only our own columns
 IMPLEMENTATIONS = {"cudnn": "CUDNN_ATTENTION", "flash2": "FLASH_ATTENTION"}
 TITLES = {"cudnn": "cuDNN", "flash2": "FlashAttention-2"}
 FLUSH_BYTES = 512 << 20  # several times any cache
-LEAST_ITERATIONS = 3
+MIN_ITERATIONS = 3
 
 
 def unavailable():
@@ -27,7 +27,7 @@ def unavailable():
 
 
 def describe_machine():
-    """What the numbers depend on."""
+    """The GPU and the versions that the numbers depend on."""
     if unavailable():
         return {"unavailable": unavailable()}
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -35,11 +35,11 @@ def describe_machine():
         driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split("\n")[0]
     except (OSError, subprocess.CalledProcessError) as error:
         driver = f"unknown: {error}"
-    card = torch.cuda.get_device_properties(0)
+    gpu = torch.cuda.get_device_properties(0)
     return {
-        "card": card.name,
-        "memory_bytes": card.total_memory,
-        "multiprocessors": card.multi_processor_count,
+        "gpu": gpu.name,
+        "memory_bytes": gpu.total_memory,
+        "multiprocessors": gpu.multi_processor_count,
         "driver": driver,
         "cuda": torch.version.cuda,
         "torch": torch.__version__,
@@ -57,13 +57,13 @@ class Stopwatch:
         self.flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
 
     def time(self, *calls):
-        """What each of these calls takes that follow one another in a step, e.g. a forward and its backward."""
+        """The time of each of these calls, which follow one another in a step, e.g. a forward and its backward."""
         self._sample(calls, 1)  # plans, tunes and loads its kernels
         once = sum(self._sample(calls, 1)[0])
-        count = max(LEAST_ITERATIONS, min(self.iterations, int(self.seconds / max(once, 1e-6))))
+        count = max(MIN_ITERATIONS, min(self.iterations, int(self.seconds / max(once, 1e-6))))
         self._sample(calls, max(1, count // 5))
         samples = self._sample(calls, count)
-        return [{"seconds": statistics.median(part), "least_seconds": min(part), "iterations": count}
+        return [{"seconds": statistics.median(part), "min_seconds": min(part), "iterations": count}
                 for part in zip(*samples)]
 
     def _sample(self, calls, count):
@@ -82,7 +82,7 @@ PRODUCTS = {"forward": 1, "backward": 2.5}  # the forward has two, the backward 
 
 
 def full_flop(shape, tokens):
-    """Of the forward."""
+    """Operations of the forward."""
     return shape.heads * (shape.dk + shape.dv) * tokens * (tokens + 1)
 
 
@@ -156,7 +156,7 @@ def _reason(error, caught):
 
 
 def measure_ceilings(stopwatch):
-    """The fastest large product and the fastest copy that this card does through PyTorch."""
+    """The rate of a large product and of a large copy on this GPU, through PyTorch."""
     if unavailable():
         return {}
     size, copied = 8192, 2 << 30

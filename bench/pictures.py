@@ -18,7 +18,7 @@ PERFORMANCE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__fil
 def setting_of(results):
     """GPU, shape, type, commit and date, and the blocks if they are recorded."""
     machine, commit, date = results["machine"], results["commit"][:12], results["date"][:10]
-    parts = [machine.get("card", "no GPU"), "bf16", shape_of(results["setting"])]
+    parts = [machine.get("gpu", "no GPU"), "bf16", shape_of(results["setting"])]
     entries = [entry for row in results["rows"] for entry in row["nsa"].values() if "setting" in entry]
     if entries:
         c = entries[0]["setting"]["config"]

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""What the Python path costs: host time a call, and the card's time a step against `cpnsa bench` of the same shape.
+"""The cost of the Python path: host time per call, and GPU time per step against `cpnsa bench` of the same shape.
 
     python3 bench/python_overhead.py --cpnsa build/cuda/bin/cpnsa --tokens 8192
 
-Host time is that of enqueuing a step right after another, as in training, while the card is at the one before; on one
-rank no demand is read. Of it, `library` is inside the C++ interface (validation, launches), the rest is Python,
-PyTorch's allocator and autograd. Of that, `PyTorch` is what the least function around the same library calls costs,
-which saves its tensors, makes an output and gradients, and has all else prepared; `Python` is what is left. A step is
-the card's time for one pass, between events in the stream and after a write of 512 MiB, as in `cpnsa bench`: nothing is
-left in the cache. Before it the card is kept busy, so that the host is ahead; `overhead` is what of the step `cpnsa
-bench` does not need. Medians; Python's is that of the differences.
+Host time is the time to enqueue a step right after another, as in training, while the GPU runs the one before; one rank
+does not wait for the GPU. `library` is the part inside the C++ interface (validation, launches). `PyTorch` is the part
+that the smallest function around the same library calls also needs: it saves its tensors, makes an output and
+gradients, and has everything else prepared. `Python` is the rest. `step` is the GPU's time for one pass, between events
+in the stream and after a write of 512 MiB, as in `cpnsa bench`, so that the cache holds nothing of it; the GPU is busy
+before it, so that the host is ahead. `overhead` is the part of the step that `cpnsa bench` does not need. All are
+medians; Python's is the median of the differences.
 """
 
 import argparse
@@ -52,12 +52,12 @@ class Timed:
 
 
 FLUSH_BYTES = 512 << 20
-AHEAD_CYCLES = 8_000_000  # of the card's clock, some milliseconds
+AHEAD_CYCLES = 8_000_000  # of the GPU's clock, some milliseconds
 
 
-class Least(torch.autograd.Function):
-    """What any function that calls the library costs. Without the calls it would find the host's caches as no function
-    does that launches kernels."""
+class Smallest(torch.autograd.Function):
+    """The smallest function that calls the library, to compare with. It makes the calls too, because a function without
+    them would run with warmer CPU caches than any that launches kernels."""
 
     @staticmethod
     def forward(ctx, prepared, *tensors):
@@ -78,7 +78,7 @@ class Least(torch.autograd.Function):
 
 
 class Prepared:
-    """What a step needs beside its tensors, output and gradients."""
+    """Everything that a step needs but its tensors, output and gradients."""
 
     def __init__(self, plan, places):
         memory = {"dtype": torch.uint8, "device": plan.device}
@@ -108,7 +108,7 @@ def measure(opts):
 
     def forward():
         for leaf in leaves + parameters:
-            leaf.grad = None  # else the card would also add to the last step's
+            leaf.grad = None  # else the GPU would also add to the last step's
         return cpnsa.torch.attention(plan, *leaves, *sides)
 
     for _ in range(opts.warmup):
@@ -121,7 +121,7 @@ def measure(opts):
     def least():
         for leaf in leaves + parameters:
             leaf.grad = None
-        return Least.apply(prepared, *tensors)
+        return Smallest.apply(prepared, *tensors)
 
     rows = {name: {"host": [], "library": [], "PyTorch": []} for name in ("forward", "backward")}
     for _ in range(opts.iterations):
@@ -144,7 +144,7 @@ def measure(opts):
                     row["PyTorch"].append(seconds - timed.seconds)
     result = {name: {key: median_of(samples) * 1e6 for key, samples in row.items()} for name, row in rows.items()}
     for name, row in result.items():
-        # Of samples taken one after another: a host that slows down does so for both.
+        # The samples alternate, so a host that slows down does so for both.
         row["Python"] = median_of([host - library - torch_alone for host, library, torch_alone in
                                    zip(*rows[name].values())]) * 1e6
         row["step_ms"] = row["host"] * 1e-3  # on the CPU a call returns when it is done
