@@ -18,7 +18,7 @@ COMMENT = r"(?:///?<?|/\*\*?|^\s*\*|#|\"\"\")\s*"  # the beginning of a comment
 RULES = [(re.compile(pattern), instead) for pattern, instead in [
     (r"(?i)\bcards?\b", "GPU or device"),
     (r"\b(?:most|least)_[a-z]\w*", "max_..., min_... or num_..._per_..."),
-    (r"\b[a-z]+s_a_[a-z]+\w*", "..._per_..."),
+    (r"\b(?!(?:i|ha|a|wa|thi)s_)[a-z]+s_a_[a-z]\w*", "..._per_..."),
     (r"\bspeaks\b", "elect_one or is_leader"),
     (r"\bwgmma_(?:rn|nt)\b", "wgmma_rs, wgmma_ss"),
     (r"\b(?:take|give)_registers\b", "warpgroup_reg_alloc, warpgroup_reg_dealloc"),
