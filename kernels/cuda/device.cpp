@@ -6,13 +6,13 @@
 #include <cstdint>
 
 #include "cpnsa/error.hpp"
-#include "kernels/cuda/check.hpp"
-#include "kernels/cuda/compress_layout.hpp"
-#include "kernels/cuda/limits.hpp"
-#include "kernels/cuda/scratch.hpp"
-#include "kernels/cuda/segment_schedule.hpp"
-#include "kernels/cuda/sm90.hpp"
-#include "kernels/cuda/stage_functions.hpp"
+#include "kernels/cuda/common/check.hpp"
+#include "kernels/cuda/common/limits.hpp"
+#include "kernels/cuda/common/rows.hpp"
+#include "kernels/cuda/schedule/segment_schedule.hpp"
+#include "kernels/cuda/sm80/compression/compress_layout.hpp"
+#include "kernels/cuda/sm80/stages.hpp"
+#include "kernels/cuda/sm90/stages.hpp"
 
 namespace cpnsa::cuda {
 namespace {
@@ -83,7 +83,7 @@ CudaDevice::CudaDevice(int index) : index_(index) {
 void CudaDevice::check_supported(const Config& config, DType dtype) const {
   check_limits(config, dtype);
   check(cudaSetDevice(index_), "cudaSetDevice");
-  prepare_compress(config, dtype, handles_->products);
+  sm80::prepare_compress(config, dtype, handles_->products);
 }
 
 void CudaDevice::check_pointer(const void* pointer, std::size_t bytes, const std::string& name) const {
@@ -213,8 +213,8 @@ void CudaDevice::fill_zero(void* destination, std::size_t bytes, Stream stream) 
 std::size_t CudaDevice::scratch_bytes(const ProblemSize& size) const {
   check(cudaSetDevice(index_), "cudaSetDevice");  // CUB's demands depend on the card
   return std::max({sizeof(unsigned),              // tickets of persistent kernels
-                   compress_scratch_bytes(size), compressed_attention_backward_scratch_bytes(size),
-                   selected_attention_backward_scratch_bytes(size)});
+                   sm80::compress_scratch_bytes(size), sm80::compressed_attention_backward_scratch_bytes(size),
+                   sm80::selected_attention_backward_scratch_bytes(size)});
 }
 
 std::unique_ptr<SegmentSchedule> CudaDevice::schedule(std::span<const Segment> segments, const Config& config) {
@@ -229,10 +229,10 @@ void CudaDevice::add_rows(const AddRows& a, Stream stream) {
   cuda::add_rows(a, native(stream));
 }
 void CudaDevice::pack_blocks(const PackBlocks& a, Stream stream) {
-  cuda::pack_blocks(a, native(stream));
+  sm80::pack_blocks(a, native(stream));
 }
 void CudaDevice::add_blocks(const AddBlocks& a, Stream stream) {
-  cuda::add_blocks(a, native(stream));
+  sm80::add_blocks(a, native(stream));
 }
 void CudaDevice::convert(const Convert& a, Stream stream) {
   cuda::convert(a, native(stream));
@@ -247,41 +247,41 @@ bool CudaDevice::combines_selected(const Config& config, DType dtype, const Segm
   return sm90::serves(a);
 }
 void CudaDevice::compress(const Compress& a, Stream stream) {
-  cuda::compress(a, *handles_, native(stream));
+  sm80::compress(a, *handles_, native(stream));
 }
 void CudaDevice::compressed_attention(const CompressedAttention& a, Stream stream) {
-  cuda::compressed_attention(a, native(stream));
+  sm80::compressed_attention(a, native(stream));
 }
 void CudaDevice::select_blocks(const SelectBlocks& a, Stream stream) {
-  cuda::select_blocks(a, native(stream));
+  sm80::select_blocks(a, native(stream));
 }
 void CudaDevice::mark_demand(const MarkDemand& a, Stream stream) {
-  cuda::mark_demand(a, native(stream));
+  sm80::mark_demand(a, native(stream));
 }
 void CudaDevice::selected_attention(const SelectedAttention& a, Stream stream) {
-  cuda::selected_attention(a, native(stream));
+  sm80::selected_attention(a, native(stream));
 }
 void CudaDevice::window_attention(const WindowAttention& a, Stream stream) {
-  cuda::window_attention(a, native(stream));
+  sm80::window_attention(a, native(stream));
 }
 void CudaDevice::combine_branches(const CombineBranches& a, Stream stream) {
-  cuda::combine_branches(a, native(stream));
+  sm80::combine_branches(a, native(stream));
 }
 
 void CudaDevice::combine_branches_backward(const CombineBranchesBackward& a, Stream stream) {
-  cuda::combine_branches_backward(a, native(stream));
+  sm80::combine_branches_backward(a, native(stream));
 }
 void CudaDevice::window_attention_backward(const WindowAttentionBackward& a, Stream stream) {
-  cuda::window_attention_backward(a, native(stream));
+  sm80::window_attention_backward(a, native(stream));
 }
 void CudaDevice::selected_attention_backward(const SelectedAttentionBackward& a, Stream stream) {
-  cuda::selected_attention_backward(a, native(stream));
+  sm80::selected_attention_backward(a, native(stream));
 }
 void CudaDevice::compressed_attention_backward(const CompressedAttentionBackward& a, Stream stream) {
-  cuda::compressed_attention_backward(a, native(stream));
+  sm80::compressed_attention_backward(a, native(stream));
 }
 void CudaDevice::compress_backward(const CompressBackward& a, Stream stream) {
-  cuda::compress_backward(a, *handles_, native(stream));
+  sm80::compress_backward(a, *handles_, native(stream));
 }
 
 }  // namespace cpnsa::cuda

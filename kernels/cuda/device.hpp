@@ -3,7 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include "cpnsa/cuda/device.hpp"
-#include "kernels/cuda/handles.hpp"
+#include "kernels/cuda/common/handles.hpp"
 
 namespace cpnsa::cuda {
 

@@ -7,9 +7,9 @@
 #include <random>
 #include <utility>
 
-#include "kernels/cuda/ptx.cuh"
-#include "kernels/cuda/ptx_sm90.cuh"
-#include "kernels/cuda/sm90.hpp"
+#include "kernels/cuda/ptx/sm80.cuh"
+#include "kernels/cuda/ptx/sm90.cuh"
+#include "kernels/cuda/sm90/stages.hpp"
 
 namespace emulation {
 namespace {

@@ -1,6 +1,6 @@
 // What the CUDA device does not support it says, of any card: no kernel runs.
 
-#include "kernels/cuda/limits.hpp"
+#include "kernels/cuda/common/limits.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,6 +1,6 @@
-// kernels/cuda/matrix_product.cpp without cuBLASLt: every element one sum in one order.
+// kernels/cuda/common/matrix_product.cpp without cuBLASLt: every element one sum in one order.
 
-#include "kernels/cuda/matrix_product.hpp"
+#include "kernels/cuda/common/matrix_product.hpp"
 
 #include "tests/emulation/products.hpp"
 

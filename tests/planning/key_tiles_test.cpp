@@ -1,7 +1,7 @@
 // The tiles that the CUDA backward walks keys in, against every (query, key) pair: each is in one tile, once. Plain
 // C++, tested without a GPU.
 
-#include "kernels/cuda/key_tiles.hpp"
+#include "kernels/cuda/schedule/key_tiles.hpp"
 
 #include <gtest/gtest.h>
 

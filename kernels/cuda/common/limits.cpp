@@ -1,0 +1,62 @@
+#include "kernels/cuda/common/limits.hpp"
+
+#include <fmt/format.h>
+
+#include <string_view>
+
+#include "cpnsa/error.hpp"
+
+namespace cpnsa::cuda {
+namespace {
+
+constexpr std::int64_t head_dim_step = 8;
+constexpr std::int64_t most_head_dim = 256;
+constexpr std::int64_t hidden_step = 8;
+constexpr std::int64_t most_kv_heads = 65535;  ///< thread blocks in a grid's second dimension
+constexpr std::int64_t most_heads_per_group = 64;
+constexpr std::int64_t most_select_count = 64;
+constexpr std::int64_t most_summaries_a_block = 128;
+
+[[noreturn]] void refuse(std::string_view key, std::string_view found) {
+  throw UnsupportedError(fmt::format(
+      "cuda device: found {} {}, supported are dtype bf16 and f16; head_dim_qk and head_dim_v multiples of {} up to "
+      "{}; hidden widths of the mlp compressor multiples of {}; num_kv_heads up to {}; num_q_heads / num_kv_heads up "
+      "to "
+      "{}; select_count up to {}; (select_block + compress_block) / compress_stride up to {}",
+      key, found, head_dim_step, most_head_dim, hidden_step, most_kv_heads, most_heads_per_group, most_select_count,
+      most_summaries_a_block));
+}
+
+void check_head_dim(std::string_view key, std::int64_t dim) {
+  if (dim % head_dim_step != 0 || dim > most_head_dim) refuse(key, fmt::to_string(dim));
+}
+
+void check_hidden(std::string_view key, std::int64_t hidden) {
+  if (hidden % hidden_step != 0) refuse(key, fmt::to_string(hidden));
+}
+
+/// What the attention kernels keep in shared memory: the rows of a KV head's query, the best blocks so far, the
+/// importances that blocks still wait for.
+void check_attention_limits(const Config& config) {
+  if (config.num_kv_heads > most_kv_heads) refuse("num_kv_heads", fmt::to_string(config.num_kv_heads));
+  if (config.heads_per_group() > most_heads_per_group)
+    refuse("num_q_heads / num_kv_heads", fmt::to_string(config.heads_per_group()));
+  if (config.select_count > most_select_count) refuse("select_count", fmt::to_string(config.select_count));
+  const std::int64_t span = (config.select_block + config.compress_block) / config.compress_stride;
+  if (span > most_summaries_a_block) refuse("(select_block + compress_block) / compress_stride", fmt::to_string(span));
+}
+
+}  // namespace
+
+void check_limits(const Config& config, DType dtype) {
+  if (dtype != DType::bf16 && dtype != DType::f16) refuse("dtype", name_of(dtype));
+  check_head_dim("head_dim_qk", config.head_dim_qk);
+  check_head_dim("head_dim_v", config.head_dim_v);
+  if (config.compressor == Compressor::mlp) {
+    check_hidden("compress_hidden_k", config.compress_hidden_k);
+    check_hidden("compress_hidden_v", config.compress_hidden_v);
+  }
+  check_attention_limits(config);
+}
+
+}  // namespace cpnsa::cuda

@@ -1,0 +1,93 @@
+#pragma once
+
+// The work of the key-outer half of the selected branch's backward, cut into parts for thread blocks.
+
+#include <cstdint>
+
+#include "kernels/cuda/common/problem.cuh"
+#include "kernels/cuda/common/selected_tensors.cuh"
+#include "kernels/cuda/common/turns.cuh"
+#include "kernels/cuda/schedule/key_tiles.hpp"
+#include "kernels/cuda/schedule/segment_search.cuh"
+#include "kernels/cuda/schedule/selected_queries.hpp"
+
+namespace cpnsa::cuda {
+
+/// A tile of a block's keys. Rows of the block itself see its keys up to their own; others, which come later, all.
+struct BlockTile {
+  std::int32_t block_row;  ///< local row of the block's first key, if the rank owns it
+  int own;                 ///< keys of the block that are the rank's own rows, 0 for a block of the pool
+  int first;               ///< key of the block that the tile begins with
+  int keys;                ///< of the tile
+
+  __device__ int seen_by(std::int32_t row) const {
+    const int token = row - block_row;
+    return token >= 0 && token < own ? min(keys, token + 1 - first) : keys;
+  }
+};
+
+struct SelectedGradients {
+  SelectedQueries lists;
+  BlockTensors<float> tensors;  ///< dk, dv and dpool
+  Turns turns;                  ///< a place for each tile of each pair
+  int segment_count;
+  int tiles_per_block;  ///< ceil(m / 64)
+};
+
+/// The work of one thread block: some of the rows that selected a pair, and a tile of its keys.
+struct SelectedPart {
+  BlockTile tile{};  ///< without keys if there is no such work
+  BlockLocation at = 0;
+  int group = 0;
+  int count = 0;  ///< rows
+  const std::int32_t* rows = nullptr;
+  std::int64_t place = 0;
+  unsigned turn = 0;
+
+  template <class T>
+  __device__ SelectedPart(const AttentionProblem<T>& a, const SelectedTensors<T>& tensors,
+                          const SelectedGradients& gradients, unsigned ticket) {
+    const SelectedQueries& lists = gradients.lists;
+    const auto part = static_cast<std::int32_t>(ticket / gradients.tiles_per_block);
+    const int tile_of_block = static_cast<int>(ticket % gradients.tiles_per_block);
+    if (part >= lists.first_part[lists.pairs]) return;
+    const std::int32_t pair = lists.pair_of_part[part];
+    group = tensors.head_begin + pair / lists.blocks;
+    at = tensors.table[static_cast<std::int64_t>(pair % lists.blocks) * a.groups + group];
+    turn = part - lists.first_part[pair];
+    place = static_cast<std::int64_t>(pair) * gradients.tiles_per_block + tile_of_block;
+    const std::int64_t begin = lists.first_row[pair] + static_cast<std::int64_t>(turn) * lists.part_queries;
+    rows = lists.rows + begin;
+    count = static_cast<int>(min(static_cast<std::int64_t>(lists.part_queries), lists.first_row[pair + 1] - begin));
+
+    int keys = tensors.blocks.block_tokens;
+    if (at >= 0) {  // the last block of a document may be shorter
+      const Segment& segment = segment_of_row(a.segments, gradients.segment_count, at);
+      keys = static_cast<int>(min(static_cast<std::int64_t>(keys), segment.row + segment.rows - at));
+    }
+    const int first = tile_of_block * static_cast<int>(keys_per_tile);
+    tile = {at, at >= 0 ? keys : 0, first, max(0, min(static_cast<int>(keys_per_tile), keys - first))};
+  }
+};
+
+inline std::int64_t tiles_per_block(const Config& config) {
+  return (config.select_block + keys_per_tile - 1) / keys_per_tile;
+}
+
+/// Where the stage's gradients go.
+template <class T>
+SelectedGradients selected_gradients(const SelectedAttentionBackward& a, const SelectedQueries& lists,
+                                     const SelectedTensors<T>& tensors) {
+  BlockTensors<float> sums{};
+  sums.k = static_cast<const float*>(a.dk);
+  sums.v = static_cast<const float*>(a.dv);
+  sums.pool = static_cast<const float*>(a.dpool);
+  sums.groups = tensors.blocks.groups;
+  sums.dk = tensors.blocks.dk;
+  sums.dv = tensors.blocks.dv;
+  sums.block_tokens = tensors.blocks.block_tokens;
+  return {lists, sums, Turns(lists.rest), static_cast<int>(cuda_schedule(a.queries).segments.size()),
+          static_cast<int>(tiles_per_block(*a.config))};
+}
+
+}  // namespace cpnsa::cuda

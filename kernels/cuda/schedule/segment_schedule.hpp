@@ -1,0 +1,74 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "cpnsa/stages.hpp"
+#include "kernels/cuda/common/device_array.hpp"
+#include "kernels/cuda/schedule/key_tiles.hpp"
+
+namespace cpnsa::cuda {
+
+/// Consecutive queries of one segment.
+struct QueryTile {
+  std::int64_t row;      ///< first local row
+  std::int32_t rows;     ///< at least 1, less than the tile size at a segment's end
+  std::int32_t segment;  ///< index of the segment
+};
+
+/// A rank's segments in the device's memory, and the tiles that kernels walk them in: none crosses the end of a
+/// segment, and a segment's tiles start at its first row. Tiles are in the order of local rows.
+class CudaSegmentSchedule final : public SegmentSchedule {
+ public:
+  CudaSegmentSchedule(std::span<const Segment> segments, const Config& config);
+
+  const Segment* device_segments() const { return device_segments_.data(); }
+
+  /// The tiles of `queries` queries: 64 or 128 (query, head) rows of a KV head, or 12, 16, 24 or 32 queries.
+  ListView<QueryTile> tiles(int queries) const;
+
+  /// Tiles of keys of the window branch, and the segments that they refer to.
+  ListView<WindowKeyTile> window_key_tiles() const { return window_key_tiles_.view(); }
+  const std::int32_t* window_key_segments() const { return window_key_segments_.data(); }
+
+  /// Tiles of summaries, the runs that they refer to, and the number of their places.
+  ListView<SummaryKeyTile> summary_key_tiles() const { return summary_key_tiles_.view(); }
+  const QueryRun* query_runs() const { return query_runs_.data(); }
+  std::int64_t summary_places() const { return summary_places_; }
+
+  std::int64_t end_position() const { return end_position_; }  ///< no token of the rank is at it or beyond
+
+ private:
+  struct Tiles {
+    int queries;
+    std::vector<QueryTile> host;
+    DeviceArray<QueryTile> device;
+  };
+  template <class Tile>
+  struct KeyTiles {
+    std::vector<Tile> host;
+    DeviceArray<Tile> device;
+
+    KeyTiles() = default;
+    explicit KeyTiles(std::vector<Tile> tiles) : host(std::move(tiles)), device(host) {}
+    ListView<Tile> view() const { return {host.data(), device.data(), static_cast<std::int64_t>(host.size())}; }
+  };
+  DeviceArray<Segment> device_segments_;
+  std::vector<Tiles> tiles_;
+  KeyTiles<WindowKeyTile> window_key_tiles_;
+  DeviceArray<std::int32_t> window_key_segments_;
+  KeyTiles<SummaryKeyTile> summary_key_tiles_;
+  DeviceArray<QueryRun> query_runs_;
+  std::int64_t summary_places_ = 0;
+  std::int64_t end_position_ = 0;
+};
+
+/// Queries of a tile of `rows` (query, head) rows of one KV head.
+int queries_of(const Config& config, int rows);
+
+/// The schedule as this device made it; ArgumentError when another device did.
+const CudaSegmentSchedule& cuda_schedule(const SegmentSchedule* schedule);
+
+}  // namespace cpnsa::cuda

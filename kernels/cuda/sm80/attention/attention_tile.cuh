@@ -1,0 +1,136 @@
+#pragma once
+
+// The portable attention kernel (sm_80 and later): a thread block takes 64 (query, head) rows of one KV head, a warp 16
+// of them, and walks key tiles that a key source lists. The three branches differ in their key source alone:
+//
+//   int tiles() const                                    key tiles to walk, the same for all threads
+//   bool wanted(int tile, int first, int last) const     whether some query of [first, last) sees a key of the tile
+//   const T* key_row(int tile, int r) const              row r of the tile, null past its end
+//   const T* value_row(int tile, int r) const
+//   KeyRange visible(int tile, int query) const          rows of the tile that the query sees
+//
+// A row's result does not depend on the other rows of its block: tiles that it does not see leave it as it was, bit for
+// bit. Head dimensions below the template's are padded with zeros in shared memory.
+
+#include <cstdint>
+
+#include "kernels/cuda/common/problem.cuh"
+#include "kernels/cuda/common/warp_rows.cuh"
+
+namespace cpnsa::cuda::sm80 {
+
+/// Compile-time shape of the kernel.
+template <class Element, int Dk, int Dv>
+struct AttentionShape {
+  using T = Element;
+  static constexpr int dk = Dk;
+  static constexpr int dv = Dv;
+  static constexpr int rows = 64;
+  static constexpr int warps = rows / 16;
+  static constexpr int threads = warps * 32;
+  static constexpr int keys = Dk > 128 ? 32 : 64;  // two stages fit the 99 KiB of the smaller cards
+  static constexpr int stages = 2;
+  using Queries = SwizzledTile<rows, Dk>;
+  using Keys = SwizzledTile<keys, Dk>;
+  using Values = SwizzledTile<keys, Dv>;
+  static constexpr int stage_bytes = Keys::bytes + Values::bytes;
+  /// Shared memory before what the key source adds.
+  static constexpr int shared_bytes = Queries::bytes + stages * stage_bytes;
+};
+
+/// Where a row of the block's 64 comes from.
+struct TileRow {
+  int query;              ///< in the tile
+  std::int64_t head_row;  ///< row * H + head, -1 for a row that the tile does not have
+
+  template <class T>
+  __device__ TileRow(const AttentionProblem<T>& a, const QueryTile& tile, int group, int index)
+      : query(index / a.heads_per_group),
+        head_row(query < tile.rows
+                     ? (tile.row + query) * a.heads + group * a.heads_per_group + index % a.heads_per_group
+                     : -1) {}
+};
+
+template <class Shape>
+__device__ __forceinline__ void load_queries(const AttentionProblem<typename Shape::T>& a, const QueryTile& tile,
+                                             int group, std::uint32_t destination) {
+  load_rows<typename Shape::Queries, Shape::threads>(destination, a.dk, a.q,
+                                                     [&](int index) -> const typename Shape::T* {
+                                                       const TileRow row(a, tile, group, index);
+                                                       return row.head_row >= 0 ? a.q + row.head_row * a.dk : nullptr;
+                                                     });
+}
+
+/// The whole of a thread block's work. `shared` is the address of Shape::shared_bytes.
+template <class Shape, class Source>
+__device__ __forceinline__ void attend(const AttentionProblem<typename Shape::T>& a, const QueryTile& tile, int group,
+                                       const Source& source, std::uint32_t shared) {
+  using T = typename Shape::T;
+  const std::uint32_t queries = shared, ring = shared + Shape::Queries::bytes;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const TileRow rows[2] = {{a, tile, group, warp * 16 + lane / 4}, {a, tile, group, warp * 16 + lane / 4 + 8}};
+  const int first_query = warp * 16 / a.heads_per_group;
+  const int last_query = min(tile.rows, (warp * 16 + 15) / a.heads_per_group + 1);
+
+  const auto load_stage = [&](int index) {
+    const std::uint32_t stage = ring + index % Shape::stages * Shape::stage_bytes;
+    load_rows<typename Shape::Keys, Shape::threads>(stage, a.dk, a.q,
+                                                    [&](int r) -> const T* { return source.key_row(index, r); });
+    load_rows<typename Shape::Values, Shape::threads>(stage + Shape::Keys::bytes, a.dv, a.q,
+                                                      [&](int r) -> const T* { return source.value_row(index, r); });
+    ptx::cp_async_commit();
+  };
+
+  SoftmaxRows state;
+  float o[Shape::dv / 8][4] = {};
+  const int tiles = source.tiles();
+  if (tiles > 0) {  // else nothing would wait for the queries
+    load_queries<Shape>(a, tile, group, queries);
+    load_stage(0);
+  }
+  for (int index = 0; index < tiles; ++index) {
+    if (index + 1 < tiles) {
+      load_stage(index + 1);
+      ptx::cp_async_wait<1>();
+    } else {
+      ptx::cp_async_wait<0>();
+    }
+    __syncthreads();
+    if (first_query < last_query && source.wanted(index, first_query, last_query)) {
+      const std::uint32_t stage = ring + index % Shape::stages * Shape::stage_bytes;
+      float s[Shape::keys / 8][4];
+      multiply_keys<T, typename Shape::Queries, typename Shape::Keys>(s, queries, warp * 16, stage);
+      const KeyRange visible[2] = {rows[0].head_row >= 0 ? source.visible(index, rows[0].query) : KeyRange{0, 0},
+                                   rows[1].head_row >= 0 ? source.visible(index, rows[1].query) : KeyRange{0, 0}};
+#pragma unroll
+      for (int n = 0; n < Shape::keys / 8; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int key = n * 8 + lane % 4 * 2 + i % 2;
+          const bool seen = key >= visible[i / 2].begin && key < visible[i / 2].end;
+          s[n][i] = seen ? s[n][i] * a.scale_log2 : -INFINITY;
+        }
+      update_softmax(state, s, o);
+      multiply_values<T, typename Shape::Values>(o, s, stage + Shape::Keys::bytes);
+    }
+    __syncthreads();
+  }
+
+  state.finish();
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    if (rows[half].head_row < 0) continue;
+    const float factor = state.inverse_sum(half);
+    T* const out = a.out + rows[half].head_row * a.dv;
+#pragma unroll
+    for (int n = 0; n < Shape::dv / 8; ++n) {
+      const int column = n * 8 + lane % 4 * 2;
+      if (column < a.dv)
+        *reinterpret_cast<std::uint32_t*>(out + column) =
+            narrow2<T>(o[n][2 * half] * factor, o[n][2 * half + 1] * factor);
+    }
+    if (lane % 4 == 0) a.log_sum_exp[rows[half].head_row] = state.log_sum_exp(half);
+  }
+}
+
+}  // namespace cpnsa::cuda::sm80

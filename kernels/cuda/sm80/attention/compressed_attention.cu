@@ -1,0 +1,31 @@
+#include "kernels/cuda/sm80/attention/attention_launch.cuh"
+#include "kernels/cuda/sm80/attention/summary_source.cuh"
+#include "kernels/cuda/sm80/stages.hpp"
+#include "kernels/cuda/sm90/stages.hpp"
+
+namespace cpnsa::cuda::sm80 {
+namespace {
+
+template <class Shape>
+__global__ void __launch_bounds__(Shape::threads)
+    compressed_attention_kernel(AttentionProblem<typename Shape::T> a, Summaries<Shape> summaries) {
+  extern __shared__ __align__(1024) unsigned char shared[];
+  // The last tiles see most: they start first.
+  const QueryTile tile = a.tiles[gridDim.x - 1 - blockIdx.x];
+  const Segment& segment = a.segments[tile.segment];
+  const int group = blockIdx.y;
+  const SummarySource<Shape> source(a, tile, segment, group, summaries);
+  attend<Shape>(a, tile, group, source, ptx::shared_address(shared));
+}
+
+}  // namespace
+
+void compressed_attention(const CompressedAttention& a, cudaStream_t stream) {
+  if (sm90::serves_attention(*a.config)) return sm90::compressed_attention(a, stream);
+  visit_shape<AttentionShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
+    launch_attention<Shape>(compressed_attention_kernel<Shape>, a, Shape::shared_bytes, a.config->num_kv_heads, stream,
+                            summary_tensors<Shape>(a));
+  });
+}
+
+}  // namespace cpnsa::cuda::sm80

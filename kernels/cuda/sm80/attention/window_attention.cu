@@ -1,0 +1,30 @@
+#include "kernels/cuda/sm80/attention/attention_launch.cuh"
+#include "kernels/cuda/sm80/attention/window_source.cuh"
+#include "kernels/cuda/sm80/stages.hpp"
+#include "kernels/cuda/sm90/stages.hpp"
+
+namespace cpnsa::cuda::sm80 {
+namespace {
+
+template <class Shape>
+__global__ void __launch_bounds__(Shape::threads)
+    window_attention_kernel(AttentionProblem<typename Shape::T> a, WindowTensors<Shape> tensors) {
+  extern __shared__ __align__(1024) unsigned char shared[];
+  const QueryTile tile = a.tiles[blockIdx.x];
+  const Segment& segment = a.segments[tile.segment];
+  const int group = blockIdx.y;
+  const WindowSource<Shape> source(a, tile, segment, group, tensors);
+  attend<Shape>(a, tile, group, source, ptx::shared_address(shared));
+}
+
+}  // namespace
+
+void window_attention(const WindowAttention& a, cudaStream_t stream) {
+  if (sm90::serves_attention(*a.config)) return sm90::window_attention(a, stream);
+  visit_shape<AttentionShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
+    launch_attention<Shape>(window_attention_kernel<Shape>, a, Shape::shared_bytes, a.config->num_kv_heads, stream,
+                            window_tensors<Shape>(a));
+  });
+}
+
+}  // namespace cpnsa::cuda::sm80

@@ -1,0 +1,31 @@
+#include "kernels/cuda/sm80/attention/attention_launch.cuh"
+#include "kernels/cuda/sm80/selection/selected_source.cuh"
+#include "kernels/cuda/sm80/stages.hpp"
+#include "kernels/cuda/sm90/stages.hpp"
+
+namespace cpnsa::cuda::sm80 {
+namespace {
+
+template <class Shape>
+__global__ void __launch_bounds__(Shape::threads)
+    selected_attention_kernel(AttentionProblem<typename Shape::T> a, SelectedTensors<typename Shape::T> tensors) {
+  extern __shared__ __align__(1024) unsigned char shared[];
+  const QueryTile tile = a.tiles[blockIdx.x];
+  const int group = tensors.head_begin + blockIdx.y;
+  SelectedSource<Shape> source(a, tile, group, tensors, shared + Shape::shared_bytes);
+  source.build(tile, group, tensors);
+  attend<Shape>(a, tile, group, source, ptx::shared_address(shared));
+}
+
+}  // namespace
+
+void selected_attention(const SelectedAttention& a, cudaStream_t stream) {
+  if (sm90::serves(a)) return sm90::selected_attention(a, stream);
+  visit_shape<AttentionShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
+    const auto tensors = selected_tensors<Shape>(a);
+    launch_attention<Shape>(selected_attention_kernel<Shape>, a, Shape::shared_bytes + tensors.union_bytes(),
+                            a.head_end - a.head_begin, stream, tensors);
+  });
+}
+
+}  // namespace cpnsa::cuda::sm80

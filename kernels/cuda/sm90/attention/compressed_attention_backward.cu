@@ -1,0 +1,117 @@
+#include "kernels/cuda/sm90/attention/gradient_launch.cuh"
+#include "kernels/cuda/sm90/attention/summary_source.cuh"
+
+namespace cpnsa::cuda::sm90 {
+namespace {
+
+/// A tile's part of the queries that see its summaries, in stages that do not cross the end of a run.
+template <class Shape>
+class SummaryQueries {
+ public:
+  static constexpr int copies = 1;
+  static constexpr bool takes_turns = true;
+
+  struct Parameters : QueryGradientMaps {
+    CUtensorMap keys[1];
+    CUtensorMap values[1];
+    Turns turns;
+    SummaryRule rule;
+    const SummaryKeyTile* tiles;
+    const QueryRun* runs;
+    float* dkeys;    ///< [C, G, dk]
+    float* dvalues;  ///< [C, G, dv]
+  };
+  struct Plan : KeyPlan {
+    SummaryKeyTile tile;
+  };
+
+  template <class T>
+  __device__ static Plan plan(const GradientProblem<T>& a, const Parameters& parameters, unsigned ticket) {
+    Plan plan{};
+    plan.tile = parameters.tiles[ticket / a.groups];
+    const SummaryKeyTile& tile = plan.tile;
+    plan.keys = tile.summaries;
+    plan.group = static_cast<int>(ticket % a.groups);
+    plan.head = plan.group;
+    plan.row = static_cast<int>(tile.row);
+    plan.dkey_step = a.groups * a.dk;
+    plan.dvalue_step = a.groups * a.dv;
+    plan.dkeys = parameters.dkeys + (tile.row * a.groups + plan.group) * a.dk;
+    plan.dvalues = parameters.dvalues + (tile.row * a.groups + plan.group) * a.dv;
+    plan.place = static_cast<std::int64_t>(tile.place) * a.groups + plan.group;
+    plan.turn = static_cast<unsigned>(tile.turn);
+    for (int run = tile.run_begin; run < tile.run_end; ++run) {
+      const std::int64_t queries = queries_of(tile, parameters.runs[run]);
+      plan.stages += static_cast<int>((max(std::int64_t{0}, queries) + Shape::queries - 1) / Shape::queries);
+    }
+    return plan;
+  }
+
+  template <class T>
+  __device__ SummaryQueries(const GradientProblem<T>&, const Parameters& parameters, const Plan& plan)
+      : parameters_(parameters), tile_(plan.tile), run_(parameters.runs + plan.tile.run_begin) {}
+
+  __device__ void next() {
+    left_ -= Shape::queries;
+    row_ += Shape::queries;
+    position_ += Shape::queries;
+    while (left_ <= 0) {
+      left_ = static_cast<int>(queries_of(tile_, *run_));
+      const std::int64_t skipped = max(std::int64_t{0}, tile_.query_begin - run_->first);
+      row_ = static_cast<int>(run_->row + skipped);
+      position_ = static_cast<int>(run_->position + skipped);
+      ++run_;
+    }
+  }
+  __device__ int row(int query) const { return row_ + query; }
+  __device__ KeyRange visible(int query) const {
+    if (query >= left_) return {0, 0};
+    return {0, min(tile_.summaries, parameters_.rule.visible(position_ + query) - tile_.summary)};
+  }
+
+ private:
+  /// Of a run, in the tile's part.
+  __device__ static std::int64_t queries_of(const SummaryKeyTile& tile, const QueryRun& run) {
+    return min(run.first + run.queries, tile.query_end) - max(run.first, tile.query_begin);
+  }
+
+  const Parameters& parameters_;
+  const SummaryKeyTile& tile_;
+  const QueryRun* run_;  // the next one
+  int left_ = 0;         // queries from the stage's first on, in the run
+  int row_ = 0;
+  int position_ = 0;
+};
+
+}  // namespace
+
+void compressed_attention_backward(const CompressedAttentionBackward& a, cudaStream_t stream) {
+  const SummaryRule rule(*a.config);
+  visit_shape<QueryGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
+    using Walk = SummaryWalk<Shape::keys>;
+    const auto [keys, values] = summary_maps(a, Shape::keys);
+    launch_query_gradients<Shape, Walk>(a, typename Walk::Parameters{{keys}, {values}, rule}, stream);
+  });
+  visit_shape<KeyTileShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
+    using Walk = SummaryQueries<Shape>;
+    const CudaSegmentSchedule& schedule = cuda_schedule(a.queries);
+    const ListView<SummaryKeyTile> tiles = schedule.summary_key_tiles();
+    if (tiles.count == 0) return;
+    const std::int64_t groups = a.config->num_kv_heads;
+    check(cudaMemsetAsync(a.scratch, 0, Turns::bytes(schedule.summary_places() * groups * Shape::consumers), stream),
+          "cudaMemsetAsync");
+    const auto [keys, values] = summary_maps(a, Shape::keys);
+    const typename Walk::Parameters parameters{row_maps(a, Shape::queries),
+                                               {keys},
+                                               {values},
+                                               Turns(a.scratch),
+                                               rule,
+                                               tiles.device,
+                                               schedule.query_runs(),
+                                               static_cast<float*>(a.dkeys),
+                                               static_cast<float*>(a.dvalues)};
+    launch_key_gradients<Shape, Walk>(a, parameters, tiles.count * groups, stream);
+  });
+}
+
+}  // namespace cpnsa::cuda::sm90

@@ -1,0 +1,33 @@
+#pragma once
+
+#include "cpnsa/config.hpp"
+#include "kernels/cuda/sm90/tensor_map.hpp"
+
+namespace cpnsa::cuda::sm90 {
+
+/// Where blocks of 64 tokens are copied from: the rank's own rows, and the pool of fetched blocks.
+struct BlockMaps {
+  CUtensorMap keys[2];  ///< own, in boxes of 64 rows of one head; pool, in boxes of a slot's 64 rows
+  CUtensorMap values[2];
+};
+
+template <class Stage>
+BlockMaps block_maps(const Stage& a) {
+  constexpr int tokens = 64, element_bytes = 2;
+  const Config& config = *a.config;
+  const std::int64_t dk = config.head_dim_qk, dv = config.head_dim_v, slot = tokens * (dk + dv);
+  const auto own = [&](const void* tensor, std::int64_t dim) {
+    return make_tensor_map(tensor, a.dtype, rows_layout(a.queries->rows, config.num_kv_heads, dim, tokens, 1));
+  };
+  const auto pool = [&](std::int64_t offset, std::int64_t dim) {
+    // How many slots are in use is not told; the table names none beyond them.
+    constexpr std::int64_t slots = std::int64_t{1} << 24;
+    const TensorLayout layout{{dim, tokens, slots}, {dim, slot}, {tokens, 1}};
+    return make_tensor_map(static_cast<const std::byte*>(a.pool) + offset * element_bytes, a.dtype, layout);
+  };
+  const CUtensorMap own_keys = own(a.k, dk), own_values = own(a.v, dv);
+  // A rank that fetches nothing has no pool.
+  return {{own_keys, a.pool ? pool(0, dk) : own_keys}, {own_values, a.pool ? pool(tokens * dk, dv) : own_values}};
+}
+
+}  // namespace cpnsa::cuda::sm90

@@ -1,0 +1,80 @@
+#include "kernels/cuda/common/selected_parts.cuh"
+#include "kernels/cuda/sm90/attention/gradient_launch.cuh"
+#include "kernels/cuda/sm90/selection/block_maps.cuh"
+
+namespace cpnsa::cuda::sm90 {
+namespace {
+
+/// Blocks are of 64 tokens; each has its own queries, so a thread block takes one.
+template <class T, int Dk, int Dv>
+using BlockShape = KeyGradientShape<T, Dk, Dv, 64>;
+
+/// A part of the queries that selected a block: rows anywhere, each copied by itself.
+template <class Shape>
+class SelectingQueries {
+ public:
+  static constexpr int copies = Shape::queries;
+  static constexpr bool takes_turns = true;
+
+  struct Parameters : QueryGradientMaps, BlockMaps {
+    SelectedTensors<typename Shape::T> tensors;
+    SelectedGradients gradients;
+    Turns turns;
+  };
+  struct Plan : KeyPlan {
+    BlockTile tile;
+    const std::int32_t* rows;
+    int count;
+  };
+
+  template <class T>
+  __device__ static Plan plan(const GradientProblem<T>& a, const Parameters& parameters, unsigned ticket) {
+    const SelectedPart part(a, parameters.tensors, parameters.gradients, ticket);
+    const BlockRows<float> sums(parameters.gradients.tensors, part.group);
+    const bool own = part.at >= 0;
+    Plan plan{};
+    plan.tile = part.tile;
+    plan.rows = part.rows;
+    plan.count = part.count;
+    plan.keys = part.tile.keys;
+    plan.stages = (part.count + Shape::queries - 1) / Shape::queries;
+    plan.map = own ? 0 : 1;
+    plan.head = own ? part.group : 0;
+    plan.row = own ? part.at : -1 - part.at;
+    plan.group = part.group;
+    plan.dkey_step = own ? a.groups * a.dk : a.dk;
+    plan.dvalue_step = own ? a.groups * a.dv : a.dv;
+    plan.dkeys = const_cast<float*>(sums.key(part.at, 0));
+    plan.dvalues = const_cast<float*>(sums.value(part.at, 0));
+    plan.place = part.place;
+    plan.turn = part.turn;
+    return plan;
+  }
+
+  template <class T>
+  __device__ SelectingQueries(const GradientProblem<T>&, const Parameters&, const Plan& plan) : plan_(plan) {}
+
+  __device__ void next() { first_ += Shape::queries; }
+  __device__ int row(int query) const { return plan_.rows[min(first_ + query, plan_.count - 1)]; }
+  __device__ KeyRange visible(int query) const {
+    return {0, first_ + query < plan_.count ? plan_.tile.seen_by(row(query)) : 0};
+  }
+
+ private:
+  const Plan& plan_;
+  int first_ = -Shape::queries;
+};
+
+}  // namespace
+
+void selected_key_gradients(const SelectedAttentionBackward& a, const SelectedQueries& lists, cudaStream_t stream) {
+  visit_shape<BlockShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
+    using Walk = SelectingQueries<Shape>;
+    const auto tensors = selected_tensors<Shape>(a);
+    const typename Walk::Parameters parameters{row_maps(a, 1), block_maps(a), tensors,
+                                               selected_gradients(a, lists, tensors), Turns(lists.rest)};
+    launch_key_gradients<Shape, Walk>(a, parameters, lists.most_parts, stream);
+  });
+}
+
+}  // namespace cpnsa::cuda::sm90

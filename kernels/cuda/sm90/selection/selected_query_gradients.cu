@@ -1,0 +1,171 @@
+// dQ of selected attention: 8 neighbouring queries of one KV head walk the union of their blocks once, a warp a query,
+// as in the forward. A query's q and dout stay in registers beside its dQ, read from global memory once; keys and
+// values of each block come into free stages of shared memory through the copy engine. Thread blocks are persistent,
+// and warps go on to the next tile one by one: its union has been built, and its first blocks have come in, meanwhile.
+
+#include "kernels/cuda/sm90/attention/gradient_launch.cuh"
+#include "kernels/cuda/sm90/selection/selected_block.cuh"
+
+namespace cpnsa::cuda::sm90 {
+namespace {
+
+template <class Element, int Dk, int Dv>
+struct SelectedGradientShape {
+  using T = Element;
+  static constexpr int dk = Dk;
+  static constexpr int dv = Dv;
+  static constexpr int heads = 16;
+  static constexpr int queries = 8;
+  static constexpr int keys = 64;
+  static constexpr int stages = Dk == 192 ? 4 : Dk == 128 ? 6 : 12;
+  static constexpr int consumers = queries * 32;  ///< threads; of a warpgroup more two load and two warps build unions
+  static constexpr int builders = 64;
+  static constexpr int threads = consumers + 128;
+  static constexpr int producer_registers = 56;
+  static constexpr int consumer_registers = 224;
+  /// 192 channels of 16 heads do not fit in registers beside their gradient.
+  static constexpr bool queries_in_registers = Dk <= 128;
+  static constexpr int lists = 2;
+  static constexpr int keys_at_once = 32;  ///< whose scores are in registers
+  using Queries = OwnQueries<queries_in_registers ? 0 : queries, Dk>;
+  using Keys = StagePool<stages, Dk, queries>;
+  using Values = StagePool<stages, Dv, queries>;
+  static_assert(registers_suffice(threads, consumers, producer_registers, consumer_registers));
+};
+
+/// dQ += dS K of a warp's query and a block, of which it sees `visible` keys if not all.
+template <class Shape>
+__device__ __forceinline__ void add_block(float (&dq)[Shape::dk / 8][4], const std::uint32_t (&q)[Shape::dk / 16][4],
+                                          const std::uint32_t (&dout)[Shape::dv / 16][4], const RowStatistics& row,
+                                          int visible, float scale_log2, const ArrivalWord* key_arrival,
+                                          const ArrivalWord* value_arrival, const SelectedShared<Shape>& shared) {
+  using T = typename Shape::T;
+  using KeyTile = SwizzledTile<Shape::keys, Shape::dk>;
+  const int key_stage = shared.keys().wait_for(key_arrival), value_stage = shared.values().wait_for(value_arrival);
+  const int lane = threadIdx.x % 32;
+#pragma unroll 1
+  for (int first = 0; first < Shape::keys; first += Shape::keys_at_once) {
+    float s[Shape::keys_at_once / 8][4], dp[Shape::keys_at_once / 8][4];
+    const std::uint32_t keys = shared.keys().tile(key_stage) + first * 128;
+    if constexpr (Shape::queries_in_registers)
+      multiply_keys<T, KeyTile>(s, q, keys);
+    else
+      multiply_keys<T, typename Shape::Queries::Tile, KeyTile>(s, shared.queries().tile(), 0, keys);
+    multiply_keys<T, SwizzledTile<Shape::keys, Shape::dv>>(dp, dout, shared.values().tile(value_stage) + first * 128);
+#pragma unroll
+    for (int n = 0; n < Shape::keys_at_once / 8; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float p = ptx::exp2_approximate(fmaf(s[n][i], scale_log2, -row.sum_log2[i / 2]));
+        s[n][i] = p * fmaf(row.weight[i / 2], dp[n][i], -row.delta[i / 2]);
+      }
+    if (visible < first + Shape::keys_at_once) {
+#pragma unroll
+      for (int n = 0; n < Shape::keys_at_once / 8; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          if (first + n * 8 + lane % 4 * 2 + i % 2 >= visible) s[n][i] = 0.f;
+    }
+    multiply_values<T, KeyTile>(dq, s, keys);
+  }
+  shared.keys().release(key_stage);
+  shared.values().release(value_stage);
+}
+
+/// A warp's 16 rows of `dim` elements from global memory as first operands, zeros if they do not exist.
+template <class T, int Steps>
+__device__ __forceinline__ void read_rows(std::uint32_t (&a)[Steps][4], const T* first, int dim, bool exist) {
+  const int lane = threadIdx.x % 32;
+  const T* const from = first + lane / 4 * dim + lane % 4 * 2;
+#pragma unroll
+  for (int step = 0; step < Steps; ++step)
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      a[step][i] =
+          exist ? __ldg(reinterpret_cast<const std::uint32_t*>(from + i % 2 * 8 * dim + step * 16 + i / 2 * 8)) : 0;
+}
+
+template <class Shape>
+__device__ __forceinline__ void consume(const SelectedWork<GradientProblem<typename Shape::T>>& a,
+                                        const CUtensorMap& queries, const UnionBuffers& buffers,
+                                        const SelectedShared<Shape>& shared) {
+  const int query = threadIdx.x / 32, lane = threadIdx.x % 32;
+  RingPosition<Shape::lists> lists;
+  int query_phase = 0;
+#pragma unroll 1
+  for (;; lists.advance(), query_phase ^= 1) {
+    ptx::barrier_wait(shared.list_ready(lists.stage), lists.phase);
+    const SelectedItem item = buffers.item(lists.stage);
+    if (!item.given) return;
+    if constexpr (!Shape::queries_in_registers) shared.queries().ask(queries, item);
+    const bool exists = query < item.tile.rows;
+    const std::int64_t head_row = (item.tile.row + query) * a.problem.heads + item.group * Shape::heads;
+    const RowStatistics row(a.problem, head_row, exists);
+    float dq[Shape::dk / 8][4] = {};
+    std::uint32_t q[Shape::dk / 16][4], dout[Shape::dv / 16][4];
+    read_rows(dout, a.problem.dout + head_row * Shape::dv, Shape::dv, exists);
+    if constexpr (Shape::queries_in_registers)
+      read_rows(q, a.problem.q + head_row * Shape::dk, Shape::dk, exists);
+    else
+      ptx::barrier_wait(shared.queries().ready(), query_phase);
+    const SelectedUnion list = buffers.list(Shape::lists, lists.stage);
+    for_each_chosen(list, query, [&](int index, int) {
+      add_block<Shape>(dq, q, dout, row, item.position + query + 1 - list.blocks[index] * Shape::keys,
+                       a.problem.scale_log2, buffers.arrivals(ArrivalsOf::keys, lists.stage) + index,
+                       buffers.arrivals(ArrivalsOf::values, lists.stage) + index, shared);
+    });
+    __syncwarp();
+    if (lane == 0) ptx::barrier_arrive(shared.list_free(lists.stage));
+    if (exists)
+      add_query_rows(reinterpret_cast<float(&)[Shape::dk / 2]>(dq), a.problem.scale,
+                     a.problem.dq + head_row * Shape::dk, Shape::dk);
+  }
+}
+
+template <class Shape>
+__global__ void __launch_bounds__(Shape::threads, 1)
+    selected_query_gradients_kernel(const __grid_constant__ SelectedWork<GradientProblem<typename Shape::T>> arguments,
+                                    const __grid_constant__ CUtensorMap queries,
+                                    const __grid_constant__ BlockMaps blocks) {
+  extern __shared__ unsigned char memory[];
+  const std::uint32_t start_of_memory = ptx::shared_address(memory);
+  const SelectedShared<Shape> shared{(start_of_memory + 1023) / 1024 * 1024};
+  const UnionBuffers buffers{memory + (shared.base - start_of_memory) + SelectedShared<Shape>::bytes, arguments.words,
+                             arguments.capacity};
+  if (threadIdx.x == 0) shared.initialise();
+  __syncthreads();
+  if (threadIdx.x < Shape::consumers) {
+    ptx::take_registers<Shape::consumer_registers>();
+    consume<Shape>(arguments, queries, buffers, shared);
+  } else {
+    ptx::give_registers<Shape::producer_registers>();
+    provide<Shape>(arguments, blocks, buffers, shared);
+  }
+}
+
+}  // namespace
+
+bool serves(const SelectedAttentionBackward& a) {
+  if (!serves_attention(*a.config) || a.config->select_block != 64) return false;
+  bool fits = false;
+  visit_shape<SelectedGradientShape>(
+      a, [&]<class Shape>(std::type_identity<Shape>) { fits = selected_shared_bytes<Shape>(a) <= most_shared_bytes; });
+  return fits;
+}
+
+void selected_query_gradients(const SelectedAttentionBackward& a, cudaStream_t stream) {
+  visit_shape<SelectedGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
+    using T = typename Shape::T;
+    const ListView<QueryTile> tiles = cuda_schedule(a.queries).tiles(Shape::queries);
+    if (tiles.count == 0 || a.head_begin == a.head_end) return;
+    const auto [work, blocks] = persistent_work(a, tiles.count, a.head_end - a.head_begin, stream);
+    const auto arguments = selected_work<Shape>(a, gradient_problem<T>(a, tiles), work);
+    const std::size_t bytes = selected_shared_bytes<Shape>(a);
+    auto* const kernel = selected_query_gradients_kernel<Shape>;
+    allow_shared_memory(kernel, bytes);
+    kernel<<<blocks, Shape::threads, bytes, stream>>>(arguments, row_maps(a, 1).queries, block_maps(a));
+    check_launch("selected_query_gradients_sm90");
+  });
+}
+
+}  // namespace cpnsa::cuda::sm90

@@ -1,0 +1,122 @@
+#pragma once
+
+#include "kernels/cuda/common/selection_rule.cuh"
+
+namespace cpnsa::cuda::sm90 {
+
+/// The best blocks of one query so far, one a lane of a warp, best first; lanes from `places` on hold runners-up. Order
+/// is that of TopBlocks: higher scores first, NaN last, ties to the lower block; offers come in ascending order of
+/// blocks. At most 32 places, at least one.
+class RegisterTopBlocks {
+ public:
+  /// Unsigned numbers in the order of the scores, which are not negative: 0 of what does not compete, NaN 1, numbers.
+  __device__ static __forceinline__ unsigned key(float score, bool competes) {
+    const unsigned number = isnan(score) ? 1 : __float_as_uint(score) + 2;
+    return competes ? number : 0;
+  }
+
+  /// Takes what two queries are offered next: keys[e] of block last - lane for query e. Both at a time, since an
+  /// insertion is mostly latency.
+  __device__ static __forceinline__ void take(RegisterTopBlocks (&top)[2], const unsigned (&keys)[2], int last,
+                                              int places) {
+    // Asked of all lanes so that the compiler knows that they go the same way.
+    if (__any_sync(all, last < 32)) return begin(top, keys, last);
+    Offers offers[2];
+    for (int e = 0; e < 2; ++e) {
+      const unsigned worst = __shfl_sync(all, top[e].key_, places - 1);
+      offers[e] = {keys[e], __ballot_sync(all, keys[e] > worst)};
+    }
+    unsigned more = offers[0].waiting | offers[1].waiting;
+    if (more == 0) return;
+    for (Offers& to : offers) to.fetch();
+#pragma unroll 1
+    do {
+      more = offers[0].waiting | offers[1].waiting;
+      const Offers now[2] = {offers[0], offers[1]};
+      for (Offers& to : offers) to.fetch();
+      for (int e = 0; e < 2; ++e) top[e].insert(now[e].fetched, last - now[e].lane);
+    } while (more != 0);
+  }
+
+  /// selected[0 .. n) of the query: the forced blocks and the best of the others, ascending; -1 where there are fewer.
+  __device__ __forceinline__ void write(std::int32_t* selected, const SelectionRule& rule, int position) const {
+    const int lane = threadIdx.x % 32, causal = rule.causal(position), places = rule.places();
+    const bool chooses = rule.chooses(position);
+    const int forced = chooses ? rule.init_blocks : rule.select_count, last = rule.select_count - rule.local_blocks;
+    int rank = 0;
+    for (int other = 0; other < places; ++other) rank += __shfl_sync(all, block_, other) < block_;
+    if (chooses && lane < places) selected[rule.init_blocks + rank] = block_;
+    for (int i = lane; i < rule.select_count; i += 32) {
+      if (i < forced) selected[i] = i < causal ? i : -1;
+      if (chooses && i >= last) selected[i] = causal - rule.select_count + i;
+    }
+  }
+
+ private:
+  static constexpr unsigned all = 0xffffffffu;
+
+  // Takes the first offers: all of them are the best so far, once they are sorted.
+  __device__ static __forceinline__ void begin(RegisterTopBlocks (&top)[2], const unsigned (&keys)[2], int last) {
+    const int lane = threadIdx.x % 32;
+    for (int e = 0; e < 2; ++e) {
+      top[e].key_ = keys[e];
+      top[e].block_ = last - lane;
+    }
+#pragma unroll
+    for (int size = 2; size <= 32; size *= 2)
+#pragma unroll
+      for (int stride = size / 2; stride > 0; stride /= 2)
+        for (int e = 0; e < 2; ++e) top[e].keep_of_two(stride, ((lane & stride) == 0) == ((lane & size) == 0));
+  }
+
+  /// What a warp's lanes offer, a block each, of which the highest lane's is the lowest block.
+  struct Offers {
+    unsigned key;          ///< the lane's
+    unsigned waiting;      ///< lanes not fetched yet
+    unsigned fetched = 0;  ///< 0 when none was left
+    int lane = 0;          ///< that it is of
+
+    __device__ __forceinline__ void fetch() {
+      lane = 31 - __clz(static_cast<int>(waiting));
+      const unsigned of_lane = __shfl_sync(all, key, lane);
+      fetched = waiting != 0 ? of_lane : 0;
+      waiting &= __funnelshift_l(~1u, ~1u, lane);
+    }
+  };
+
+  // Behind all that are as good: those have the lower blocks. Whatever comes after moves a lane up.
+  __device__ __forceinline__ void insert(unsigned key, int block) {
+    const unsigned before = __shfl_up_sync(all, key_, 1);
+    const int block_before = __shfl_up_sync(all, block_, 1);
+    const bool moves = key_ < key, is_first = threadIdx.x % 32 == 0 || before >= key;
+    key_ = !moves ? key_ : is_first ? key : before;
+    block_ = !moves ? block_ : is_first ? block : block_before;
+  }
+
+  // The better or the worse one of this lane's and the lane's `stride` away.
+  __device__ __forceinline__ void keep_of_two(int stride, bool better) {
+    const unsigned other = __shfl_xor_sync(all, key_, stride);
+    const int other_block = __shfl_xor_sync(all, block_, stride);
+    const bool is_better = (key_ > other) | ((key_ == other) & (block_ < other_block));  // without branches
+    key_ = is_better == better ? key_ : other;
+    block_ = is_better == better ? block_ : other_block;
+  }
+
+  unsigned key_ = 0;
+  int block_ = -1;
+};
+
+/// From twice the probabilities, summed over heads, of 128 summaries in shared memory to the scores of their 32 blocks,
+/// one a lane, the last block lane 0's. `carry`: what the last summary before them gives to the first block, and on
+/// return what their last gives to the next.
+__device__ __forceinline__ float block_score(const float* sums, float& carry) {
+  const int lane = threadIdx.x % 32;
+  const float4 own = reinterpret_cast<const float4*>(sums)[31 - lane];
+  const float before = __shfl_sync(0xffffffffu, own.w, (lane + 1) % 32);
+  // A block's last summary is half its own and half the next one's.
+  const float score = fmaf(0.5f, own.w + (lane == 31 ? carry : before), own.x + own.y + own.z);
+  carry = before;  // as lane 31 has it
+  return score;
+}
+
+}  // namespace cpnsa::cuda::sm90
