@@ -4,13 +4,15 @@
 
 #include <vector>
 
-#include "c/backends/backends.hpp"
+#include "backends/backends.hpp"
 #include "c/callbacks.hpp"
 #include "c/objects.hpp"
 
 using namespace cpnsa::c;
 
 namespace {
+
+static_assert(cpnsa::backends::nccl_id_bytes == CPNSA_NCCL_UNIQUE_ID_BYTES);
 
 template <class Make>
 void create_communicator(cpnsa_communicator* out, Make make) {
@@ -30,17 +32,20 @@ cpnsa_status cpnsa_communicator_create_threads(int ranks, cpnsa_communicator* ou
 }
 
 cpnsa_status cpnsa_communicator_borrow_nccl(void* nccl_comm, cpnsa_communicator* out) {
-  return guarded(__func__, [&] { create_communicator(out, [&] { return backends::borrow_nccl(nccl_comm); }); });
+  return guarded(__func__, [&] {
+    create_communicator(out, [&] { return cpnsa::backends::borrow_nccl_communicator(nccl_comm); });
+  });
 }
 
 cpnsa_status cpnsa_nccl_unique_id(void* id) {
-  return guarded(__func__, [&] { backends::make_nccl_id(&not_null(static_cast<char*>(id), "id")); });
+  return guarded(__func__, [&] { cpnsa::backends::make_nccl_id(&not_null(static_cast<char*>(id), "id")); });
 }
 
 cpnsa_status cpnsa_communicator_create_nccl(const void* id, int rank, int ranks, cpnsa_communicator* out) {
   return guarded(__func__, [&] {
-    create_communicator(
-        out, [&] { return backends::make_nccl(&not_null(static_cast<const char*>(id), "id"), rank, ranks); });
+    create_communicator(out, [&] {
+      return cpnsa::backends::make_nccl_communicator(&not_null(static_cast<const char*>(id), "id"), rank, ranks);
+    });
   });
 }
 

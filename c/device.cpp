@@ -1,16 +1,16 @@
 #include "cpnsa/cpu/device.hpp"
 
-#include "c/backends/backends.hpp"
+#include "backends/backends.hpp"
 #include "c/objects.hpp"
 
 using namespace cpnsa::c;
 
 int cpnsa_has_cuda(void) {
-  return backends::has_cuda();
+  return cpnsa::backends::has_cuda;
 }
 
 int cpnsa_has_nccl(void) {
-  return backends::has_nccl();
+  return cpnsa::backends::has_nccl;
 }
 
 cpnsa_status cpnsa_device_create_cpu(cpnsa_device* device) {
@@ -18,8 +18,8 @@ cpnsa_status cpnsa_device_create_cpu(cpnsa_device* device) {
 }
 
 cpnsa_status cpnsa_device_create_cuda(int index, cpnsa_device* device) {
-  return guarded(__func__,
-                 [&] { create(devices(), device, "device", [&] { return backends::make_cuda_device(index); }); });
+  return guarded(
+      __func__, [&] { create(devices(), device, "device", [&] { return cpnsa::backends::make_cuda_device(index); }); });
 }
 
 cpnsa_status cpnsa_device_destroy(cpnsa_device device) {

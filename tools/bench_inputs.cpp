@@ -2,10 +2,12 @@
 
 #include <cmath>
 
-#include "tools/backends/backends.hpp"
+#include "backends/backends.hpp"
 #include "tools/npy.hpp"
 
 namespace cpnsa::tool {
+using backends::RandomRows;
+
 namespace {
 
 constexpr std::int64_t local_run = 64;  // neighbouring queries that look for the same blocks
@@ -37,7 +39,7 @@ void BenchInputs::fill(Device& device, Stream stream, DeviceTensor& destination,
     if (device.host_accessible())
       write_rows(numbers, first, count, to);
     else
-      backends::fill_on_card(to, dtype_, numbers, first, count, stream);
+      backends::fill_random(to, dtype_, numbers, first, count, stream);
     to += static_cast<std::size_t>(count * numbers.width) * size_of(dtype_);
   };
   if (!tensor.per_token) return rows(0, tensor.shape[0].size);

@@ -3,11 +3,11 @@
 #include <cstdint>
 #include <vector>
 
+#include "backends/random_rows.hpp"
 #include "cpnsa/partition.hpp"
 #include "tools/layer_memory.hpp"
 #include "tools/layer_tensors.hpp"
 #include "tools/options.hpp"
-#include "tools/random_rows.hpp"
 
 namespace cpnsa::tool {
 
@@ -25,8 +25,9 @@ class BenchInputs {
 
  private:
   void fill(Device& device, Stream stream, DeviceTensor& destination, const LayerTensor& tensor,
-            const Partition& partition, int rank, const RandomRows& numbers) const;
-  void write_rows(const RandomRows& numbers, std::int64_t first_row, std::int64_t rows, std::byte* destination) const;
+            const Partition& partition, int rank, const backends::RandomRows& numbers) const;
+  void write_rows(const backends::RandomRows& numbers, std::int64_t first_row, std::int64_t rows,
+                  std::byte* destination) const;
 
   DType dtype_;
   Selection selection_;

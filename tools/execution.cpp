@@ -23,6 +23,14 @@ DType default_dtype(DeviceKind device) {
   return device == DeviceKind::cuda ? DType::bf16 : DType::f32;
 }
 
+std::unique_ptr<Device> make_gpu(int index) {
+  if (!backends::has_cuda)
+    throw UnsupportedError("--device: found cuda, expected auto or cpu: this build has no CUDA (cmake --preset cuda)");
+  if (backends::cuda_devices() == 0)
+    throw UnsupportedError("--device: found cuda, expected auto or cpu: this machine has no GPU that CUDA can use");
+  return backends::make_cuda_device(index);
+}
+
 }  // namespace
 
 Execution::Execution(const ExecutionOptions& options, const RankPlace& place)
@@ -36,7 +44,7 @@ Execution::Execution(const ExecutionOptions& options, const RankPlace& place)
     throw ArgumentError(fmt::format("--ranks: found {}, expected {}, the number of processes that were started",
                                     *options.ranks, control.size()));
   decide_transport(options);
-  device_ = device_kind_ == DeviceKind::cuda ? backends::make_cuda_device(gpu_index()) : cpu::make_device();
+  device_ = device_kind_ == DeviceKind::cuda ? make_gpu(gpu_index()) : cpu::make_device();
 }
 
 void Execution::decide_transport(const ExecutionOptions& options) {
@@ -44,7 +52,7 @@ void Execution::decide_transport(const ExecutionOptions& options) {
   if (options.transport == TransportKind::threads && by_mpi)
     throw ArgumentError(fmt::format("--transport: found threads in a job of {} processes, expected auto, mpi or nccl",
                                     place_.control.size()));
-  if (options.transport == TransportKind::nccl && !backends::has_nccl())
+  if (options.transport == TransportKind::nccl && !backends::has_nccl)
     throw UnsupportedError(
         "--transport: found nccl, expected auto, threads or mpi: this build has no NCCL (cmake --preset cuda)");
   if (options.transport == TransportKind::nccl && device_kind_ != DeviceKind::cuda)
@@ -59,9 +67,9 @@ void Execution::decide_transport(const ExecutionOptions& options) {
   shares_gpu_ = options.transport == TransportKind::nccl && !a_gpu_a_rank;
   transport_ = options.transport;
   if (transport_ == TransportKind::automatic)
-    transport_ = !by_mpi                                ? TransportKind::threads
-                 : a_gpu_a_rank && backends::has_nccl() ? TransportKind::nccl
-                                                        : TransportKind::mpi;
+    transport_ = !by_mpi                              ? TransportKind::threads
+                 : a_gpu_a_rank && backends::has_nccl ? TransportKind::nccl
+                                                      : TransportKind::mpi;
 }
 
 // Threads exchange memory that all of them reach, so they share a GPU; processes, and NCCL's ranks, take one each.

@@ -6,10 +6,10 @@
 #include <span>
 #include <string>
 
+#include "backends/backends.hpp"
 #include "cpnsa/communicator.hpp"
 #include "cpnsa/device.hpp"
 #include "cpnsa/partition.hpp"
-#include "tools/backends/backends.hpp"
 #include "tools/options.hpp"
 #include "tools/ranks.hpp"
 

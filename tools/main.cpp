@@ -6,8 +6,8 @@
 #include <new>
 #include <string>
 
+#include "backends/backends.hpp"
 #include "cpnsa/error.hpp"
-#include "tools/backends/backends.hpp"
 #include "tools/bench.hpp"
 #include "tools/command_line.hpp"
 #include "tools/ranks.hpp"
@@ -53,7 +53,7 @@ int run_job(const Invocation& invocation, const Launch& launch) {
   std::unique_ptr<RankGroup> ranks;
   std::string problem;
   try {
-    if (launch.size > 1 && !backends::has_mpi())
+    if (launch.size > 1 && !backends::has_mpi)
       throw UnsupportedError(
           fmt::format("found a job of {} processes, expected one: this build has no MPI (CPNSA_MPI "
                       "is OFF); --ranks runs ranks as threads",
@@ -84,7 +84,7 @@ int main(int argc, char** argv) {
   const Launch launch = launch_of_environment();
   const Invocation invocation = parse_command_line(argc, argv);
   // One of several processes agrees with the others on that too: those that have a layer to run would wait for it.
-  if (!invocation.help.empty() && (launch.size == 1 || !backends::has_mpi())) {
+  if (!invocation.help.empty() && (launch.size == 1 || !cpnsa::backends::has_mpi)) {
     if (launch.rank == 0) fmt::print("{}", invocation.help);
     if (all_was_written()) return 0;
     print_error(output_was_lost);

@@ -4,8 +4,9 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "backends/backends.hpp"
+#include "cpnsa/error.hpp"
 #include "cpnsa/threads/communicator.hpp"
-#include "tools/backends/backends.hpp"
 
 namespace cpnsa::tool {
 namespace {
@@ -57,7 +58,9 @@ Launch launch_of_environment() {
 }
 
 std::unique_ptr<RankGroup> make_rank_group(const Launch& launch, TransportKind transport, int threads) {
-  const bool by_mpi = transport == TransportKind::mpi || (launch.by_launcher && backends::has_mpi());
+  const bool by_mpi = transport == TransportKind::mpi || (launch.by_launcher && backends::has_mpi);
+  if (by_mpi && !backends::has_mpi)
+    throw UnsupportedError("--transport: found mpi, expected threads: this build has no MPI (CPNSA_MPI is OFF)");
   if (by_mpi) return std::make_unique<MpiRanks>();
   return std::make_unique<ThreadRanks>(threads);
 }

@@ -5,9 +5,9 @@
 #include <memory>
 #include <new>
 
+#include "backends/backends.hpp"
 #include "cpnsa/error.hpp"
 #include "options.hpp"
-#include "tools/backends/backends.hpp"
 #include "tools/ranks.hpp"
 #include "train_and_ask.hpp"
 
@@ -17,7 +17,7 @@ using namespace needle;
 
 void run_job(const CommandLine& line, const cpnsa::tool::Launch& launch,
              std::unique_ptr<cpnsa::tool::RankGroup>& ranks) {
-  if (launch.size > 1 && !cpnsa::tool::backends::has_mpi())
+  if (launch.size > 1 && !cpnsa::backends::has_mpi)
     throw cpnsa::UnsupportedError(
         fmt::format("found a job of {} processes, expected one: this build has no MPI (CPNSA_MPI is OFF); --ranks runs "
                     "ranks as threads",

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "backends/built.hpp"
+#include "cpnsa/error.hpp"
+
 namespace model {
 
 void* Operations::allocate(std::size_t bytes) {
@@ -17,7 +20,9 @@ void Operations::release(void* pointer, std::size_t bytes) noexcept {
 }
 
 std::unique_ptr<Operations> make_operations(cpnsa::Device& device, DType dtype) {
-  return device.name() == "cuda" ? make_cuda_operations(device, dtype) : make_cpu_operations(device, dtype);
+  if (device.name() != "cuda") return make_cpu_operations(device, dtype);
+  if constexpr (cpnsa::backends::has_cuda) return make_cuda_operations(device, dtype);
+  throw cpnsa::UnsupportedError("found a CUDA device, expected the CPU's: this build has no CUDA (CPNSA_CUDA is OFF)");
 }
 
 }  // namespace model

@@ -113,8 +113,7 @@ class Operations {
 std::unique_ptr<Operations> make_operations(cpnsa::Device& device, DType dtype);
 
 std::unique_ptr<Operations> make_cpu_operations(cpnsa::Device& device, DType dtype);
-/// Of two files of this name, that in cuda/ is linked where the CUDA device is built, and that in without_cuda/, which
-/// throws, where it is not.
+/// Defined only where the CUDA device is built.
 std::unique_ptr<Operations> make_cuda_operations(cpnsa::Device& device, DType dtype);
 
 }  // namespace model

@@ -6,10 +6,10 @@
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/unique_ptr.h>
 
+#include "backends/backends.hpp"
 #include "cpnsa/cpu/device.hpp"
 #include "src/bindings.hpp"
 #include "src/buffer.hpp"
-#include "src/cuda.hpp"
 #include "src/names.hpp"
 
 namespace cpnsa::python {
@@ -41,10 +41,14 @@ void bind_device(nb::module_& module) {
       [](std::optional<int> index) {
         if (index && *index < 0)
           throw ArgumentError(fmt::format("cuda_device: found index {}, expected 0 or more", *index));
-        return make_cuda_device(index.value_or(-1));
+        if (!backends::has_cuda)
+          throw UnsupportedError(
+              "cuda device: found a cpnsa built without CUDA, expected one installed with "
+              "--config-settings=cmake.define.CPNSA_CUDA=ON; supported here is the CPU");
+        return std::shared_ptr<Device>(backends::make_cuda_device(index.value_or(-1)));
       },
       "index"_a = nb::none(), "An NVIDIA GPU, the current one unless given: bfloat16 and float16.");
-  module.attr("has_cuda") = has_cuda;
+  module.attr("has_cuda") = backends::has_cuda;
 }
 
 }  // namespace cpnsa::python

@@ -6,18 +6,18 @@
 #include <array>
 #include <set>
 
+#include "backends/backends.hpp"
 #include "cpnsa/cuda/device.hpp"
 #include "cpnsa/error.hpp"
 #include "cpnsa/threads/communicator.hpp"
 #include "tests/support/distributed.hpp"
 #include "tests/support/naive.hpp"
 #include "tests/support/tolerance.hpp"
-#include "tools/backends/backends.hpp"
 
 namespace cpnsa::test {
 namespace {
 
-using tool::RandomRows;
+using backends::RandomRows;
 
 constexpr std::int64_t million = 1 << 20;
 constexpr DType dtype = DType::bf16;
@@ -49,7 +49,7 @@ class CardTensor {
   CardTensor(Device& device, std::int64_t tokens, std::int64_t heads, std::int64_t dim, const RandomRows* numbers)
       : width_(heads * dim), buffer_(device, static_cast<std::size_t>(tokens * width_) * size_of(dtype)) {
     view = {buffer_.data(), dtype, {tokens, heads, dim}};
-    if (numbers) tool::backends::fill_on_card(buffer_.data(), dtype, *numbers, 0, tokens, Stream{});
+    if (numbers) backends::fill_random(buffer_.data(), dtype, *numbers, 0, tokens, Stream{});
   }
   Values row(Device& device, std::int64_t row) const {
     std::vector<std::byte> host(static_cast<std::size_t>(width_) * size_of(dtype));
@@ -222,7 +222,7 @@ Values of_group(const Values& row, std::int64_t group) {
 }
 
 TEST(LongSequence, RowsAllOverAMillionTokensAreRight) {
-  if (tool::backends::cuda_devices() == 0) GTEST_SKIP() << "no GPU";
+  if (backends::cuda_devices() == 0) GTEST_SKIP() << "no GPU";
   const Layer layer;
   ASSERT_GT(layer.tokens * layer.config.num_q_heads * layer.config.head_dim_qk, std::int64_t{1} << 31);
   // The first row whose elements lie beyond 2^31, its neighbour before, and others up to the last.
@@ -258,7 +258,7 @@ TEST(LongSequence, RowsAllOverAMillionTokensAreRight) {
 }
 
 TEST(LongSequence, MemoryIsLinearInTokens) {
-  if (tool::backends::cuda_devices() == 0) GTEST_SKIP() << "no GPU";
+  if (backends::cuda_devices() == 0) GTEST_SKIP() << "no GPU";
   const std::unique_ptr<Device> device = cuda::make_device();
   const std::unique_ptr<Communicator> alone = std::move(threads::make_communicators(1).front());
   const Config config = long_config();

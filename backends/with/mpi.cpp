@@ -1,13 +1,12 @@
-#include <fmt/format.h>
 #include <mpi.h>
 
-#include <cstddef>
+#include <string>
 
+#include "backends/backends.hpp"
 #include "cpnsa/error.hpp"
 #include "cpnsa/mpi/communicator.hpp"
-#include "tools/backends/backends.hpp"
 
-namespace cpnsa::tool::backends {
+namespace cpnsa::backends {
 namespace {
 
 void check(int status, const char* call) {
@@ -15,8 +14,7 @@ void check(int status, const char* call) {
   char text[MPI_MAX_ERROR_STRING] = "";
   int length = 0;
   MPI_Error_string(status, text, &length);
-  throw CommunicationError(fmt::format("{}: found \"{}\", expected success", call,
-                                       std::string_view(text, static_cast<std::size_t>(length))));
+  throw CommunicationError(std::string(call) + ": found \"" + text + "\", expected success");
 }
 
 class Job final : public MpiJob {
@@ -49,12 +47,8 @@ class Job final : public MpiJob {
 
 }  // namespace
 
-bool has_mpi() {
-  return true;
-}
-
 std::unique_ptr<MpiJob> make_mpi_job() {
   return std::make_unique<Job>();
 }
 
-}  // namespace cpnsa::tool::backends
+}  // namespace cpnsa::backends

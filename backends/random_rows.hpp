@@ -2,10 +2,10 @@
 
 #include <cstdint>
 
-namespace cpnsa::tool {
+namespace cpnsa::backends {
 
 /// One tensor's random numbers, nearly normal: a function of the row and the column alone, so that they can be made in
-/// any order, by any rank, on the host or on a card, and are the same.
+/// any order, by any rank, on the host or on a GPU, and are the same.
 struct RandomRows {
   std::uint64_t key = 0;
   std::int64_t width = 1;  ///< elements of a row
@@ -41,4 +41,4 @@ struct RandomRows {
   }
 };
 
-}  // namespace cpnsa::tool
+}  // namespace cpnsa::backends

@@ -7,10 +7,10 @@
 
 #include <string>
 
+#include "backends/backends.hpp"
 #include "cpnsa/error.hpp"
-#include "tools/backends/backends.hpp"
 
-namespace cpnsa::tool::backends {
+namespace cpnsa::backends {
 namespace {
 
 template <class T>
@@ -32,8 +32,8 @@ void fill(void* destination, const RandomRows& numbers, std::int64_t first_row, 
 
 }  // namespace
 
-void fill_on_card(void* destination, DType dtype, const RandomRows& numbers, std::int64_t first_row, std::int64_t rows,
-                  Stream stream) {
+void fill_random(void* destination, DType dtype, const RandomRows& numbers, std::int64_t first_row, std::int64_t rows,
+                 Stream stream) {
   try {
     switch (dtype) {
       case DType::bf16: return fill<__nv_bfloat16>(destination, numbers, first_row, rows, stream);
@@ -46,4 +46,4 @@ void fill_on_card(void* destination, DType dtype, const RandomRows& numbers, std
   }
 }
 
-}  // namespace cpnsa::tool::backends
+}  // namespace cpnsa::backends
