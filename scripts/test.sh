@@ -47,7 +47,8 @@ run_tests() {  # PRESET [ctest options]
   "${launch_with[@]}" ctest --preset "$@" --output-on-failure --no-tests=error --timeout 600 --parallel $((cores + 1))
   # Python tests that found missing what they need say so in lines of pytest's.
   while read -r reason; do not_run+=("$reason"); done < <(
-    sed -nE 's/^SKIPPED \[[0-9]+\] (.*\/)?(test_[^:]*):[0-9]+: (.*)/\2: \3/p' "build/$1/Testing/Temporary/LastTest.log" | sort -u)
+    sed -nE 's/^SKIPPED \[[0-9]+\] (.*\/)?(test_[^:]*):[0-9]+: (.*)/\2: \3/p' \
+      "build/$1/Testing/Temporary/LastTest.log" | sort -u)
 }
 
 install_missing "${packages[@]}"
@@ -59,6 +60,15 @@ if provide_python; then
 else
   not_run+=("Python package: found no nanobind and scikit-build-core to build it with")
 fi
+
+begin "layout, spelling, versions (scripts/lint.sh)"
+status=0
+scripts/lint.sh || status=$?
+case $status in
+  0) passed ;;
+  77) not_run+=("scripts/lint.sh: PyPI did not provide its tools") ;;
+  *) exit 1 ;;
+esac
 
 # Where there is a CUDA compiler, its build is the CPU's and more.
 preset=cpu
