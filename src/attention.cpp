@@ -94,12 +94,9 @@ ProblemSize problem_size(const Config& config, const planning::Plan& plan, const
   return {&config,
           options.dtype,
           plan.rows,
-          plan.window_halo.rows,
-          plan.summary_halo.rows,
           plan.layout.own_summaries[static_cast<std::size_t>(plan.rank)],
           plan.layout.summaries,
           plan.layout.blocks,
-          plan.blocks.pool_slots(),
           options.backward};
 }
 

@@ -161,7 +161,7 @@ void BackwardStep::combine() {
   combine.dgate = sums.gate;
   combine.weights = work.weights;
   combine.deltas = work.deltas;
-  a.device.combine_branches_backward(combine, compute);
+  a.device.run(combine, compute);
 }
 
 BranchGradient BackwardStep::gradient_of(Branch branch, const void* log_sum_exp) const {
@@ -207,7 +207,7 @@ void BackwardStep::window() {
     window.dv = sums.v[win];
     window.dhalo_k = work.dwindow_halo_k;
     window.dhalo_v = work.dwindow_halo_v;
-    a.device.window_attention_backward(window, compute);
+    a.device.run(window, compute);
   }
   send_halo_back(a.window_halo, a.plan.window_halo, work.dwindow_halo_k, work.dwindow_halo_v, work.window_halo_send,
                  work.window_halo_receive, win);
@@ -222,7 +222,7 @@ void BackwardStep::add_returned_blocks(std::size_t round) {
     add.dk = sums.k[slc];
     add.dv = sums.v[slc];
     add.blocks = {packed.host + peer.first, packed.device + peer.first, peer.count};
-    a.device.add_blocks(add, compute);
+    a.device.run(add, compute);
   }
 }
 
@@ -245,14 +245,14 @@ void BackwardStep::selected() {
       selected.pool_slots = now.received;
       selected.table = table;
       selected.selected = kept.selected;
-      selected.head_begin = now.head_begin;
-      selected.head_end = now.head_end;
+      selected.group_begin = now.head_begin;
+      selected.group_end = now.head_end;
       selected.gradient = gradient_of(slc, branches.lse_slc);
       selected.dq = sums.q;
       selected.dk = sums.k[slc];
       selected.dv = sums.v[slc];
       selected.dpool = dpool;
-      a.device.selected_attention_backward(selected, compute);
+      a.device.run(selected, compute);
     }
     a.hand_over(compute, wire);
     {
@@ -278,7 +278,7 @@ void BackwardStep::compressed() {
   compressed.dq = sums.q;
   compressed.dkeys = work.dsummary_keys;
   compressed.dvalues = work.dsummary_values;
-  a.device.compressed_attention_backward(compressed, compute);
+  a.device.run(compressed, compute);
 }
 
 void BackwardStep::reduce_summary_gradients() {
@@ -323,7 +323,7 @@ void BackwardStep::compress_runs(const ListView<SummaryRun>& runs, const void* k
     schema::for_each_compressor_member([](auto, void*& to, const TensorView& from) { to = from.data; },
                                        arguments.dparameters, gradients);
     arguments.runs = runs;
-    a.device.compress_backward(arguments, compute);
+    a.device.run(arguments, compute);
   };
   one(k, in.compress_k, sums.parameters.compress_k, a.config.head_dim_qk, a.config.compress_hidden_k,
       work.dsummary_keys, dk_input);

@@ -130,7 +130,7 @@ void ForwardStep::compress_runs(const ListView<SummaryRun>& runs, const void* k,
     arguments.parameters = pointers_of(parameters);
     arguments.summaries = summaries;
     arguments.runs = runs;
-    a.device.compress(arguments, stream);
+    a.device.run(arguments, stream);
   };
   // Side by side: the products of one fill a part of a card.
   const Stream beside = a.beside.get();
@@ -196,7 +196,7 @@ void ForwardStep::select_blocks() {
   select.keys = kept.summary_keys;
   select.log_sum_exp = branches.lse_cmp;
   select.selected = kept.selected;
-  a.device.select_blocks(select, compute);
+  a.device.run(select, compute);
 }
 
 // Who needs which blocks: to all ranks where that decides what is sent to whom, else for the statistics alone.
@@ -214,7 +214,7 @@ void ForwardStep::send_demand() {
     mark.queries = a.queries.get();
     mark.selected = kept.selected;
     mark.bitmap = own;
-    a.device.mark_demand(mark, compute);
+    a.device.run(mark, compute);
   }
   if (!reads_demand) {
     a.device.copy(a.demand_host.data(), own, own_bytes, compute);
@@ -275,7 +275,7 @@ void ForwardStep::selected_attention() {
 void ForwardStep::combine() {
   if (a.plan.rows == 0 || a.sizes.combines_selected) return;
   const StageTimer::Scope timed(a.timer, Stage::combine, compute);
-  a.device.combine_branches(combination(), compute);
+  a.device.run(combination(), compute);
 }
 
 CombineBranches ForwardStep::combination() const {

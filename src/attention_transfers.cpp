@@ -46,13 +46,13 @@ void Attention::Impl::copy_rows(const ListView<RowRange>& ranges, const void* so
                                 std::int64_t width, std::size_t element, Stream stream) {
   if (ranges.count == 0) return;
   const auto stride = static_cast<std::int64_t>(element) * width;
-  device.copy_rows({source, destination, stride, stride, stride, ranges}, stream);
+  device.run(CopyRows{source, destination, stride, stride, stride, ranges}, stream);
 }
 
 void Attention::Impl::add_rows(const ListView<RowRange>& ranges, const void* source, void* destination,
                                std::int64_t width, Stream stream) {
   if (ranges.count == 0) return;
-  device.add_rows({source, destination, width, width, width, accumulate, ranges}, stream);
+  device.run(AddRows{source, destination, width, width, width, accumulate, ranges}, stream);
 }
 
 void Attention::Impl::rows_to_tokens(const ListView<RowRange>& ranges, const void* k, const void* v, void* tokens,
@@ -60,8 +60,9 @@ void Attention::Impl::rows_to_tokens(const ListView<RowRange>& ranges, const voi
   if (ranges.count == 0) return;
   const std::int64_t k_bytes = sizes.k_width * static_cast<std::int64_t>(element);
   const std::int64_t v_bytes = sizes.v_width * static_cast<std::int64_t>(element);
-  device.copy_rows({k, tokens, k_bytes, k_bytes + v_bytes, k_bytes, ranges}, stream);
-  device.copy_rows({v, static_cast<std::byte*>(tokens) + k_bytes, v_bytes, k_bytes + v_bytes, v_bytes, ranges}, stream);
+  device.run(CopyRows{k, tokens, k_bytes, k_bytes + v_bytes, k_bytes, ranges}, stream);
+  device.run(CopyRows{v, static_cast<std::byte*>(tokens) + k_bytes, v_bytes, k_bytes + v_bytes, v_bytes, ranges},
+             stream);
 }
 
 void Attention::Impl::tokens_to_rows(const ListView<RowRange>& ranges, const void* tokens, void* k, void* v,
@@ -69,19 +70,19 @@ void Attention::Impl::tokens_to_rows(const ListView<RowRange>& ranges, const voi
   if (ranges.count == 0) return;
   const std::int64_t k_bytes = sizes.k_width * static_cast<std::int64_t>(element);
   const std::int64_t v_bytes = sizes.v_width * static_cast<std::int64_t>(element);
-  device.copy_rows({tokens, k, k_bytes + v_bytes, k_bytes, k_bytes, ranges}, stream);
-  device.copy_rows({static_cast<const std::byte*>(tokens) + k_bytes, v, k_bytes + v_bytes, v_bytes, v_bytes, ranges},
-                   stream);
+  device.run(CopyRows{tokens, k, k_bytes + v_bytes, k_bytes, k_bytes, ranges}, stream);
+  device.run(CopyRows{static_cast<const std::byte*>(tokens) + k_bytes, v, k_bytes + v_bytes, v_bytes, v_bytes, ranges},
+             stream);
 }
 
 void Attention::Impl::add_tokens_to_rows(const ListView<RowRange>& ranges, const void* tokens, void* k, void* v,
                                          Stream stream) {
   if (ranges.count == 0) return;
   const auto k_bytes = static_cast<std::size_t>(sizes.k_width) * sizes.accumulated;
-  device.add_rows({tokens, k, sizes.token_width(), sizes.k_width, sizes.k_width, accumulate, ranges}, stream);
-  device.add_rows({static_cast<const std::byte*>(tokens) + k_bytes, v, sizes.token_width(), sizes.v_width,
-                   sizes.v_width, accumulate, ranges},
-                  stream);
+  device.run(AddRows{tokens, k, sizes.token_width(), sizes.k_width, sizes.k_width, accumulate, ranges}, stream);
+  device.run(AddRows{static_cast<const std::byte*>(tokens) + k_bytes, v, sizes.token_width(), sizes.v_width,
+                     sizes.v_width, accumulate, ranges},
+             stream);
 }
 
 ListView<BlockSlot> Attention::Impl::packed_of(const planning::BlockSchedule& schedule, std::size_t round,
@@ -139,7 +140,7 @@ void Attention::Impl::fetch(const planning::BlockSchedule& schedule, std::size_t
   pack.v = v;
   pack.pool = buffers.send;
   pack.blocks = packed_of(schedule, round, buffers);
-  if (pack.blocks.count > 0) device.pack_blocks(pack, stream);
+  if (pack.blocks.count > 0) device.run(pack, stream);
   exchange(traffic, now.sends, buffers.send, now.receives, pool,
            static_cast<std::size_t>(sizes.slot_elements) * sizes.element);
   device.record(fetched[round % 2].get(), stream);

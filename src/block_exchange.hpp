@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "cpnsa/attention.hpp"
-#include "cpnsa/stages.hpp"
+#include "cpnsa/ops.hpp"
 #include "src/layout.hpp"
 #include "src/peer_range.hpp"
 

@@ -13,7 +13,7 @@ void BranchAttention::window() const {
   window.halo_v = kept.window_halo_v;
   window.out = out.o_win;
   window.log_sum_exp = out.lse_win;
-  a.device.window_attention(window, stream);
+  a.device.run(window, stream);
 }
 
 void BranchAttention::compressed() const {
@@ -25,7 +25,7 @@ void BranchAttention::compressed() const {
   compressed.values = kept.summary_values;
   compressed.out = out.o_cmp;
   compressed.log_sum_exp = out.lse_cmp;
-  a.device.compressed_attention(compressed, stream);
+  a.device.run(compressed, stream);
 }
 
 void BranchAttention::selected(const planning::ExchangeRound& round, const void* pool, const BlockLocation* table,
@@ -39,12 +39,12 @@ void BranchAttention::selected(const planning::ExchangeRound& round, const void*
   selected.pool = pool;
   selected.table = table;
   selected.selected = kept.selected;
-  selected.head_begin = round.head_begin;
-  selected.head_end = round.head_end;
+  selected.group_begin = round.head_begin;
+  selected.group_end = round.head_end;
   selected.out = out.o_slc;
   selected.log_sum_exp = out.lse_slc;
   selected.combine = combine;
-  a.device.selected_attention(selected, stream);
+  a.device.run(selected, stream);
 }
 
 }  // namespace cpnsa

@@ -75,7 +75,7 @@ void GradientSums::convert(Stream stream) const {
     auto sum = sums.begin();
     for_each_parameter(wanted_, [&](const TensorView& view) { add(view, *sum++); });
   }
-  if (!arrays.empty()) a_.device.convert({a_.options.dtype, a_.accumulate, arrays}, stream);
+  if (!arrays.empty()) a_.device.run(Convert{a_.options.dtype, a_.accumulate, arrays}, stream);
 }
 
 }  // namespace cpnsa

@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "cpnsa/ops.hpp"
 #include "cpnsa/partition.hpp"
-#include "cpnsa/stages.hpp"
 #include "src/layout.hpp"
 #include "src/peer_range.hpp"
 

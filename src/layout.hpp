@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "cpnsa/config.hpp"
+#include "cpnsa/ops.hpp"
 #include "cpnsa/partition.hpp"
-#include "cpnsa/stages.hpp"
 
 namespace cpnsa::planning {
 

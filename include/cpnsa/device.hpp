@@ -6,12 +6,12 @@
 #include <string>
 #include <string_view>
 
-#include "cpnsa/stages.hpp"
+#include "cpnsa/ops.hpp"
 
 namespace cpnsa {
 
-/// A queue of work in order. For CUDA `handle` is a cudaStream_t; the CPU device runs everything at once and ignores
-/// it.
+/// A queue whose work runs in order. For CUDA `handle` is a cudaStream_t; the CPU device runs every call at once and
+/// ignores it.
 struct Stream {
   void* handle = nullptr;
 };
@@ -21,37 +21,55 @@ struct Event {
   void* handle = nullptr;
 };
 
-/// Computes. One virtual per stage of docs/algorithm.md, and the few memory verbs that moving data takes. Everything
-/// that takes a Stream is enqueued and returns at once, without allocating and without waiting for the host.
-///
-/// Errors: UnsupportedError, ArgumentError before anything is enqueued; DeviceError when the device fails.
-class Device {
- public:
-  virtual ~Device() = default;
+/// One pure virtual `run` for each op of the list. The bases form a single chain, so that a Device has one table of
+/// virtual functions and each op costs one virtual call.
+template <class Ops>
+class OpInterface;
 
+template <>
+class OpInterface<OpList<>> {
+ public:
+  virtual ~OpInterface() = default;
+  void run() = delete;  // ends the chain of using-declarations
+};
+
+template <class Op, class... Rest>
+class OpInterface<OpList<Op, Rest...>> : public OpInterface<OpList<Rest...>> {
+ public:
+  using OpInterface<OpList<Rest...>>::run;
+  /// Enqueues the op on the stream; see the comment of `Op` for what it computes.
+  virtual void run(const Op& op, Stream stream) = 0;
+};
+
+/// Computes: `run(op, stream)` for every op of DeviceOps, and the few memory functions that moving data needs. A
+/// function that takes a Stream enqueues its work and returns: it neither allocates nor waits on the host.
+///
+/// Errors: UnsupportedError and ArgumentError before anything is enqueued; DeviceError when the device fails.
+class Device : public OpInterface<DeviceOps> {
+ public:
   virtual std::string_view name() const = 0;    ///< "cpu", "cuda"
-  virtual std::string description() const = 0;  ///< for people, e.g. the card's name
+  virtual std::string description() const = 0;  ///< for people, e.g. the model of the GPU
   virtual bool host_accessible() const = 0;     ///< whether the host may read and write the device's memory
 
-  /// Throws UnsupportedError, listing what is supported, unless every stage runs with this configuration and type.
+  /// Throws UnsupportedError, listing what is supported, unless every op runs with this configuration and type.
   virtual void check_supported(const Config& config, DType dtype) const = 0;
 
   /// Throws ArgumentError unless `pointer` is this device's memory, aligned for its kernels. Null with 0 bytes passes.
   virtual void check_pointer(const void* pointer, std::size_t bytes, const std::string& name) const = 0;
 
-  /// Throws ArgumentError unless the stream is one of this device.
+  /// Throws ArgumentError unless the stream belongs to this device.
   virtual void check_stream(Stream) const {}
 
   /// Makes the device current on the calling thread; called at each public entry of the library.
   virtual void activate() {}
 
-  /// Expires with the device: for what keeps its events or buffers, and may outlive it.
+  /// Expires with the device. Owners of the device's events and buffers check it when they may outlive the device.
   std::weak_ptr<const void> lifetime() const { return lifetime_; }
 
   // --- memory; never called inside a step ---------------------------------------------------------------------
-  virtual void* allocate(std::size_t bytes) = 0;  ///< 256-byte aligned; DeviceError when there is none left
+  virtual void* allocate(std::size_t bytes) = 0;  ///< 256-byte aligned; DeviceError when no memory is left
   virtual void deallocate(void* pointer) noexcept = 0;
-  virtual void* allocate_host(std::size_t bytes) = 0;  ///< host memory that copies run fastest from (pinned)
+  virtual void* allocate_host(std::size_t bytes) = 0;  ///< pinned host memory, the fastest for copies
   virtual void deallocate_host(void* pointer) noexcept = 0;
 
   // --- streams and events --------------------------------------------------------------------------------------
@@ -63,42 +81,40 @@ class Device {
   virtual void record(Event event, Stream stream) = 0;
   virtual void wait(Stream stream, Event event) = 0;  ///< later work of `stream` runs after the recorded point
   virtual bool done(Event event) = 0;                 ///< whether the recorded point has been reached; never waits
-  virtual double seconds_between(Event first, Event second) = 0;  ///< both reached
+  virtual double seconds_between(Event first, Event second) = 0;  ///< both must have been reached
 
   // --- data movement -------------------------------------------------------------------------------------------
-  virtual void copy(void* destination, const void* source, std::size_t bytes, Stream) = 0;  ///< host or device, any way
+  /// Copies between any two of host and device memory.
+  virtual void copy(void* destination, const void* source, std::size_t bytes, Stream) = 0;
   virtual void fill_zero(void* destination, std::size_t bytes, Stream) = 0;
-  virtual void copy_rows(const CopyRows&, Stream) = 0;
-  virtual void add_rows(const AddRows&, Stream) = 0;
-  virtual void pack_blocks(const PackBlocks&, Stream) = 0;
-  virtual void add_blocks(const AddBlocks&, Stream) = 0;
-  virtual void convert(const Convert&, Stream) = 0;
 
-  // --- stages --------------------------------------------------------------------------------------------------
-  /// Bytes of StageContext::scratch that the stages of a rank of this size want, the largest of them.
+  // --- preparation of ops --------------------------------------------------------------------------------------
+  /// The largest OpContext::scratch, in bytes, that an op of a rank of this size needs.
   virtual std::size_t scratch_bytes(const ProblemSize&) const { return 0; }
+
   /// Prepares a rank's segments; called when planning, may allocate.
   virtual std::unique_ptr<SegmentSchedule> schedule(std::span<const Segment> segments, const Config&);
 
-  /// Whether selected_attention() of these queries can do combine_branches()'s work as well, at less cost.
+  /// Whether SelectedAttention of these queries can also do the work of CombineBranches, at less cost.
   virtual bool combines_selected(const Config&, DType, const SegmentSchedule&) const { return false; }
-
-  virtual void compress(const Compress&, Stream) = 0;
-  virtual void compressed_attention(const CompressedAttention&, Stream) = 0;
-  virtual void select_blocks(const SelectBlocks&, Stream) = 0;
-  virtual void mark_demand(const MarkDemand&, Stream) = 0;
-  virtual void selected_attention(const SelectedAttention&, Stream) = 0;
-  virtual void window_attention(const WindowAttention&, Stream) = 0;
-  virtual void combine_branches(const CombineBranches&, Stream) = 0;
-
-  virtual void combine_branches_backward(const CombineBranchesBackward&, Stream) = 0;
-  virtual void window_attention_backward(const WindowAttentionBackward&, Stream) = 0;
-  virtual void selected_attention_backward(const SelectedAttentionBackward&, Stream) = 0;
-  virtual void compressed_attention_backward(const CompressedAttentionBackward&, Stream) = 0;
-  virtual void compress_backward(const CompressBackward&, Stream) = 0;
 
  private:
   std::shared_ptr<const void> lifetime_ = std::make_shared<char>();
+};
+
+/// Base of a backend's device. Implements `run` of every op by `Backend::enqueue(op, stream)`, a member template or a
+/// set of overloads, so that the backend does not repeat the list of ops.
+template <class Backend, class Ops = DeviceOps>
+class DeviceImplementation;
+
+template <class Backend>
+class DeviceImplementation<Backend, OpList<>> : public Device {};
+
+template <class Backend, class Op, class... Rest>
+class DeviceImplementation<Backend, OpList<Op, Rest...>> : public DeviceImplementation<Backend, OpList<Rest...>> {
+ public:
+  using DeviceImplementation<Backend, OpList<Rest...>>::run;
+  void run(const Op& op, Stream stream) override { static_cast<Backend&>(*this).enqueue(op, stream); }
 };
 
 }  // namespace cpnsa

@@ -7,13 +7,14 @@
 
 namespace cpnsa::cpu {
 
-/// An activation and its derivative at z. NaN stays NaN.
+/// The value and the derivative of an activation at one point.
 template <class A>
 struct ActivationAt {
   A value;
   A slope;
 };
 
+/// The activation at z; NaN stays NaN. gelu is the tanh form.
 template <class A>
 ActivationAt<A> activate(Activation activation, A z) {
   switch (activation) {

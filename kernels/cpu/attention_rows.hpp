@@ -10,8 +10,8 @@
 
 namespace cpnsa::cpu {
 
-/// The rows (query, head of the group) of a query tile in the forward of a branch: queries (scaled), running softmax
-/// and unnormalised output. The branches differ only in which tiles of keys they hand to attend().
+/// The rows (query, head of the group) of a query tile in the forward of a branch: scaled queries, running softmax and
+/// unnormalised output. The branches differ only in the tiles of keys that they pass to attend().
 template <class T>
 class AttentionRows {
  public:
@@ -20,7 +20,7 @@ class AttentionRows {
 
   explicit AttentionRows(const Config& config)
       : config_(config),
-        heads_(config.heads_per_group()),
+        heads_per_group_(config.heads_per_group()),
         d_qk_(config.head_dim_qk),
         d_v_(config.head_dim_v),
         out_stride_(padded<A>(d_v_)),
@@ -32,37 +32,37 @@ class AttentionRows {
 
   std::int64_t queries() const { return queries_per_tile(config_, rows_per_tile); }
 
-  /// Starts a tile; q [rows, H, d_qk].
+  /// Starts a tile: loads its rows of q [rows, H, d_qk] and clears the output.
   void start(const QueryTile& tile, const T* q) {
     load_queries(config_, tile, q, q_.data(), d_qk_);
-    std::fill_n(out_.data(), tile.count * heads_ * out_stride_, A{0});
-    std::fill_n(states_.begin(), tile.count * heads_, SoftmaxState<A>{});
+    std::fill_n(out_.data(), tile.count * heads_per_group_ * out_stride_, A{0});
+    std::fill_n(states_.begin(), tile.count * heads_per_group_, SoftmaxState<A>{});
   }
 
-  /// Takes in a tile of keys for the given queries, each once at most.
+  /// Adds a tile of keys and values to the output of the given queries, each of which is listed at most once.
   void attend(const ColumnPanel<A>& keys, const RowPanel<A>& values, std::span<const VisibleKeys> visible) {
     std::int64_t count = 0;
     for (const VisibleKeys& query : visible)
-      for (std::int64_t head = 0; head < heads_; ++head)
-        rows_[static_cast<std::size_t>(count++)] = {query.query * heads_ + head, query.columns};
+      for (std::int64_t head = 0; head < heads_per_group_; ++head)
+        rows_[static_cast<std::size_t>(count++)] = {query.query * heads_per_group_ + head, query.columns};
     for (std::int64_t first = 0; first < count; first += kernel_rows) {
       const std::span<const Row> rows(rows_.data() + first,
                                       static_cast<std::size_t>(std::min(kernel_rows, count - first)));
       if (values.finite() || uniform(rows)) {
         attend_rows(keys, values, rows);
-      } else {  // a weight of 0 would not keep what a row does not see out of its sum
+      } else {  // 0 times a value that is not finite is NaN: a row must not multiply values that it does not see
         for (std::size_t r = 0; r < rows.size(); ++r) attend_rows(keys, values, rows.subspan(r, 1));
       }
     }
   }
 
-  /// Writes out [rows, H, d_v] and log_sum_exp [rows, H].
+  /// Writes the tile's rows of out [rows, H, d_v] and log_sum_exp [rows, H].
   void finish(const QueryTile& tile, T* out, A* log_sum_exp) {
     const auto outputs = heads_of_group(out, config_, tile.group, d_v_);
     const auto sums = heads_of_group(log_sum_exp, config_, tile.group, 1);
     for (std::int64_t i = 0; i < tile.count; ++i)
-      for (std::int64_t head = 0; head < heads_; ++head) {
-        const std::int64_t row = i * heads_ + head;
+      for (std::int64_t head = 0; head < heads_per_group_; ++head) {
+        const std::int64_t row = i * heads_per_group_ + head;
         const SoftmaxState<A>& state = states_[static_cast<std::size_t>(row)];
         T* destination = outputs.row(tile.row(i)) + head * d_v_;
         const A* source = out_.data() + row * out_stride_;
@@ -78,7 +78,7 @@ class AttentionRows {
     ColumnRange columns;
   };
 
-  std::int64_t capacity() const { return queries() * heads_; }
+  std::int64_t capacity() const { return queries() * heads_per_group_; }
 
   static bool uniform(std::span<const Row> rows) {
     for (const Row& row : rows)
@@ -87,11 +87,10 @@ class AttentionRows {
   }
 
   void attend_rows(const ColumnPanel<A>& keys, const RowPanel<A>& values, std::span<const Row> rows) {
-    const A* q[kernel_rows];
-    A* scores[kernel_rows];
-    A* out[kernel_rows];
+    RowPointers<const A> q;
+    RowPointers<A> scores, out;
     ColumnRange seen = rows[0].columns;
-    for (std::size_t r = 0; r < kernel_rows; ++r) {  // what is left over repeats the last row
+    for (std::size_t r = 0; r < kernel_rows; ++r) {  // a last, partial group of rows repeats its last row
       const std::size_t i = std::min(r, rows.size() - 1);
       q[r] = q_.data() + rows[i].row * d_qk_;
       scores[r] = scores_.data() + static_cast<std::int64_t>(i) * key_tile;
@@ -101,22 +100,20 @@ class AttentionRows {
     // S = Q K^T
     const ColumnRange columns = whole_kernel_tiles<A>(seen);
     for (std::int64_t column = columns.begin; column < columns.end; column += kernel_columns<A>) {
-      A* const tile[kernel_rows] = {scores[0] + column, scores[1] + column, scores[2] + column, scores[3] + column};
-      multiply_kernel<Product::assign>(q, 1, keys.columns(column).data, key_tile, d_qk_, tile);
+      multiply_kernel<Product::assign>(q, 1, keys.columns(column).data, key_tile, d_qk_, from_column(scores, column));
     }
-    for (std::size_t r = 0; r < rows.size(); ++r) soften(rows[r], columns, scores[r], out[r]);
+    for (std::size_t r = 0; r < rows.size(); ++r) online_softmax(rows[r], columns, scores[r], out[r]);
     // O += P V
     const auto v = values.rows(seen.begin);
-    const A* const p[kernel_rows] = {scores[0] + seen.begin, scores[1] + seen.begin, scores[2] + seen.begin,
-                                     scores[3] + seen.begin};
+    RowPointers<const A> p;
+    for (std::size_t r = 0; r < kernel_rows; ++r) p[r] = scores[r] + seen.begin;
     for (std::int64_t column = 0; column < d_v_; column += kernel_columns<A>) {
-      A* const tile[kernel_rows] = {out[0] + column, out[1] + column, out[2] + column, out[3] + column};
-      multiply_kernel<Product::add>(p, 1, v.data + column, v.stride, seen.end - seen.begin, tile);
+      multiply_kernel<Product::add>(p, 1, v.data + column, v.stride, seen.end - seen.begin, from_column(out, column));
     }
   }
 
-  // P = exp(S - reference) in place of S, 0 where the row does not see; the output so far is rescaled.
-  void soften(const Row& row, ColumnRange columns, A* scores, A* out) {
+  // Replaces S by P = exp(S - reference), 0 in columns that the row does not see, and rescales the output so far.
+  void online_softmax(const Row& row, ColumnRange columns, A* scores, A* out) {
     using S = Simd<A>;
     constexpr A hidden = -std::numeric_limits<A>::infinity();
     Vector<A> maximum = S::broadcast(hidden);
@@ -139,7 +136,7 @@ class AttentionRows {
   }
 
   const Config config_;
-  std::int64_t heads_;
+  std::int64_t heads_per_group_;
   std::int64_t d_qk_;
   std::int64_t d_v_;
   std::int64_t out_stride_;

@@ -8,7 +8,7 @@
 
 namespace cpnsa::cpu {
 
-/// Small arrays of a tile, on cache line boundaries, zero at first: what pads a row or a tile is always a number.
+/// An array for a tile, aligned to a cache line and cleared, so that the padding of rows and tiles holds numbers.
 template <class A>
 class Buffer {
  public:

@@ -1,16 +1,10 @@
 #include "kernels/cpu/activation.hpp"
 #include "kernels/cpu/query_tile.hpp"
-#include "kernels/cpu/stage_functions.hpp"
+#include "kernels/cpu/run_op.hpp"
 #include "kernels/cpu/summary_tile.hpp"
 
 namespace cpnsa::cpu {
 namespace {
-
-// One head's part of a parameter or of its gradient; null stays null.
-template <class T, class Pointer>
-T* of_head(Pointer tensor, std::int64_t head, std::int64_t elements) {
-  return tensor ? static_cast<T*>(tensor) + head * elements : nullptr;
-}
 
 // gradient [rows, columns] += panel [rows, padded(columns)]
 template <class A>
@@ -19,7 +13,7 @@ void add_panel(const A* panel, std::int64_t rows, std::int64_t columns, A* gradi
     for (std::int64_t c = 0; c < columns; ++c) gradient[i * columns + c] += panel[i * padded<A>(columns) + c];
 }
 
-// gradient [columns] += the sum of the panel's rows; nothing where it is not wanted.
+// gradient [columns] += the sum of the panel's rows; a null gradient is not computed.
 template <class A>
 void add_column_sums(const A* panel, std::int64_t rows, std::int64_t columns, std::int64_t stride, A* gradient) {
   if (!gradient) return;
@@ -51,16 +45,16 @@ class CompressGradients {
         dw2_(columns_ * padded<A>(a_.dim)) {}
 
   void add(const std::vector<SummaryRows>& tile) {
-    for (std::int64_t head = 0; head < config_.num_kv_heads; ++head) {
-      load_dsummaries(tile, head);
+    for (std::int64_t group = 0; group < config_.num_kv_heads; ++group) {
+      load_dsummaries(tile, group);
       switch (config_.compressor) {
-        case Compressor::mean: add_mean(tile, head); break;
+        case Compressor::mean: add_mean(tile, group); break;
         case Compressor::linear:
-          add_projection(tile, head, dy_.data(), a_.parameters.weight, a_.dparameters.weight);
+          add_projection(tile, group, dy_.data(), a_.parameters.weight, a_.dparameters.weight);
           break;
         case Compressor::mlp:
-          add_second_layer(tile, head);
-          add_projection(tile, head, dz_.data(), a_.parameters.w1, a_.dparameters.w1);
+          add_second_layer(tile, group);
+          add_projection(tile, group, dz_.data(), a_.parameters.w1, a_.dparameters.w1);
           break;
       }
     }
@@ -69,23 +63,23 @@ class CompressGradients {
  private:
   static std::int64_t size(const std::vector<SummaryRows>& tile) { return static_cast<std::int64_t>(tile.size()); }
 
-  Strided<const T> input(std::int64_t head) const {
-    return rows_of_head(static_cast<const T*>(a_.input), config_, head, a_.dim);
+  Strided<const T> input(std::int64_t group) const {
+    return rows_of_group(static_cast<const T*>(a_.input), config_, group, a_.dim);
   }
-  const T* pos(std::int64_t head) const { return of_head<const T>(a_.parameters.pos, head, depth_); }
-  A* dpos(std::int64_t head) const { return of_head<A>(a_.dparameters.pos, head, depth_); }
+  const T* pos(std::int64_t group) const { return of_group<const T>(a_.parameters.pos, group, depth_); }
+  A* dpos(std::int64_t group) const { return of_group<A>(a_.dparameters.pos, group, depth_); }
 
-  void load_dsummaries(const std::vector<SummaryRows>& tile, std::int64_t head) {
-    const auto source = rows_of_head(static_cast<const A*>(a_.dsummaries), config_, head, a_.dim);
+  void load_dsummaries(const std::vector<SummaryRows>& tile, std::int64_t group) {
+    const auto source = rows_of_group(static_cast<const A*>(a_.dsummaries), config_, group, a_.dim);
     for (std::int64_t i = 0; i < size(tile); ++i)
       std::copy_n(source.row(tile[static_cast<std::size_t>(i)].summary), a_.dim, dy_.data() + i * padded<A>(a_.dim));
   }
 
-  // dx' of tokens [begin, end) of every summary goes to its input rows and to pos.
-  void add_inputs(const std::vector<SummaryRows>& tile, std::int64_t head, ColumnRange tokens, const A* dx,
+  // Adds dx' of the given tokens of every summary to its input rows and to pos.
+  void add_inputs(const std::vector<SummaryRows>& tile, std::int64_t group, ColumnRange tokens, const A* dx,
                   std::int64_t summary_stride, std::int64_t token_stride) {
-    A* const dposition = dpos(head);
-    const auto dinput = a_.dinput ? rows_of_head(static_cast<A*>(a_.dinput), config_, head, a_.dim) : Strided<A>{};
+    A* const dposition = dpos(group);
+    const auto dinput = a_.dinput ? rows_of_group(static_cast<A*>(a_.dinput), config_, group, a_.dim) : Strided<A>{};
     for (std::int64_t i = 0; i < size(tile); ++i)
       for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {
         const A* const source = dx + i * summary_stride + (token - tokens.begin) * token_stride;
@@ -94,23 +88,23 @@ class CompressGradients {
       }
   }
 
-  void add_mean(const std::vector<SummaryRows>& tile, std::int64_t head) {
+  void add_mean(const std::vector<SummaryRows>& tile, std::int64_t group) {
     const std::int64_t stride = padded<A>(a_.dim);
     for (std::int64_t i = 0; i < size(tile) * stride; ++i) dy_[i] /= static_cast<A>(config_.compress_block);
-    add_inputs(tile, head, {0, config_.compress_block}, dy_.data(), stride, 0);
+    add_inputs(tile, group, {0, config_.compress_block}, dy_.data(), stride, 0);
   }
 
-  // mlp: from dy to dz, the gradient at the first layer's output, and to the parameters on the way.
-  void add_second_layer(const std::vector<SummaryRows>& tile, std::int64_t head) {
+  // mlp: computes dz, the gradient of the first layer's output, from dy, and adds to the gradients of b1, w2 and b2.
+  void add_second_layer(const std::vector<SummaryRows>& tile, std::int64_t group) {
     const std::int64_t hidden = a_.hidden, summaries = size(tile);
     const std::int64_t stride = padded<A>(a_.dim), hidden_stride = padded<A>(hidden);
-    projection_.apply(input(head), pos(head), of_head<const T>(a_.parameters.w1, head, depth_ * hidden), tile,
+    projection_.apply(input(group), pos(group), of_group<const T>(a_.parameters.w1, group, depth_ * hidden), tile,
                       z_.data());
-    const T* const w2 = of_head<const T>(a_.parameters.w2, head, hidden * a_.dim);
+    const T* const w2 = of_group<const T>(a_.parameters.w2, group, hidden * a_.dim);
     widen_transposed(w2, a_.dim, hidden, w2_.data());
     multiply<Product::assign, A>({dy_.data(), stride, 1}, {w2_.data(), hidden_stride}, {dz_.data(), hidden_stride},
                                  summaries, hidden, a_.dim);
-    const T* const b1 = of_head<const T>(a_.parameters.b1, head, hidden);
+    const T* const b1 = of_group<const T>(a_.parameters.b1, group, hidden);
     for (std::int64_t i = 0; i < summaries; ++i)
       for (std::int64_t j = 0; j < hidden; ++j) {
         const std::int64_t at = i * hidden_stride + j;
@@ -118,35 +112,35 @@ class CompressGradients {
         h_[at] = activation.value;
         dz_[at] *= activation.slope;
       }
-    if (A* const dw2 = of_head<A>(a_.dparameters.w2, head, hidden * a_.dim)) {
+    if (A* const dw2 = of_group<A>(a_.dparameters.w2, group, hidden * a_.dim)) {
       multiply<Product::assign, A>({h_.data(), 1, hidden_stride}, {dy_.data(), stride}, {dw2_.data(), stride}, hidden,
                                    a_.dim, summaries);
       add_panel(dw2_.data(), hidden, a_.dim, dw2);
     }
-    add_column_sums(dy_.data(), summaries, a_.dim, stride, of_head<A>(a_.dparameters.b2, head, a_.dim));
-    add_column_sums(dz_.data(), summaries, hidden, hidden_stride, of_head<A>(a_.dparameters.b1, head, hidden));
+    add_column_sums(dy_.data(), summaries, a_.dim, stride, of_group<A>(a_.dparameters.b2, group, a_.dim));
+    add_column_sums(dz_.data(), summaries, hidden, hidden_stride, of_group<A>(a_.dparameters.b1, group, hidden));
   }
 
-  // From dz [summaries, columns], y = x' weight, to the weight, the inputs and pos.
-  void add_projection(const std::vector<SummaryRows>& tile, std::int64_t head, const A* dz, const void* weight,
+  // Adds the gradients of z = x' weight with respect to the weight, the inputs and pos, from dz [summaries, columns].
+  void add_projection(const std::vector<SummaryRows>& tile, std::int64_t group, const A* dz, const void* weight,
                       void* dweight) {
     const std::int64_t stride = padded<A>(columns_), summaries = size(tile);
-    const T* const w = of_head<const T>(weight, head, depth_ * columns_);
-    A* const dw = of_head<A>(dweight, head, depth_ * columns_);
+    const T* const w = of_group<const T>(weight, group, depth_ * columns_);
+    A* const dw = of_group<A>(dweight, group, depth_ * columns_);
     for_each_token_chunk(a_.dim, config_.compress_block, [&](ColumnRange tokens) {
       const std::int64_t first = tokens.begin * a_.dim, depth = (tokens.end - tokens.begin) * a_.dim;
       if (dw) {  // dW += x'^T dz
-        inputs_.load(input(head), pos(head), tile, tokens);
+        inputs_.load(input(group), pos(group), tile, tokens);
         multiply<Product::assign, A>(inputs_.transposed(), {dz, stride}, {dweights_.data(), stride}, depth, columns_,
                                      summaries);
         add_panel(dweights_.data(), depth, columns_, dw + first * columns_);
       }
-      if (a_.dinput || dpos(head)) {  // dx' = dz W^T
+      if (a_.dinput || dpos(group)) {  // dx' = dz W^T
         const std::int64_t row = padded<A>(depth);
         widen_transposed(w + first * columns_, columns_, depth, weights_.data());
         multiply<Product::assign, A>({dz, stride, 1}, {weights_.data(), row}, {dinput_.data(), row}, summaries, depth,
                                      columns_);
-        add_inputs(tile, head, tokens, dinput_.data(), row, a_.dim);
+        add_inputs(tile, group, tokens, dinput_.data(), row, a_.dim);
       }
     });
   }
@@ -154,7 +148,7 @@ class CompressGradients {
   const CompressBackward& a_;
   const Config& config_;
   std::int64_t depth_;    // l dim
-  std::int64_t columns_;  // of the first layer
+  std::int64_t columns_;  // width of the first layer's output
   std::int64_t chunk_;    // largest depth of a chunk of tokens
   SummaryInputs<T> inputs_;
   SummaryProjection<T> projection_;
@@ -171,7 +165,8 @@ class CompressGradients {
 
 }  // namespace
 
-void compress_backward(const CompressBackward& a) {
+template <>
+void run_op(const CompressBackward& a) {
   visit(a.dtype, [&]<class T>(std::type_identity<T>) {
     CompressGradients<T> gradients(a);
     for_each_summary_tile(a.runs, a.config->compress_stride,

@@ -1,5 +1,5 @@
 #include "kernels/cpu/attention_rows.hpp"
-#include "kernels/cpu/stage_functions.hpp"
+#include "kernels/cpu/run_op.hpp"
 
 namespace cpnsa::cpu {
 namespace {
@@ -14,8 +14,8 @@ void run(const CompressedAttention& a) {
   std::vector<VisibleKeys> visible;
 
   for_each_query_tile(*a.queries, {0, config.num_kv_heads}, rows.queries(), [&](const QueryTile& tile) {
-    const auto k = rows_of_head(static_cast<const T*>(a.keys), config, tile.group, config.head_dim_qk);
-    const auto v = rows_of_head(static_cast<const T*>(a.values), config, tile.group, config.head_dim_v);
+    const auto k = rows_of_group(static_cast<const T*>(a.keys), config, tile.group, config.head_dim_qk);
+    const auto v = rows_of_group(static_cast<const T*>(a.values), config, tile.group, config.head_dim_v);
     const std::int64_t last = visible_summaries(config, tile.position(tile.count - 1));
 
     rows.start(tile, static_cast<const T*>(a.q));
@@ -24,11 +24,10 @@ void run(const CompressedAttention& a) {
       keys.load(k.from(tile.segment->summary + first), loaded);
       values.start();
       values.load(v.from(tile.segment->summary + first), loaded);
-      visible.clear();
-      for (std::int64_t query = 0; query < tile.count; ++query) {
-        const ColumnRange seen = loaded & ColumnRange{0, visible_summaries(config, tile.position(query)) - first};
-        if (!seen.empty()) visible.push_back({query, seen});
-      }
+      const auto columns_seen = [&](std::int64_t position) {
+        return loaded & ColumnRange{0, visible_summaries(config, position) - first};
+      };
+      list_visible(tile, columns_seen, visible);
       rows.attend(keys, values, visible);
     }
     rows.finish(tile, static_cast<T*>(a.out), static_cast<A*>(a.log_sum_exp));
@@ -37,7 +36,8 @@ void run(const CompressedAttention& a) {
 
 }  // namespace
 
-void compressed_attention(const CompressedAttention& a) {
+template <>
+void run_op(const CompressedAttention& a) {
   visit(a.dtype, [&]<class T>(std::type_identity<T>) { run<T>(a); });
 }
 

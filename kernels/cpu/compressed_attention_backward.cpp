@@ -1,5 +1,5 @@
 #include "kernels/cpu/key_gradients.hpp"
-#include "kernels/cpu/stage_functions.hpp"
+#include "kernels/cpu/run_op.hpp"
 
 namespace cpnsa::cpu {
 namespace {
@@ -21,16 +21,15 @@ void run(const CompressedAttentionBackward& a) {
       const ColumnRange loaded{0, std::min(key_tile, last - first)};
       const std::int64_t row = tile.segment->summary + first;
       keys.start();
-      keys.load(rows_of_head(static_cast<const T*>(a.keys), config, tile.group, d_qk).from(row),
-                rows_of_head(static_cast<const T*>(a.values), config, tile.group, d_v).from(row), loaded);
-      visible.clear();
-      for (std::int64_t query = 0; query < tile.count; ++query) {
-        const ColumnRange seen = loaded & ColumnRange{0, visible_summaries(config, tile.position(query)) - first};
-        if (!seen.empty()) visible.push_back({query, seen});
-      }
+      keys.load(rows_of_group(static_cast<const T*>(a.keys), config, tile.group, d_qk).from(row),
+                rows_of_group(static_cast<const T*>(a.values), config, tile.group, d_v).from(row), loaded);
+      const auto columns_seen = [&](std::int64_t position) {
+        return loaded & ColumnRange{0, visible_summaries(config, position) - first};
+      };
+      list_visible(tile, columns_seen, visible);
       keys.backward(rows, visible);
-      keys.finish(rows_of_head(static_cast<A*>(a.dkeys), config, tile.group, d_qk).from(row),
-                  rows_of_head(static_cast<A*>(a.dvalues), config, tile.group, d_v).from(row), loaded);
+      keys.finish(rows_of_group(static_cast<A*>(a.dkeys), config, tile.group, d_qk).from(row),
+                  rows_of_group(static_cast<A*>(a.dvalues), config, tile.group, d_v).from(row), loaded);
     }
     rows.finish(tile, static_cast<A*>(a.dq));
   });
@@ -38,7 +37,8 @@ void run(const CompressedAttentionBackward& a) {
 
 }  // namespace
 
-void compressed_attention_backward(const CompressedAttentionBackward& a) {
+template <>
+void run_op(const CompressedAttentionBackward& a) {
   visit(a.dtype, [&]<class T>(std::type_identity<T>) { run<T>(a); });
 }
 

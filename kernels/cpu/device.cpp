@@ -10,7 +10,6 @@
 #include <thread>
 
 #include "cpnsa/error.hpp"
-#include "kernels/cpu/stage_functions.hpp"
 
 namespace cpnsa::cpu {
 namespace {
@@ -40,7 +39,7 @@ void CpuDevice::check_supported(const Config&, DType dtype) const {
                                        static_cast<int>(dtype)));
 }
 
-// The type is not told here: two bytes, the narrowest type's alignment, or what the size allows is all that is known.
+// The element type is not known here, so only the alignment of the narrowest type, two bytes, can be checked.
 void CpuDevice::check_pointer(const void* pointer, std::size_t bytes, const std::string& name) const {
   if (bytes == 0) return;
   if (!pointer)
@@ -90,60 +89,6 @@ void CpuDevice::copy(void* destination, const void* source, std::size_t bytes, S
 
 void CpuDevice::fill_zero(void* destination, std::size_t bytes, Stream) {
   if (bytes > 0) std::memset(destination, 0, bytes);
-}
-
-void CpuDevice::copy_rows(const CopyRows& a, Stream) {
-  cpu::copy_rows(a);
-}
-void CpuDevice::add_rows(const AddRows& a, Stream) {
-  cpu::add_rows(a);
-}
-void CpuDevice::pack_blocks(const PackBlocks& a, Stream) {
-  cpu::pack_blocks(a);
-}
-void CpuDevice::add_blocks(const AddBlocks& a, Stream) {
-  cpu::add_blocks(a);
-}
-void CpuDevice::convert(const Convert& a, Stream) {
-  cpu::convert(a);
-}
-
-void CpuDevice::compress(const Compress& a, Stream) {
-  cpu::compress(a);
-}
-void CpuDevice::compressed_attention(const CompressedAttention& a, Stream) {
-  cpu::compressed_attention(a);
-}
-void CpuDevice::select_blocks(const SelectBlocks& a, Stream) {
-  cpu::select_blocks(a);
-}
-void CpuDevice::mark_demand(const MarkDemand& a, Stream) {
-  cpu::mark_demand(a);
-}
-void CpuDevice::selected_attention(const SelectedAttention& a, Stream) {
-  cpu::selected_attention(a);
-}
-void CpuDevice::window_attention(const WindowAttention& a, Stream) {
-  cpu::window_attention(a);
-}
-void CpuDevice::combine_branches(const CombineBranches& a, Stream) {
-  cpu::combine_branches(a);
-}
-
-void CpuDevice::combine_branches_backward(const CombineBranchesBackward& a, Stream) {
-  cpu::combine_branches_backward(a);
-}
-void CpuDevice::window_attention_backward(const WindowAttentionBackward& a, Stream) {
-  cpu::window_attention_backward(a);
-}
-void CpuDevice::selected_attention_backward(const SelectedAttentionBackward& a, Stream) {
-  cpu::selected_attention_backward(a);
-}
-void CpuDevice::compressed_attention_backward(const CompressedAttentionBackward& a, Stream) {
-  cpu::compressed_attention_backward(a);
-}
-void CpuDevice::compress_backward(const CompressBackward& a, Stream) {
-  cpu::compress_backward(a);
 }
 
 }  // namespace cpnsa::cpu

@@ -1,12 +1,13 @@
 #pragma once
 
 #include "cpnsa/cpu/device.hpp"
+#include "kernels/cpu/run_op.hpp"
 
 namespace cpnsa::cpu {
 
-/// Runs every call at once on the calling thread; streams are ignored and an event is a reading of the clock. Stages
-/// keep tiles of a fixed size of their own and want no scratch.
-class CpuDevice : public Device {
+/// Runs every call at once on the calling thread. Streams are ignored; an event is a reading of the clock. Ops allocate
+/// their tiles, which are of a fixed size, and need no scratch.
+class CpuDevice : public DeviceImplementation<CpuDevice> {
  public:
   std::string_view name() const override { return "cpu"; }
   std::string description() const override;
@@ -31,25 +32,11 @@ class CpuDevice : public Device {
 
   void copy(void* destination, const void* source, std::size_t bytes, Stream) override;
   void fill_zero(void* destination, std::size_t bytes, Stream) override;
-  void copy_rows(const CopyRows&, Stream) override;
-  void add_rows(const AddRows&, Stream) override;
-  void pack_blocks(const PackBlocks&, Stream) override;
-  void add_blocks(const AddBlocks&, Stream) override;
-  void convert(const Convert&, Stream) override;
 
-  void compress(const Compress&, Stream) override;
-  void compressed_attention(const CompressedAttention&, Stream) override;
-  void select_blocks(const SelectBlocks&, Stream) override;
-  void mark_demand(const MarkDemand&, Stream) override;
-  void selected_attention(const SelectedAttention&, Stream) override;
-  void window_attention(const WindowAttention&, Stream) override;
-  void combine_branches(const CombineBranches&, Stream) override;
-
-  void combine_branches_backward(const CombineBranchesBackward&, Stream) override;
-  void window_attention_backward(const WindowAttentionBackward&, Stream) override;
-  void selected_attention_backward(const SelectedAttentionBackward&, Stream) override;
-  void compressed_attention_backward(const CompressedAttentionBackward&, Stream) override;
-  void compress_backward(const CompressBackward&, Stream) override;
+  template <class Op>
+  void enqueue(const Op& op, Stream) {
+    run_op(op);
+  }
 };
 
 }  // namespace cpnsa::cpu

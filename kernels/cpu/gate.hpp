@@ -11,13 +11,13 @@ A sigmoid(A x) {
   return A{1} / (A{1} + std::exp(-x));
 }
 
-/// The gate applied.
+/// The factor of a branch's output: the gate tensor's element, through the sigmoid if it is a logit.
 template <class A>
 A gate_value(GateKind kind, A gate) {
   return kind == GateKind::logits ? sigmoid(gate) : gate;
 }
 
-/// d gate_value / d gate, from the value.
+/// d gate_value / d gate as a function of gate_value.
 template <class A>
 A gate_slope(GateKind kind, A value) {
   return kind == GateKind::logits ? value * (A{1} - value) : A{1};

@@ -10,7 +10,7 @@
 namespace cpnsa::cpu {
 
 /// A tile of keys in the backward of a branch: its keys, its values, and the gradients of both. The branches differ
-/// only in which tiles of keys meet which rows.
+/// only in the pairs of a tile of keys and rows that they pass to backward().
 template <class A>
 class KeyGradients {
  public:
@@ -25,14 +25,14 @@ class KeyGradients {
         dkeys_(key_tile * padded<A>(d_qk_)),
         dvalues_(key_tile * padded<A>(d_v_)) {}
 
-  /// Starts a tile with no keys.
+  /// Starts a tile: clears its gradients.
   void start() {
     key_rows_.start();
     std::fill_n(dkeys_.data(), key_tile * padded<A>(d_qk_), A{0});
     std::fill_n(dvalues_.data(), key_tile * padded<A>(d_v_), A{0});
   }
 
-  /// Loads keys and values `where` of the tile; row(0) of the sources is that of where.begin.
+  /// Loads keys and values into columns `where` of the tile; row(0) of each source is for column where.begin.
   template <class T>
   void load(Strided<const T> k, Strided<const T> v, ColumnRange where) {
     key_columns_.load(k, where);
@@ -40,10 +40,11 @@ class KeyGradients {
     value_columns_.load(v, where);
   }
 
-  /// Takes in the gradients that come through queries `visible`, which follow one another, and adds to their dq.
+  /// Adds the gradients that come through the queries of `visible`, which are consecutive, to those of the keys and
+  /// values, and to the queries' dq.
   void backward(GradientRows<A>& rows, std::span<const VisibleKeys> visible) {
     if (rows.finite() && key_rows_.finite()) return backward_rows(rows, visible);
-    // A weight of 0 would not keep what a row does not see out of a sum: only rows that see the same go together.
+    // 0 times a value that is not finite is NaN, so only rows that see the same keys may be computed together.
     while (!visible.empty()) {
       std::size_t count = 1;
       while (count < visible.size() && visible[count].columns == visible[0].columns) ++count;
@@ -52,7 +53,7 @@ class KeyGradients {
     }
   }
 
-  /// dk, dv += the gradients of keys `where` of the tile.
+  /// dk, dv += the gradients of columns `where` of the tile; row(0) of each is for column where.begin.
   void finish(Strided<A> dk, Strided<A> dv, ColumnRange where) const {
     for (std::int64_t key = where.begin; key < where.end; ++key) {
       add_row(dkeys_.data() + key * padded<A>(d_qk_), d_qk_, dk.row(key - where.begin));
@@ -61,16 +62,13 @@ class KeyGradients {
   }
 
  private:
-  static void add_row(const A* source, std::int64_t count, A* destination) {
-    for (std::int64_t c = 0; c < count; ++c) destination[c] += source[c];
-  }
-
   void backward_rows(GradientRows<A>& rows, std::span<const VisibleKeys> visible) {
     if (visible.empty()) return;
     ColumnRange seen = visible[0].columns;
     for (const VisibleKeys& query : visible) seen = seen | query.columns;
-    const std::int64_t heads = rows.heads(), first = visible[0].query * heads;
-    const std::int64_t count = static_cast<std::int64_t>(visible.size()) * heads;
+    const std::int64_t heads_per_group = rows.heads_per_group();
+    const std::int64_t first = visible[0].query * heads_per_group;
+    const std::int64_t count = static_cast<std::int64_t>(visible.size()) * heads_per_group;
     for (std::int64_t row = 0; row < count; row += kernel_rows)
       backward_scores(rows, first, row, std::min(kernel_rows, count - row), visible, seen);
 
@@ -83,16 +81,17 @@ class KeyGradients {
                               {dkeys_.data() + seen.begin * padded<A>(d_qk_), padded<A>(d_qk_)}, keys, d_qk_, count);
   }
 
-  // P and dS of rows [row, row + count) of the visible ones, 0 in what of `seen` a row does not see, and their dQ.
+  // Computes P, dS and dQ of the visible rows [row, row + count). P and dS are 0 in the columns of `seen` that a row
+  // does not see.
   void backward_scores(GradientRows<A>& rows, std::int64_t first, std::int64_t row, std::int64_t count,
                        std::span<const VisibleKeys> visible, ColumnRange seen) {
-    const A *q[kernel_rows], *dout[kernel_rows], *ds_seen[kernel_rows];
-    A *p[kernel_rows], *ds[kernel_rows], *dq[kernel_rows];
+    RowPointers<const A> q, dout, ds_seen;
+    RowPointers<A> p, ds, dq;
     const auto columns_of_row = [&](std::int64_t r) {
-      return visible[static_cast<std::size_t>((row + r) / rows.heads())].columns;
+      return visible[static_cast<std::size_t>((row + r) / rows.heads_per_group())].columns;
     };
     ColumnRange here = columns_of_row(0);
-    for (std::int64_t r = 0; r < kernel_rows; ++r) {  // what is left over repeats the last row
+    for (std::int64_t r = 0; r < kernel_rows; ++r) {  // a last, partial group of rows repeats its last row
       const std::int64_t i = row + std::min(r, count - 1);
       q[r] = rows.q(first + i), dout[r] = rows.dout(first + i), dq[r] = rows.dq(first + i);
       p[r] = p_.data() + i * key_tile, ds[r] = ds_.data() + i * key_tile;
@@ -100,11 +99,11 @@ class KeyGradients {
     }
     const ColumnRange columns = whole_kernel_tiles<A>(here);
     for (std::int64_t column = columns.begin; column < columns.end; column += kernel_columns<A>) {
-      A* const s_tile[kernel_rows] = {p[0] + column, p[1] + column, p[2] + column, p[3] + column};
-      A* const dp_tile[kernel_rows] = {ds[0] + column, ds[1] + column, ds[2] + column, ds[3] + column};
       // S = Q K^T, dP = dO V^T
-      multiply_kernel<Product::assign>(q, 1, key_columns_.columns(column).data, key_tile, d_qk_, s_tile);
-      multiply_kernel<Product::assign>(dout, 1, value_columns_.columns(column).data, key_tile, d_v_, dp_tile);
+      multiply_kernel<Product::assign>(q, 1, key_columns_.columns(column).data, key_tile, d_qk_,
+                                       from_column(p, column));
+      multiply_kernel<Product::assign>(dout, 1, value_columns_.columns(column).data, key_tile, d_v_,
+                                       from_column(ds, column));
     }
     for (std::int64_t r = 0; r < count; ++r)
       backward_softmax(columns_of_row(r), columns, seen, rows.log_sum_exp(first + row + r), rows.delta(first + row + r),
@@ -113,12 +112,12 @@ class KeyGradients {
     for (std::int64_t r = 0; r < kernel_rows; ++r) ds_seen[r] = ds[r] + here.begin;
     const auto keys = key_rows_.rows(here.begin);
     for (std::int64_t column = 0; column < d_qk_; column += kernel_columns<A>) {
-      A* const tile[kernel_rows] = {dq[0] + column, dq[1] + column, dq[2] + column, dq[3] + column};
-      multiply_kernel<Product::add>(ds_seen, 1, keys.data + column, keys.stride, here.end - here.begin, tile);
+      multiply_kernel<Product::add>(ds_seen, 1, keys.data + column, keys.stride, here.end - here.begin,
+                                    from_column(dq, column));
     }
   }
 
-  // P = exp(S - log_sum_exp) in place of S, dS = P (dP - delta) in place of dP.
+  // Replaces S by P = exp(S - log_sum_exp), and dP by dS = P (dP - delta).
   static void backward_softmax(ColumnRange row, ColumnRange columns, ColumnRange seen, A log_sum_exp, A delta, A* p,
                                A* ds) {
     using S = Simd<A>;

@@ -1,9 +1,11 @@
 #pragma once
 
-// The one inner loop of the device: C (+)= A B for kernel_rows rows and kernel_columns columns, in registers. An
-// element is always the sum over k ascending, one multiply-add each, whatever tile it is computed in.
+// The inner loop of all products of the device: C (+)= A B for kernel_rows rows and kernel_columns columns, in
+// registers. Every element is the sum over ascending k, one multiply-add per k, so it does not depend on its position
+// in a tile.
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 
 #include "kernels/cpu/simd.hpp"
@@ -14,7 +16,7 @@ inline constexpr std::int64_t kernel_rows = 4;
 template <class A>
 inline constexpr std::int64_t kernel_columns = 2 * Simd<A>::lanes;
 
-/// Columns that a row of `columns` takes in a right-hand side or a result: whole kernel tiles.
+/// `columns` rounded up to a multiple of kernel_columns: the stride of right-hand sides and results.
 template <class A>
 constexpr std::int64_t padded(std::int64_t columns) {
   return (columns + kernel_columns<A> - 1) / kernel_columns<A> * kernel_columns<A>;
@@ -22,10 +24,22 @@ constexpr std::int64_t padded(std::int64_t columns) {
 
 enum class Product { assign, add };
 
-/// c[r][j] (+)= sum over k < depth of a[r][k a_step] b[k b_stride + j]. The same row may be given several times.
+/// The rows of a kernel tile.
+template <class A>
+using RowPointers = std::array<A*, kernel_rows>;
+
+/// The same rows, from column `column` on.
+template <class A>
+RowPointers<A> from_column(RowPointers<A> rows, std::int64_t column) {
+  for (A*& row : rows) row += column;
+  return rows;
+}
+
+/// c[r][j] (+)= sum over k < depth of a[r][k a_step] b[k b_stride + j] for kernel_rows rows r and kernel_columns
+/// columns j. The same row may be given several times.
 template <Product mode, class A>
-inline void multiply_kernel(const A* const (&a)[kernel_rows], std::int64_t a_step, const A* b, std::int64_t b_stride,
-                            std::int64_t depth, A* const (&c)[kernel_rows]) {
+inline void multiply_kernel(const RowPointers<const A>& a, std::int64_t a_step, const A* b, std::int64_t b_stride,
+                            std::int64_t depth, const RowPointers<A>& c) {
   using S = Simd<A>;
   Vector<A> sum[kernel_rows][2];
   for (int r = 0; r < kernel_rows; ++r) {
@@ -46,7 +60,7 @@ inline void multiply_kernel(const A* const (&a)[kernel_rows], std::int64_t a_ste
   }
 }
 
-/// A left-hand side: element (row, k) is data[row row_stride + k step], so either of the two may be the fast one.
+/// A left-hand side: element (row, k) is data[row row_stride + k step], so it may also be a transpose.
 template <class A>
 struct LeftSide {
   const A* data;
@@ -54,7 +68,7 @@ struct LeftSide {
   std::int64_t step;
 };
 
-/// A right-hand side or a result, rows of padded() columns.
+/// A right-hand side or a result: rows of padded() columns.
 template <class A>
 struct Rows {
   A* data;
@@ -65,16 +79,15 @@ struct Rows {
 template <Product mode, class A>
 void multiply(LeftSide<A> a, Rows<const A> b, Rows<A> c, std::int64_t rows, std::int64_t columns, std::int64_t depth) {
   for (std::int64_t row = 0; row < rows; row += kernel_rows) {
-    const A* a_rows[kernel_rows];
-    A* c_rows[kernel_rows];
-    for (std::int64_t r = 0; r < kernel_rows; ++r) {  // what is left over repeats the last row
+    RowPointers<const A> a_rows;
+    RowPointers<A> c_rows;
+    for (std::int64_t r = 0; r < kernel_rows; ++r) {  // a last, partial group of rows repeats its last row
       const std::int64_t i = std::min(row + r, rows - 1);
       a_rows[r] = a.data + i * a.row_stride;
       c_rows[r] = c.data + i * c.stride;
     }
     for (std::int64_t column = 0; column < columns; column += kernel_columns<A>) {
-      multiply_kernel<mode>(a_rows, a.step, b.data + column, b.stride, depth, c_rows);
-      for (A*& c_row : c_rows) c_row += kernel_columns<A>;
+      multiply_kernel<mode>(a_rows, a.step, b.data + column, b.stride, depth, from_column(c_rows, column));
     }
   }
 }

@@ -1,8 +1,8 @@
 #pragma once
 
-// Tiles of keys or values, widened once and then read by many query rows. Tiles start at multiples of key_tile tokens
-// (summaries, tokens of a block) counted from the document's (the block's) first, never from where a segment starts:
-// the order in which a row adds up its keys is then the row's own.
+// Tiles of keys or values, widened once and then read by many query rows. Tiles start at multiples of key_tile, counted
+// from the first summary or token of the document, or the first token of the block, never from the start of a segment.
+// So the order in which a row sums over its keys depends only on the row.
 
 #include <algorithm>
 #include <cmath>
@@ -39,7 +39,7 @@ struct Strided {
   Strided from(std::int64_t i) const { return {data + i * stride, stride}; }
 };
 
-/// destination = source, widened, times factor. Returns whether every element of it is finite.
+/// destination = source, widened, times factor. Returns whether every element of the result is finite.
 template <class T>
 bool widen_row(const T* source, std::int64_t count, Arithmetic<T>* destination, Arithmetic<T> factor = 1) {
   using A = Arithmetic<T>;
@@ -52,7 +52,13 @@ bool widen_row(const T* source, std::int64_t count, Arithmetic<T>* destination, 
   return unbounded == 0;
 }
 
-/// Rows [key_tile, padded(dim)]: the right-hand side of P V and of dS K.
+/// destination[0, count) += source[0, count)
+template <class A>
+void add_row(const A* source, std::int64_t count, A* destination) {
+  for (std::int64_t c = 0; c < count; ++c) destination[c] += source[c];
+}
+
+/// Keys or values as rows [key_tile, padded(dim)]: the right-hand side of P V and of dS K.
 template <class A>
 class RowPanel {
  public:
@@ -66,7 +72,7 @@ class RowPanel {
   }
   void start() { finite_ = true; }
 
-  /// Whether all that was loaded since start() is finite.
+  /// Whether every element loaded since start() is finite.
   bool finite() const { return finite_; }
   Rows<const A> rows(std::int64_t first = 0) const { return {data_.data() + first * stride_, stride_}; }
 
@@ -77,7 +83,7 @@ class RowPanel {
   bool finite_ = true;
 };
 
-/// The transpose, [dim, key_tile]: the right-hand side of Q K^T and of dO V^T.
+/// Keys or values transposed, [dim, key_tile]: the right-hand side of Q K^T and of dO V^T.
 template <class A>
 class ColumnPanel {
  public:
@@ -100,7 +106,7 @@ class ColumnPanel {
   Buffer<A> data_;
 };
 
-/// The kernel tiles of columns that hold a range.
+/// The range, extended to whole multiples of kernel_columns.
 template <class A>
 ColumnRange whole_kernel_tiles(ColumnRange range) {
   return {range.begin / kernel_columns<A> * kernel_columns<A>, padded<A>(range.end)};

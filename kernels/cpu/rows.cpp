@@ -1,7 +1,7 @@
 #include <cstring>
 
+#include "kernels/cpu/run_op.hpp"
 #include "kernels/cpu/scalar.hpp"
-#include "kernels/cpu/stage_functions.hpp"
 
 namespace cpnsa::cpu {
 namespace {
@@ -20,7 +20,8 @@ void add(const AddRows& a) {
 
 }  // namespace
 
-void copy_rows(const CopyRows& a) {
+template <>
+void run_op(const CopyRows& a) {
   const bool dense = a.source_stride == a.width && a.destination_stride == a.width;
   for (std::int64_t r = 0; r < a.ranges.count; ++r) {
     const RowRange& range = a.ranges.host[r];
@@ -34,7 +35,8 @@ void copy_rows(const CopyRows& a) {
   }
 }
 
-void add_rows(const AddRows& a) {
+template <>
+void run_op(const AddRows& a) {
   switch (a.dtype) {
     case DType::f32: return add<float>(a);
     case DType::f64: return add<double>(a);
@@ -42,7 +44,8 @@ void add_rows(const AddRows& a) {
   }
 }
 
-void convert(const Convert& a) {
+template <>
+void run_op(const Convert& a) {
   if (a.from != DType::f32 && a.from != DType::f64)
     throw ArgumentError("convert: found source dtype " + std::string(name_of(a.from)) + ", expected f32 or f64");
   visit(a.to, [&]<class T>(std::type_identity<T>) {

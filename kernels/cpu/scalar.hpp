@@ -89,7 +89,7 @@ T narrow(double x) {
   } else if constexpr (std::is_same_v<T, float>) {
     return static_cast<float>(x);
   } else {
-    // Through float without rounding twice: round to odd first.
+    // Rounds to odd in float first, so that the second rounding gives the correctly rounded result.
     float nearest = static_cast<float>(x);
     if (!std::isnan(x) && static_cast<double>(nearest) != x) {
       std::uint32_t bits = std::bit_cast<std::uint32_t>(nearest);

@@ -1,6 +1,6 @@
 #include "kernels/cpu/attention_rows.hpp"
+#include "kernels/cpu/run_op.hpp"
 #include "kernels/cpu/selected_union.hpp"
-#include "kernels/cpu/stage_functions.hpp"
 
 namespace cpnsa::cpu {
 namespace {
@@ -14,7 +14,7 @@ void run(const SelectedAttention& a) {
   RowPanel<A> values(config.head_dim_v);
   std::vector<VisibleKeys> visible;
 
-  for_each_query_tile(*a.queries, {a.head_begin, a.head_end}, rows.queries(), [&](const QueryTile& tile) {
+  for_each_query_tile(*a.queries, {a.group_begin, a.group_end}, rows.queries(), [&](const QueryTile& tile) {
     rows.start(tile, static_cast<const T*>(a.q));
     for (SelectedUnion picked(config, tile, a.selected); picked.next();) {
       const std::int64_t position = picked.block() * config.select_block;
@@ -43,7 +43,8 @@ void run(const SelectedAttention& a) {
 
 }  // namespace
 
-void selected_attention(const SelectedAttention& a) {
+template <>
+void run_op(const SelectedAttention& a) {
   visit(a.dtype, [&]<class T>(std::type_identity<T>) { run<T>(a); });
 }
 

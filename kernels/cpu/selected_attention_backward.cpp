@@ -1,6 +1,6 @@
 #include "kernels/cpu/key_gradients.hpp"
+#include "kernels/cpu/run_op.hpp"
 #include "kernels/cpu/selected_union.hpp"
-#include "kernels/cpu/stage_functions.hpp"
 
 namespace cpnsa::cpu {
 namespace {
@@ -14,7 +14,7 @@ void run(const SelectedAttentionBackward& a) {
   KeyGradients<A> keys(config, rows.capacity());
   std::vector<VisibleKeys> visible;
 
-  for_each_query_tile(*a.queries, {a.head_begin, a.head_end}, rows.queries(), [&](const QueryTile& tile) {
+  for_each_query_tile(*a.queries, {a.group_begin, a.group_end}, rows.queries(), [&](const QueryTile& tile) {
     rows.start(tile, static_cast<const T*>(a.q), a.gradient);
     for (SelectedUnion picked(config, tile, a.selected); picked.next();) {
       const std::vector<std::int64_t>& queries = picked.queries();
@@ -48,7 +48,8 @@ void run(const SelectedAttentionBackward& a) {
 
 }  // namespace
 
-void selected_attention_backward(const SelectedAttentionBackward& a) {
+template <>
+void run_op(const SelectedAttentionBackward& a) {
   visit(a.dtype, [&]<class T>(std::type_identity<T>) { run<T>(a); });
 }
 

@@ -8,8 +8,8 @@
 
 namespace cpnsa::cpu {
 
-/// The blocks that the queries of a tile selected, each with the queries that did: neighbouring queries select much
-/// the same blocks, so a block is loaded once for all of them.
+/// The blocks that the queries of a tile selected, ascending, each with the queries that selected it. Neighbouring
+/// queries select mostly the same blocks, so a block is loaded once for all of them.
 class SelectedUnion {
  public:
   /// selected [rows, G, n]
@@ -22,7 +22,7 @@ class SelectedUnion {
     }
   }
 
-  /// Moves on to the next block, in each query's own order; false when there are no more.
+  /// Moves to the next block in ascending order; false when there are no more.
   bool next() {
     block_ = std::numeric_limits<std::int32_t>::max();
     for (const Cursor& cursor : cursors_)
@@ -38,8 +38,10 @@ class SelectedUnion {
     return !queries_.empty();
   }
 
-  std::int64_t block() const { return block_; }  ///< in its document
-  const std::vector<std::int64_t>& queries() const { return queries_; }
+  std::int64_t block() const { return block_; }  ///< index in its document
+  const std::vector<std::int64_t>& queries() const {
+    return queries_;
+  }  ///< the queries of the tile that selected block()
 
  private:
   struct Cursor {
@@ -57,30 +59,42 @@ class SelectedUnion {
   std::vector<std::int64_t> queries_;
 };
 
-/// Keys and values of one head of a block, or their gradients, in the rank's own tensors or in a pool.
+/// Rows of the keys and values of one (block, KV head) pair, or of their gradients.
 template <class T>
 struct BlockRows {
   Strided<T> k;
   Strided<T> v;
 };
 
-/// What the table says of (block of the segment's document, head).
+/// The location of block `block` of the tile's document for the tile's KV head.
 inline BlockLocation locate(const BlockLocation* table, const Config& config, const QueryTile& tile,
                             std::int64_t block) {
   return table[(tile.segment->block + block) * config.num_kv_heads + tile.group];
 }
 
-/// k [rows, G, d_qk], v [rows, G, d_v], pool [slots][m d_qk + m d_v]
+/// The rows from `row` on of KV head `group` in the rank's own tensors k [rows, G, d_qk] and v [rows, G, d_v].
 template <class T>
-BlockRows<T> rows_at(BlockLocation location, const Config& config, std::int64_t head, T* k, T* v, T* pool) {
-  const std::int64_t d_qk = config.head_dim_qk, d_v = config.head_dim_v, m = config.select_block;
-  if (location >= 0)
-    return {rows_of_head(k, config, head, d_qk).from(location), rows_of_head(v, config, head, d_v).from(location)};
-  T* const slot = pool + (-1 - static_cast<std::int64_t>(location)) * m * (d_qk + d_v);
-  return {{slot, d_qk}, {slot + m * d_qk, d_v}};
+BlockRows<T> own_rows(std::int64_t row, const Config& config, std::int64_t group, T* k, T* v) {
+  return {rows_of_group(k, config, group, config.head_dim_qk).from(row),
+          rows_of_group(v, config, group, config.head_dim_v).from(row)};
 }
 
-/// Tokens [0, end) of the block starting at position `block_position` that the query at `position` sees.
+/// The rows of a slot of pool [slots][m d_qk + m d_v].
+template <class T>
+BlockRows<T> slot_rows(std::int64_t slot, const Config& config, T* pool) {
+  const std::int64_t d_qk = config.head_dim_qk, d_v = config.head_dim_v, m = config.select_block;
+  T* const keys = pool + slot * m * (d_qk + d_v);
+  return {{keys, d_qk}, {keys + m * d_qk, d_v}};
+}
+
+/// The rows of a block at `location`, for KV head `group`.
+template <class T>
+BlockRows<T> rows_at(BlockLocation location, const Config& config, std::int64_t group, T* k, T* v, T* pool) {
+  return location >= 0 ? own_rows(location, config, group, k, v)
+                       : slot_rows(-1 - static_cast<std::int64_t>(location), config, pool);
+}
+
+/// Tokens [0, end) that the query at `position` sees of the block whose first token is at `block_position`.
 inline ColumnRange tokens_seen(const Config& config, std::int64_t block_position, std::int64_t position) {
   return {0, std::min(config.select_block, position + 1 - block_position)};
 }

@@ -1,7 +1,7 @@
 #pragma once
 
-// Vectors of 32 bytes in the compiler's own vector types: every lane of every loop below runs the same instructions,
-// which is what makes a row's result independent of where in a tile the row stands.
+// Vectors of 32 bytes in the compiler's vector types. Every lane of every loop below runs the same instructions, so a
+// row's result does not depend on its position in a tile.
 
 #include <bit>
 #include <cmath>
@@ -48,11 +48,12 @@ A horizontal_sum(Vector<A> vector) {
   return vector[0];
 }
 
-/// exp of every lane. exp(-infinity) = 0, NaN stays NaN, what is too large becomes infinity. In float, results below
-/// 2^-126 become 0.
+/// exp of every lane. exp(-infinity) is 0, NaN stays NaN, and a result too large for the type becomes infinity. In
+/// float, results below 2^-126 become 0.
 inline Vector<float> exponential(Vector<float> x) {
-  typedef std::uint32_t Integers __attribute__((vector_size(32)));  // wraps where the result is replaced by 0
-  constexpr float round_to_integer = 0x1.8p23f;  // added, it leaves the nearest integer in the low mantissa bits
+  typedef std::uint32_t Integers
+      __attribute__((vector_size(32)));          // may wrap, but only where the result is replaced by 0
+  constexpr float round_to_integer = 0x1.8p23f;  // adding it leaves the nearest integer in the low mantissa bits
   const Vector<float> bounded = x > 88.8f ? Simd<float>::broadcast(88.8f) : x;
   const Vector<float> shifted = bounded * 0x1.715476p0f + round_to_integer;
   const Vector<float> n = shifted - round_to_integer;

@@ -7,13 +7,14 @@ namespace cpnsa::cpu {
 
 /// The running softmax of one row: sum over the keys seen so far of exp(score - reference). Natural logarithm.
 ///
-/// A row that saw no key has log-sum-exp -infinity and output 0. A row that saw keys with score -infinity only is not
-/// that case: its output is 0 / 0, as in the formula. The reference is never infinite before a score of +infinity
-/// turns up, so that no (-infinity) - (-infinity) makes a NaN that the formula does not have.
+/// A row that saw no key has log-sum-exp -infinity and output 0. A row whose keys all have score -infinity is
+/// different: its output is 0 / 0, as in the formula. The reference is finite until a score of +infinity is seen, so
+/// that (-infinity) - (-infinity) does not produce a NaN that the formula does not have.
 template <class A>
 class SoftmaxState {
  public:
-  /// Takes in the largest score of some more keys; returns what the sums so far are to be multiplied by.
+  /// Updates the maximum by the largest score of some more keys; returns the factor by which the sums so far must be
+  /// multiplied.
   A raise(A maximum) {
     seen_ = true;
     if (!(maximum > maximum_)) return A{1};
@@ -23,9 +24,10 @@ class SoftmaxState {
     return first ? A{1} : std::exp(before - reference());
   }
 
-  /// What is subtracted from the scores of those keys.
+  /// The number that is subtracted from the scores.
   A reference() const { return maximum_ == -std::numeric_limits<A>::infinity() ? A{0} : maximum_; }
 
+  /// Multiplies the sum so far by `factor` and adds `sum`, the sum of exp(score - reference()) of the new keys.
   void add(A factor, A sum) { sum_ = sum_ * factor + sum; }
 
   bool empty() const { return !seen_; }

@@ -1,19 +1,19 @@
 #pragma once
 
-// What the linear and the mlp compressor share, forward and backward: a tile of summaries against a weight that is
-// streamed once a tile, widened a chunk of tokens at a time. A summary's value is the sum over its tokens and channels
-// ascending, whatever tile it is in.
+// Pieces of the compressors, forward and backward: a tile of summaries is multiplied by a weight that is read once per
+// tile and widened one chunk of tokens at a time. A summary's value is the sum over its tokens and channels in
+// ascending order, so it does not depend on the tile.
 
 #include <algorithm>
 #include <cstdint>
 #include <vector>
 
-#include "cpnsa/stages.hpp"
+#include "cpnsa/ops.hpp"
 #include "kernels/cpu/panels.hpp"
 
 namespace cpnsa::cpu {
 
-/// Where a summary reads and writes: first row of the input, row of the summaries tensor.
+/// The rows of one summary: `source` is its first row of the input, `summary` its row of the summaries tensor.
 struct SummaryRows {
   std::int64_t source;
   std::int64_t summary;
@@ -37,12 +37,12 @@ void for_each_summary_tile(const ListView<SummaryRun>& runs, std::int64_t stride
   if (!tile.empty()) function(tile);
 }
 
-/// Tokens of a summary, [begin, end): as many as keep a chunk of the weight in cache.
+/// Tokens per chunk: as many as let a chunk of the weight stay in the cache.
 inline std::int64_t tokens_per_chunk(std::int64_t dim, std::int64_t block) {
   return std::clamp<std::int64_t>(256 / dim, 1, block);
 }
 
-/// Calls function(ColumnRange of tokens) for the chunks of a summary's tokens.
+/// Calls function(ColumnRange) with the tokens [begin, end) of each chunk of a summary's `block` tokens.
 template <class Function>
 void for_each_token_chunk(std::int64_t dim, std::int64_t block, Function&& function) {
   const std::int64_t step = tokens_per_chunk(dim, block);
@@ -50,14 +50,20 @@ void for_each_token_chunk(std::int64_t dim, std::int64_t block, Function&& funct
     function(ColumnRange{begin, std::min(begin + step, block)});
 }
 
-/// A weight matrix of one head, [depth, columns] in the layer's type, rows widened into a panel of padded() columns.
+/// One KV head's part of a tensor [G, elements...] of parameters or of their gradients; null stays null.
+template <class T, class Pointer>
+T* of_group(Pointer tensor, std::int64_t group, std::int64_t elements) {
+  return tensor ? static_cast<T*>(tensor) + group * elements : nullptr;
+}
+
+/// panel [depth, padded(columns)] = weight [depth, columns], widened.
 template <class T>
 void widen_matrix(const T* weight, std::int64_t columns, std::int64_t depth, Arithmetic<T>* panel) {
   const std::int64_t stride = padded<Arithmetic<T>>(columns);
   for (std::int64_t k = 0; k < depth; ++k) widen_row(weight + k * columns, columns, panel + k * stride);
 }
 
-/// The same, transposed: [columns, padded(depth)].
+/// panel [columns, padded(depth)] = the transpose of weight [depth, columns], widened.
 template <class T>
 void widen_transposed(const T* weight, std::int64_t columns, std::int64_t depth, Arithmetic<T>* panel) {
   const std::int64_t stride = padded<Arithmetic<T>>(depth);
@@ -65,7 +71,7 @@ void widen_transposed(const T* weight, std::int64_t columns, std::int64_t depth,
     for (std::int64_t j = 0; j < columns; ++j) panel[j * stride + k] = widen(weight[k * columns + j]);
 }
 
-/// x' = x + pos of a tile's summaries, one head, some tokens of each: rows [summaries, tokens dim].
+/// x' = x + pos for one KV head and some tokens of each summary of a tile: rows [summaries, tokens dim].
 template <class T>
 class SummaryInputs {
  public:
@@ -77,7 +83,8 @@ class SummaryInputs {
         pos_(tokens_per_chunk(dim, block) * dim),
         data_(summaries_per_tile * stride_) {}
 
-  /// input: one head's rows of [input rows, G, dim]; pos: the head's [l, dim] or null.
+  /// Loads tokens `tokens` of each summary. `input` is one KV head's part of [input rows, G, dim]; `pos` is its [l,
+  /// dim], or null.
   void load(Strided<const T> input, const T* pos, const std::vector<SummaryRows>& tile, ColumnRange tokens) {
     if (pos) widen_row(pos + tokens.begin * dim_, (tokens.end - tokens.begin) * dim_, pos_.data());
     for (std::size_t i = 0; i < tile.size(); ++i) {
@@ -91,8 +98,9 @@ class SummaryInputs {
     }
   }
 
-  /// As the left-hand side of x' W, and of x'^T dy.
+  /// The left-hand side of x' W.
   LeftSide<A> rows() const { return {data_.data(), stride_, 1}; }
+  /// The left-hand side of x'^T dy.
   LeftSide<A> transposed() const { return {data_.data(), 1, stride_}; }
 
  private:
@@ -102,7 +110,8 @@ class SummaryInputs {
   Buffer<A> data_;
 };
 
-/// What one head's first layer (`linear`: its only one) is: y = x' weight, [l dim, columns].
+/// The first layer of the mlp compressor, or the only one of the linear compressor, for one KV head: y = x' weight,
+/// with weight [l dim, columns].
 template <class T>
 class SummaryProjection {
  public:
@@ -115,7 +124,7 @@ class SummaryProjection {
         inputs_(dim, block),
         weights_(tokens_per_chunk(dim, block) * dim * padded<A>(columns)) {}
 
-  /// y [summaries, padded(columns)], overwritten.
+  /// y [summaries, padded(columns)] = x' weight for the summaries of the tile.
   void apply(Strided<const T> input, const T* pos, const T* weight, const std::vector<SummaryRows>& tile, A* y) {
     const std::int64_t stride = padded<A>(columns_);
     const auto summaries = static_cast<std::int64_t>(tile.size());

@@ -9,9 +9,9 @@
 
 namespace cpnsa::cpu {
 
-/// Importance scores of one query's blocks and the n selected of them. Importances come in summary by summary,
-/// ascending; a block's score is complete once all its summaries have passed, and only the best blocks so far are kept:
-/// a few numbers a query, however long the document.
+/// Selects the n blocks of one query by importance. add() takes the importances of summaries in ascending order; a
+/// block's score is complete once all summaries that overlap it have been added. Only the best blocks so far are
+/// stored, so the memory per query does not depend on the length of the document.
 template <class A>
 class TopBlocks {
  public:
@@ -23,14 +23,14 @@ class TopBlocks {
     if (chooses()) {
       first_ = config_->init_blocks;
       last_ = causal_ - config_->local_blocks;
-      places_ = config_->select_count - config_->init_blocks - config_->local_blocks;
+      free_slots_ = config_->select_count - config_->init_blocks - config_->local_blocks;
     }
     block_ = 0;
     open_[0] = open_[1] = A{0};
     best_.clear();
   }
 
-  /// Whether the scores decide anything: with at most n causal blocks all are selected.
+  /// Whether scores matter: if there are at most n causal blocks, all of them are selected.
   bool chooses() const { return causal_ > config_->select_count; }
 
   /// Adds importance[0, count) of summaries first, first + 1, ... to the blocks they overlap.
@@ -40,7 +40,7 @@ class TopBlocks {
       const std::int64_t begin = (first + i) * s, end = begin + l;
       while (begin >= (block_ + 1) * m) close_block();
       const std::int64_t boundary = (block_ + 1) * m;
-      // l <= m: a summary overlaps its block and at most the next
+      // l <= m: a summary overlaps the block of its first token and at most the next one
       open_[0] += static_cast<A>(std::min(end, boundary) - begin) / static_cast<A>(s) * importance[i];
       if (end > boundary) open_[1] += static_cast<A>(end - boundary) / static_cast<A>(s) * importance[i];
     }
@@ -68,7 +68,7 @@ class TopBlocks {
     std::int64_t block;
   };
 
-  // A strict total order: higher scores first, ties to the lower block, NaN below every number.
+  // A strict total order: the higher score, the lower block for equal scores; NaN is below every number.
   static bool better(const Candidate& a, const Candidate& b) {
     const bool a_nan = std::isnan(a.score), b_nan = std::isnan(b.score);
     if (a_nan != b_nan) return b_nan;
@@ -76,14 +76,14 @@ class TopBlocks {
     return a.block < b.block;
   }
 
-  // The score of block_ is complete: offers it for the places that no forced block takes.
+  // The score of block_ is complete: makes it a candidate for the slots that no forced block takes.
   void close_block() {
     const Candidate candidate{open_[0], block_};
-    if (block_ >= first_ && block_ < last_ && places_ > 0) {
-      if (static_cast<std::int64_t>(best_.size()) < places_) {
+    if (block_ >= first_ && block_ < last_ && free_slots_ > 0) {
+      if (static_cast<std::int64_t>(best_.size()) < free_slots_) {
         best_.push_back(candidate);
         std::push_heap(best_.begin(), best_.end(), better);
-      } else if (better(candidate, best_.front())) {  // the worst of the best is in front
+      } else if (better(candidate, best_.front())) {  // front() is the worst of the best
         std::pop_heap(best_.begin(), best_.end(), better);
         best_.back() = candidate;
         std::push_heap(best_.begin(), best_.end(), better);
@@ -98,8 +98,8 @@ class TopBlocks {
   std::int64_t causal_ = 0;  // blocks 0, ..., causal_ - 1 are causal
   std::int64_t first_ = 0;   // blocks [first_, last_) are not forced
   std::int64_t last_ = 0;
-  std::int64_t places_ = 0;  // for them
-  std::int64_t block_ = 0;   // whose score is open_[0]; the next block's is open_[1]
+  std::int64_t free_slots_ = 0;  // slots of the selection that no forced block takes
+  std::int64_t block_ = 0;       // the block whose score is open_[0]; open_[1] is the next block's
   A open_[2] = {};
   std::vector<Candidate> best_;
 };

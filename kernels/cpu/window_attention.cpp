@@ -1,5 +1,5 @@
 #include "kernels/cpu/attention_rows.hpp"
-#include "kernels/cpu/stage_functions.hpp"
+#include "kernels/cpu/run_op.hpp"
 #include "kernels/cpu/window_tokens.hpp"
 
 namespace cpnsa::cpu {
@@ -16,8 +16,8 @@ void run(const WindowAttention& a) {
   std::vector<VisibleKeys> visible;
 
   for_each_query_tile(*a.queries, {0, config.num_kv_heads}, rows.queries(), [&](const QueryTile& tile) {
-    const auto head_rows = [&](const void* tensor, std::int64_t dim) {
-      return rows_of_head(static_cast<const T*>(tensor), config, tile.group, dim);
+    const auto group_rows = [&](const void* tensor, std::int64_t dim) {
+      return rows_of_group(static_cast<const T*>(tensor), config, tile.group, dim);
     };
     const ColumnRange reach = window_of(config, tile.position(0)) | window_of(config, tile.position(tile.count - 1));
 
@@ -25,14 +25,11 @@ void run(const WindowAttention& a) {
     for (std::int64_t first = reach.begin / key_tile * key_tile; first < reach.end; first += key_tile) {
       values.start();
       for_each_run_of_tokens(*tile.segment, first, columns_of(reach, first), [&](const TokenRows& run) {
-        keys.load(head_rows(run.halo ? a.halo_k : a.k, d_qk).from(run.row), run.columns);
-        values.load(head_rows(run.halo ? a.halo_v : a.v, d_v).from(run.row), run.columns);
+        keys.load(group_rows(run.halo ? a.halo_k : a.k, d_qk).from(run.row), run.columns);
+        values.load(group_rows(run.halo ? a.halo_v : a.v, d_v).from(run.row), run.columns);
       });
-      visible.clear();
-      for (std::int64_t query = 0; query < tile.count; ++query) {
-        const ColumnRange seen = columns_of(window_of(config, tile.position(query)), first);
-        if (!seen.empty()) visible.push_back({query, seen});
-      }
+      const auto columns_seen = [&](std::int64_t position) { return columns_of(window_of(config, position), first); };
+      list_visible(tile, columns_seen, visible);
       rows.attend(keys, values, visible);
     }
     rows.finish(tile, static_cast<T*>(a.out), static_cast<A*>(a.log_sum_exp));
@@ -41,7 +38,8 @@ void run(const WindowAttention& a) {
 
 }  // namespace
 
-void window_attention(const WindowAttention& a) {
+template <>
+void run_op(const WindowAttention& a) {
   visit(a.dtype, [&]<class T>(std::type_identity<T>) { run<T>(a); });
 }
 

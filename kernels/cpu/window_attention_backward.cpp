@@ -1,5 +1,5 @@
 #include "kernels/cpu/key_gradients.hpp"
-#include "kernels/cpu/stage_functions.hpp"
+#include "kernels/cpu/run_op.hpp"
 #include "kernels/cpu/window_tokens.hpp"
 
 namespace cpnsa::cpu {
@@ -16,10 +16,10 @@ void run(const WindowAttentionBackward& a) {
 
   for_each_query_tile(*a.queries, {0, config.num_kv_heads}, rows.queries(), [&](const QueryTile& tile) {
     const auto input = [&](const void* tensor, std::int64_t dim) {
-      return rows_of_head(static_cast<const T*>(tensor), config, tile.group, dim);
+      return rows_of_group(static_cast<const T*>(tensor), config, tile.group, dim);
     };
     const auto gradient = [&](void* tensor, std::int64_t dim) {
-      return rows_of_head(static_cast<A*>(tensor), config, tile.group, dim);
+      return rows_of_group(static_cast<A*>(tensor), config, tile.group, dim);
     };
     const ColumnRange reach = window_of(config, tile.position(0)) | window_of(config, tile.position(tile.count - 1));
 
@@ -31,11 +31,8 @@ void run(const WindowAttentionBackward& a) {
         keys.load(input(run.halo ? a.halo_k : a.k, d_qk).from(run.row),
                   input(run.halo ? a.halo_v : a.v, d_v).from(run.row), run.columns);
       });
-      visible.clear();
-      for (std::int64_t query = 0; query < tile.count; ++query) {
-        const ColumnRange seen = columns_of(window_of(config, tile.position(query)), first);
-        if (!seen.empty()) visible.push_back({query, seen});
-      }
+      const auto columns_seen = [&](std::int64_t position) { return columns_of(window_of(config, position), first); };
+      list_visible(tile, columns_seen, visible);
       keys.backward(rows, visible);
       for_each_run_of_tokens(*tile.segment, first, loaded, [&](const TokenRows& run) {
         keys.finish(gradient(run.halo ? a.dhalo_k : a.dk, d_qk).from(run.row),
@@ -48,7 +45,8 @@ void run(const WindowAttentionBackward& a) {
 
 }  // namespace
 
-void window_attention_backward(const WindowAttentionBackward& a) {
+template <>
+void run_op(const WindowAttentionBackward& a) {
   visit(a.dtype, [&]<class T>(std::type_identity<T>) { run<T>(a); });
 }
 

@@ -222,19 +222,24 @@ std::unique_ptr<SegmentSchedule> CudaDevice::schedule(std::span<const Segment> s
   return std::make_unique<CudaSegmentSchedule>(segments, config);
 }
 
-void CudaDevice::copy_rows(const CopyRows& a, Stream stream) {
+template <>
+void CudaDevice::enqueue(const CopyRows& a, Stream stream) {
   cuda::copy_rows(a, native(stream));
 }
-void CudaDevice::add_rows(const AddRows& a, Stream stream) {
+template <>
+void CudaDevice::enqueue(const AddRows& a, Stream stream) {
   cuda::add_rows(a, native(stream));
 }
-void CudaDevice::pack_blocks(const PackBlocks& a, Stream stream) {
+template <>
+void CudaDevice::enqueue(const PackBlocks& a, Stream stream) {
   sm80::pack_blocks(a, native(stream));
 }
-void CudaDevice::add_blocks(const AddBlocks& a, Stream stream) {
+template <>
+void CudaDevice::enqueue(const AddBlocks& a, Stream stream) {
   sm80::add_blocks(a, native(stream));
 }
-void CudaDevice::convert(const Convert& a, Stream stream) {
+template <>
+void CudaDevice::enqueue(const Convert& a, Stream stream) {
   cuda::convert(a, native(stream));
 }
 
@@ -246,41 +251,53 @@ bool CudaDevice::combines_selected(const Config& config, DType dtype, const Segm
   a.queries = &queries;
   return sm90::serves(a);
 }
-void CudaDevice::compress(const Compress& a, Stream stream) {
+template <>
+void CudaDevice::enqueue(const Compress& a, Stream stream) {
   sm80::compress(a, *handles_, native(stream));
 }
-void CudaDevice::compressed_attention(const CompressedAttention& a, Stream stream) {
+template <>
+void CudaDevice::enqueue(const CompressedAttention& a, Stream stream) {
   sm80::compressed_attention(a, native(stream));
 }
-void CudaDevice::select_blocks(const SelectBlocks& a, Stream stream) {
+template <>
+void CudaDevice::enqueue(const SelectBlocks& a, Stream stream) {
   sm80::select_blocks(a, native(stream));
 }
-void CudaDevice::mark_demand(const MarkDemand& a, Stream stream) {
+template <>
+void CudaDevice::enqueue(const MarkDemand& a, Stream stream) {
   sm80::mark_demand(a, native(stream));
 }
-void CudaDevice::selected_attention(const SelectedAttention& a, Stream stream) {
+template <>
+void CudaDevice::enqueue(const SelectedAttention& a, Stream stream) {
   sm80::selected_attention(a, native(stream));
 }
-void CudaDevice::window_attention(const WindowAttention& a, Stream stream) {
+template <>
+void CudaDevice::enqueue(const WindowAttention& a, Stream stream) {
   sm80::window_attention(a, native(stream));
 }
-void CudaDevice::combine_branches(const CombineBranches& a, Stream stream) {
+template <>
+void CudaDevice::enqueue(const CombineBranches& a, Stream stream) {
   sm80::combine_branches(a, native(stream));
 }
 
-void CudaDevice::combine_branches_backward(const CombineBranchesBackward& a, Stream stream) {
+template <>
+void CudaDevice::enqueue(const CombineBranchesBackward& a, Stream stream) {
   sm80::combine_branches_backward(a, native(stream));
 }
-void CudaDevice::window_attention_backward(const WindowAttentionBackward& a, Stream stream) {
+template <>
+void CudaDevice::enqueue(const WindowAttentionBackward& a, Stream stream) {
   sm80::window_attention_backward(a, native(stream));
 }
-void CudaDevice::selected_attention_backward(const SelectedAttentionBackward& a, Stream stream) {
+template <>
+void CudaDevice::enqueue(const SelectedAttentionBackward& a, Stream stream) {
   sm80::selected_attention_backward(a, native(stream));
 }
-void CudaDevice::compressed_attention_backward(const CompressedAttentionBackward& a, Stream stream) {
+template <>
+void CudaDevice::enqueue(const CompressedAttentionBackward& a, Stream stream) {
   sm80::compressed_attention_backward(a, native(stream));
 }
-void CudaDevice::compress_backward(const CompressBackward& a, Stream stream) {
+template <>
+void CudaDevice::enqueue(const CompressBackward& a, Stream stream) {
   sm80::compress_backward(a, *handles_, native(stream));
 }
 

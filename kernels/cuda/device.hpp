@@ -9,7 +9,7 @@ namespace cpnsa::cuda {
 
 /// One card. Calls that enqueue expect it to be current on the calling thread: activate(), or the entry of the library
 /// that calls it.
-class CudaDevice final : public Device {
+class CudaDevice final : public DeviceImplementation<CudaDevice> {
  public:
   explicit CudaDevice(int index);
 
@@ -38,30 +38,14 @@ class CudaDevice final : public Device {
 
   void copy(void* destination, const void* source, std::size_t bytes, Stream) override;
   void fill_zero(void* destination, std::size_t bytes, Stream) override;
-  void copy_rows(const CopyRows&, Stream) override;
-  void add_rows(const AddRows&, Stream) override;
-  void pack_blocks(const PackBlocks&, Stream) override;
-  void add_blocks(const AddBlocks&, Stream) override;
-  void convert(const Convert&, Stream) override;
-
   std::size_t scratch_bytes(const ProblemSize&) const override;
   std::unique_ptr<SegmentSchedule> schedule(std::span<const Segment> segments, const Config&) override;
 
   bool combines_selected(const Config&, DType, const SegmentSchedule&) const override;
 
-  void compress(const Compress&, Stream) override;
-  void compressed_attention(const CompressedAttention&, Stream) override;
-  void select_blocks(const SelectBlocks&, Stream) override;
-  void mark_demand(const MarkDemand&, Stream) override;
-  void selected_attention(const SelectedAttention&, Stream) override;
-  void window_attention(const WindowAttention&, Stream) override;
-  void combine_branches(const CombineBranches&, Stream) override;
-
-  void combine_branches_backward(const CombineBranchesBackward&, Stream) override;
-  void window_attention_backward(const WindowAttentionBackward&, Stream) override;
-  void selected_attention_backward(const SelectedAttentionBackward&, Stream) override;
-  void compressed_attention_backward(const CompressedAttentionBackward&, Stream) override;
-  void compress_backward(const CompressBackward&, Stream) override;
+  /// Launches the op's kernels; one specialization per op in device.cpp.
+  template <class Op>
+  void enqueue(const Op& op, Stream stream);
 
  private:
   int index_;

@@ -68,7 +68,7 @@ TEST_P(BackwardStages, CompressedAttention) {
         arguments.dq = own_dq.data();
         arguments.dkeys = own_dkeys.data();
         arguments.dvalues = own_dvalues.data();
-        device().compressed_attention_backward(arguments, Stream{});
+        device().run(arguments, Stream{});
         share.add_rows(dq, gained(share, own_dq));
         const Values more_keys = gained(share, own_dkeys), more_values = gained(share, own_dvalues);
         for (std::size_t i = 0; i < dkeys.size(); ++i) dkeys[i] += more_keys[i];
@@ -111,14 +111,14 @@ TEST_P(BackwardStages, SelectedAttention) {
           arguments.pool_slots = round.received;
           arguments.table = static_cast<const BlockLocation*>(table.data());
           arguments.selected = static_cast<const std::int32_t*>(selected.data());
-          arguments.head_begin = round.head_begin;
-          arguments.head_end = round.head_end;
+          arguments.group_begin = round.head_begin;
+          arguments.group_end = round.head_end;
           arguments.gradient = gradient.view();
           arguments.dq = own_dq.data();
           arguments.dk = own_dk.data();
           arguments.dv = own_dv.data();
           arguments.dpool = dpool.data();
-          device().selected_attention_backward(arguments, Stream{});
+          device().run(arguments, Stream{});
           share.add_pool(dk, dv, round, gained(share, dpool));
         }
         share.add_rows(dq, gained(share, own_dq));
@@ -163,7 +163,7 @@ void check_window(const StageCase& stage, const BranchCase& branch, const Partit
     arguments.dv = own_dv.data();
     arguments.dhalo_k = dhalo_k.data();
     arguments.dhalo_v = dhalo_v.data();
-    device.window_attention_backward(arguments, Stream{});
+    device.run(arguments, Stream{});
     share.add_rows(dq, gained(share, own_dq));
     share.add_rows(dk, gained(share, own_dk));
     share.add_rows(dv, gained(share, own_dv));
@@ -251,7 +251,7 @@ CompressGradients compress_backward(const StageCase& stage, const BranchCase& br
       arguments.dparameters = {gradients.pos.data(), gradients.weight.data(), gradients.w1.data(),
                                gradients.b1.data(),  gradients.w2.data(),     gradients.b2.data()};
       arguments.runs = list.view();
-      if (!runs.empty()) device.compress_backward(arguments, Stream{});
+      if (!runs.empty()) device.run(arguments, Stream{});
       return gained(share, out);
     };
     share.add_rows(total.rows, run(share.rows(input), share.plan.own_runs));
@@ -312,7 +312,7 @@ TEST_P(BackwardStages, CombineBranches) {
     arguments.dgate = dgate.data();
     arguments.weights = weights.data();
     arguments.deltas = deltas.data();
-    device().combine_branches_backward(arguments, Stream{});
+    device().run(arguments, Stream{});
 
     Values expected_dgate, expected_weights(static_cast<std::size_t>(3 * count)), expected_deltas(expected_weights);
     const auto d_v = static_cast<std::size_t>(stage.config().head_dim_v);

@@ -54,7 +54,7 @@ class Compressed {
     compress.parameters = {pos.data(), weight.data(), w1.data(), b1.data(), w2.data(), b2.data()};
     compress.summaries = out.data();
     compress.runs = list.view();
-    device_.compress(compress, Stream{});
+    device_.run(compress, Stream{});
     device_.synchronize(Stream{});
   }
 
@@ -114,7 +114,7 @@ TEST_P(ForwardStages, CompressedAttention) {
         arguments.values = values.data();
         arguments.out = outputs.out.data();
         arguments.log_sum_exp = outputs.log_sum_exp.data();
-        device().compressed_attention(arguments, Stream{});
+        device().run(arguments, Stream{});
         attended.add(share, outputs.out, outputs.log_sum_exp);
       }
       ASSERT_TRUE(
@@ -142,7 +142,7 @@ std::vector<std::int32_t> select_blocks(const StageCase& stage, const Partition&
     arguments.keys = keys.data();
     arguments.log_sum_exp = lse.data();
     arguments.selected = static_cast<std::int32_t*>(selected.data());
-    device.select_blocks(arguments, Stream{});
+    device.run(arguments, Stream{});
     partition.gather(selected.indices().data(), all.data(), rank, static_cast<std::size_t>(places) * 4);
   }
   return all;
@@ -243,7 +243,7 @@ TEST_P(ForwardStages, MarkDemand) {
         arguments.queries = share.queries.get();
         arguments.selected = static_cast<const std::int32_t*>(selected.data());
         arguments.bitmap = static_cast<std::uint32_t*>(bitmap.data());
-        device().mark_demand(arguments, Stream{});
+        device().run(arguments, Stream{});
         ASSERT_EQ(bitmap.indices(), expected);
       }
     });
@@ -267,12 +267,12 @@ void attend_selected(const StageCase& stage, RankShare& share, Device& device, v
     arguments.pool = pool.data();
     arguments.table = static_cast<const BlockLocation*>(table.data());
     arguments.selected = static_cast<const std::int32_t*>(selected.data());
-    arguments.head_begin = round.head_begin;
-    arguments.head_end = round.head_end;
+    arguments.group_begin = round.head_begin;
+    arguments.group_end = round.head_end;
     arguments.out = out;
     arguments.log_sum_exp = log_sum_exp;
     arguments.combine = combine;
-    device.selected_attention(arguments, Stream{});
+    device.run(arguments, Stream{});
     device.synchronize(Stream{});
   }
 }
@@ -339,7 +339,7 @@ TEST_P(ForwardStages, WindowAttention) {
         arguments.halo_v = halo_v.data();
         arguments.out = outputs.out.data();
         arguments.log_sum_exp = outputs.log_sum_exp.data();
-        device().window_attention(arguments, Stream{});
+        device().run(arguments, Stream{});
         attended.add(share, outputs.out, outputs.log_sum_exp);
       }
       ASSERT_TRUE(
@@ -363,7 +363,7 @@ TEST_P(ForwardStages, CombineBranches) {
     arguments.o_slc = o_slc.data();
     arguments.o_win = o_win.data();
     arguments.out = outputs.out.data();
-    device().combine_branches(arguments, Stream{});
+    device().run(arguments, Stream{});
     ASSERT_TRUE(agrees("out", share.values(outputs.out), stage.truth.out, stage.plain.out, forward_factor, stage.dtype,
                        stage.dtype));
   });

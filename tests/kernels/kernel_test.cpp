@@ -149,12 +149,9 @@ RankShare::RankShare(const StageCase& stage, const Partition& partition, int ran
   const ProblemSize size{.config = &stage.problem.config,
                          .dtype = stage.dtype,
                          .rows = plan.rows,
-                         .halo_rows = plan.window_halo.rows,
-                         .compress_halo_rows = plan.summary_halo.rows,
                          .own_summaries = plan.layout.own_summaries[static_cast<std::size_t>(rank)],
                          .summaries = plan.layout.summaries,
                          .blocks = plan.layout.blocks,
-                         .pool_slots = plan.blocks.pool_slots(),
                          .backward = true};
   scratch_ = DeviceBuffer(device, device.scratch_bytes(size));
 }

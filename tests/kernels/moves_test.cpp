@@ -43,7 +43,7 @@ TEST_P(Moves, CopyRows) {
     const DeviceBuffer from(device(), source), to(device(), expected.size());
     const DeviceListBuffer<RowRange> list(device(), ranges);
     if (!ranges.empty())
-      device().copy_rows({from.data(), to.data(), source_stride, stride, width, list.view()}, Stream{});
+      device().run(CopyRows{from.data(), to.data(), source_stride, stride, width, list.view()}, Stream{});
     ASSERT_EQ(to.read(), expected) << "rows, and nothing between or beside them";
   }
 }
@@ -68,7 +68,7 @@ TEST_P(Moves, AddRows) {
           }
       const DeviceListBuffer<RowRange> list(device(), ranges);
       if (!ranges.empty())
-        device().add_rows({from.data(), to.data(), source_stride, stride, width, dtype, list.view()}, Stream{});
+        device().run(AddRows{from.data(), to.data(), source_stride, stride, width, dtype, list.view()}, Stream{});
       ASSERT_EQ(to.values(dtype), expected);
     }
 }
@@ -90,7 +90,7 @@ void for_each_element(const Config& config, const std::vector<BlockSlot>& blocks
   const std::int64_t m = config.select_block, d_qk = config.head_dim_qk, d_v = config.head_dim_v;
   for (const BlockSlot& block : blocks)
     for (std::int64_t row = 0; row < m; ++row) {
-      const std::int64_t at = (block.row + row) * config.num_kv_heads + block.head;
+      const std::int64_t at = (block.row + row) * config.num_kv_heads + block.group;
       for (std::int64_t c = 0; c < d_qk; ++c)
         visit(static_cast<std::size_t>(block.slot * m * (d_qk + d_v) + row * d_qk + c),
               static_cast<std::size_t>(at * d_qk + c), true);
@@ -135,7 +135,7 @@ TEST_P(Moves, PackBlocks) {
       arguments.config = &config, arguments.dtype = dtype;
       arguments.k = from_k.data(), arguments.v = from_v.data(), arguments.pool = pool.data();
       arguments.blocks = list.view();
-      device().pack_blocks(arguments, Stream{});
+      device().run(arguments, Stream{});
       ASSERT_EQ(pool.values(dtype), expected);
     }
 }
@@ -165,7 +165,7 @@ TEST_P(Moves, AddBlocks) {
       arguments.config = &config, arguments.dtype = dtype;
       arguments.pool = from.data(), arguments.dk = to_k.data(), arguments.dv = to_v.data();
       arguments.blocks = list.view();
-      device().add_blocks(arguments, Stream{});
+      device().run(arguments, Stream{});
       ASSERT_EQ(to_k.values(accumulate), dk);
       ASSERT_EQ(to_v.values(accumulate), dv);
     }
@@ -197,7 +197,7 @@ TEST_P(Moves, ConvertRoundsToNearestEven) {
       const Values source = round_to(from, difficult_numbers());
       const DeviceBuffer in(device(), from, source), out(device(), source.size() * size_of(to));
       const std::array all{Conversion{out.data(), in.data(), static_cast<std::int64_t>(source.size())}};
-      device().convert({to, from, all}, Stream{});
+      device().run(Convert{to, from, all}, Stream{});
       const Values found = out.values(to), expected = round_to(to, source);
       for (std::size_t i = 0; i < source.size(); ++i) {
         if (std::isnan(source[i])) {
@@ -233,7 +233,7 @@ TEST_P(Moves, ConvertTakesManyArrays) {
         for (std::int64_t j = first; j < first + count; ++j)
           expected[static_cast<std::size_t>(j)] = rounded[static_cast<std::size_t>(j)];
       }
-      device().convert({to, from, arrays}, Stream{});
+      device().run(Convert{to, from, arrays}, Stream{});
       const Values found = out.values(to);
       for (std::size_t i = 0; i < found.size(); ++i) {
         if (std::isnan(expected[i])) {

@@ -70,9 +70,9 @@ struct World {
     for (const BlockSlot& item : round.packed) {
       Pair& slot = pairs.at(static_cast<std::size_t>(item.slot));
       EXPECT_EQ(slot, -1) << "a slot of the send buffer is written twice";
-      EXPECT_GE(item.head, round.head_begin);
-      EXPECT_LT(item.head, round.head_end);
-      slot = owned(static_cast<int>(rank), item.row, item.head);
+      EXPECT_GE(item.group, round.head_begin);
+      EXPECT_LT(item.group, round.head_end);
+      slot = owned(static_cast<int>(rank), item.row, item.group);
     }
     return pairs;
   }

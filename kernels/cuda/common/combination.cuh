@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "cpnsa/stages.hpp"
+#include "cpnsa/ops.hpp"
 #include "kernels/cuda/common/gate.cuh"
 #include "kernels/cuda/common/packs.cuh"
 

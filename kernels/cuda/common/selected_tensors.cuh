@@ -35,7 +35,7 @@ SelectedTensors<typename Shape::T> selected_tensors(const Stage& a) {
   SelectedTensors<T> tensors{block_tensors<T>(a),
                              a.table,
                              a.selected,
-                             static_cast<int>(a.head_begin),
+                             static_cast<int>(a.group_begin),
                              static_cast<int>(config.select_count),
                              SelectedUnion::words(blocks),
                              0};

@@ -7,7 +7,7 @@
 #include <span>
 #include <vector>
 
-#include "cpnsa/stages.hpp"
+#include "cpnsa/ops.hpp"
 
 namespace cpnsa::cuda {
 

@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "cpnsa/stages.hpp"
+#include "cpnsa/ops.hpp"
 #include "kernels/cuda/common/device_array.hpp"
 #include "kernels/cuda/schedule/key_tiles.hpp"
 

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "cpnsa/stages.hpp"
+#include "cpnsa/ops.hpp"
 
 namespace cpnsa::cuda {
 

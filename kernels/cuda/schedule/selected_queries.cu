@@ -74,7 +74,7 @@ struct Selection {
   const std::int32_t* selected;  ///< [rows, G, n]
   std::int64_t entries;
   int groups;
-  int head_begin;
+  int group_begin;
   int heads;
   std::int64_t blocks;
   int select_count;
@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(block_threads)
     const int choice = static_cast<int>(i % (a.heads * a.select_count));
     const int head = choice / a.select_count;
     const std::int32_t block =
-        a.selected[(row * a.groups + a.head_begin + head) * a.select_count + choice % a.select_count];
+        a.selected[(row * a.groups + a.group_begin + head) * a.select_count + choice % a.select_count];
     rows[i] = static_cast<std::int32_t>(row);
     keys[i] = block < 0 ? a.pairs
                         : static_cast<std::uint32_t>(head * a.blocks +
@@ -145,7 +145,7 @@ unsigned blocks_for(std::int64_t items) {
 SelectedQueries list_selected_queries(const SelectedAttentionBackward& a, cudaStream_t stream) {
   const Config& config = *a.config;
   const CudaSegmentSchedule& schedule = cuda_schedule(a.queries);
-  const std::int64_t heads = a.head_end - a.head_begin;
+  const std::int64_t heads = a.group_end - a.group_begin;
   std::int64_t blocks = 0;
   for (const Segment& segment : schedule.segments)
     blocks = std::max(blocks, segment.block + config.blocks_of(segment.position + segment.rows));
@@ -158,7 +158,7 @@ SelectedQueries list_selected_queries(const SelectedAttentionBackward& a, cudaSt
                             a.selected,
                             sizes.entries,
                             static_cast<int>(config.num_kv_heads),
-                            static_cast<int>(a.head_begin),
+                            static_cast<int>(a.group_begin),
                             static_cast<int>(heads),
                             blocks,
                             static_cast<int>(config.select_count),

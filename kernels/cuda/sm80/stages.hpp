@@ -7,7 +7,7 @@
 
 #include <cstddef>
 
-#include "cpnsa/stages.hpp"
+#include "cpnsa/ops.hpp"
 #include "kernels/cuda/common/handles.hpp"
 
 namespace cpnsa::cuda::sm80 {
@@ -29,7 +29,7 @@ void selected_attention_backward(const SelectedAttentionBackward&, cudaStream_t)
 void compressed_attention_backward(const CompressedAttentionBackward&, cudaStream_t);
 void compress_backward(const CompressBackward&, Handles&, cudaStream_t);
 
-/// Bytes of StageContext::scratch that the stages need, each from the code that lays it out.
+/// Bytes of OpContext::scratch that the stages need, each from the code that lays it out.
 std::size_t compress_scratch_bytes(const ProblemSize&);
 std::size_t compressed_attention_backward_scratch_bytes(const ProblemSize&);
 std::size_t selected_attention_backward_scratch_bytes(const ProblemSize&);

@@ -5,7 +5,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include "cpnsa/stages.hpp"
+#include "cpnsa/ops.hpp"
 #include "kernels/cuda/schedule/selected_queries.hpp"
 
 namespace cpnsa::cuda::sm90 {

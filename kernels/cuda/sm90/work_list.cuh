@@ -39,7 +39,7 @@ struct PersistentWork {
 };
 
 /// Zeroes the tickets, which are in the stage's scratch memory.
-inline PersistentWork persistent_work(const StageContext& a, std::int64_t tiles, std::int64_t groups,
+inline PersistentWork persistent_work(const OpContext& a, std::int64_t tiles, std::int64_t groups,
                                       cudaStream_t stream) {
   check(cudaMemsetAsync(a.scratch, 0, sizeof(unsigned), stream), "cudaMemsetAsync");
   return {{static_cast<int>(tiles), static_cast<int>(groups), static_cast<unsigned*>(a.scratch)},

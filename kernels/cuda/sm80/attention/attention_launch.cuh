@@ -12,7 +12,7 @@ namespace cpnsa::cuda::sm80 {
 
 /// Calls function(std::type_identity<Shape<T, Dk, Dv>>{}) with the smallest head dimensions that hold the layer's.
 template <template <class, int, int> class Shape, class Function>
-void visit_shape(const StageContext& a, Function&& function) {
+void visit_shape(const OpContext& a, Function&& function) {
   const std::int64_t dk = a.config->head_dim_qk, dv = a.config->head_dim_v;
   visit_type(a.dtype, [&]<class T>(std::type_identity<T>) {
     if (dk <= 64 && dv <= 64) return function(std::type_identity<Shape<T, 64, 64>>{});

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "cpnsa/stages.hpp"
+#include "cpnsa/ops.hpp"
 #include "kernels/cuda/common/matrix_product.hpp"
 #include "src/arena.hpp"
 

@@ -29,7 +29,7 @@ __device__ __forceinline__ void for_each_unit(const BlockSlot& block, const Bloc
                                               std::int64_t slot_first, Visit&& visit) {
   for (int i = static_cast<int>(threadIdx.x); i < units.tokens * width; i += block_threads) {
     const int token = i / width, unit = i % width;
-    visit(((block.row + token) * units.heads + block.head) * width + unit, slot_first + i);
+    visit(((block.row + token) * units.heads + block.group) * width + unit, slot_first + i);
   }
 }
 

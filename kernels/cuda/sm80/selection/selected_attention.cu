@@ -24,7 +24,7 @@ void selected_attention(const SelectedAttention& a, cudaStream_t stream) {
   visit_shape<AttentionShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     const auto tensors = selected_tensors<Shape>(a);
     launch_attention<Shape>(selected_attention_kernel<Shape>, a, Shape::shared_bytes + tensors.union_bytes(),
-                            a.head_end - a.head_begin, stream, tensors);
+                            a.group_end - a.group_begin, stream, tensors);
   });
 }
 

@@ -95,7 +95,7 @@ std::size_t selected_attention_backward_scratch_bytes(const ProblemSize& size) {
 
 void selected_attention_backward(const SelectedAttentionBackward& a, cudaStream_t stream) {
   const CudaSegmentSchedule& schedule = cuda_schedule(a.queries);
-  if (schedule.rows == 0 || a.head_begin == a.head_end) return;
+  if (schedule.rows == 0 || a.group_begin == a.group_end) return;
   const bool on_hopper = sm90::serves(a);
   if (on_hopper)
     sm90::selected_query_gradients(a, stream);
@@ -103,7 +103,7 @@ void selected_attention_backward(const SelectedAttentionBackward& a, cudaStream_
     visit_shape<QueryGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
       const auto tensors = selected_tensors<Shape>(a);
       launch_query_gradients<Shape>(selected_query_gradients_kernel<Shape>, a,
-                                    Shape::shared_bytes + tensors.union_bytes(), a.head_end - a.head_begin, stream,
+                                    Shape::shared_bytes + tensors.union_bytes(), a.group_end - a.group_begin, stream,
                                     tensors);
     });
 

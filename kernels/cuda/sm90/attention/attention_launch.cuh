@@ -9,7 +9,7 @@ namespace cpnsa::cuda::sm90 {
 
 /// Calls function(std::type_identity<Shape<T, Dk, Dv>>{}) for a configuration that serves_attention().
 template <template <class, int, int> class Shape, class Function>
-void visit_shape(const StageContext& a, Function&& function) {
+void visit_shape(const OpContext& a, Function&& function) {
   const std::int64_t dk = a.config->head_dim_qk;
   visit_type(a.dtype, [&]<class T>(std::type_identity<T>) {
     if (dk == 64) return function(std::type_identity<Shape<T, 64, 64>>{});

@@ -189,12 +189,12 @@ void selected_attention(const SelectedAttention& a, cudaStream_t stream) {
     using T = typename Shape::T;
     const CudaSegmentSchedule& schedule = cuda_schedule(a.queries);
     const ListView<QueryTile> tiles = schedule.tiles(Shape::queries);
-    if (tiles.count == 0 || a.head_begin == a.head_end) return;
+    if (tiles.count == 0 || a.group_begin == a.group_end) return;
 
     AttentionProblem<T> problem = attention_problem<T>(a, schedule, tiles);
     problem.out = static_cast<T*>(a.out);
     problem.log_sum_exp = static_cast<float*>(a.log_sum_exp);
-    const auto [work, blocks] = persistent_work(a, tiles.count, a.head_end - a.head_begin, stream);
+    const auto [work, blocks] = persistent_work(a, tiles.count, a.group_end - a.group_begin, stream);
     const auto arguments = selected_work<Shape>(a, problem, work);
     const std::size_t bytes = selected_shared_bytes<Shape>(a);
     allow_shared_memory(selected_attention_kernel<Shape>, bytes);

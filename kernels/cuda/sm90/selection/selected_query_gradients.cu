@@ -157,8 +157,8 @@ void selected_query_gradients(const SelectedAttentionBackward& a, cudaStream_t s
   visit_shape<SelectedGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using T = typename Shape::T;
     const ListView<QueryTile> tiles = cuda_schedule(a.queries).tiles(Shape::queries);
-    if (tiles.count == 0 || a.head_begin == a.head_end) return;
-    const auto [work, blocks] = persistent_work(a, tiles.count, a.head_end - a.head_begin, stream);
+    if (tiles.count == 0 || a.group_begin == a.group_end) return;
+    const auto [work, blocks] = persistent_work(a, tiles.count, a.group_end - a.group_begin, stream);
     const auto arguments = selected_work<Shape>(a, gradient_problem<T>(a, tiles), work);
     const std::size_t bytes = selected_shared_bytes<Shape>(a);
     auto* const kernel = selected_query_gradients_kernel<Shape>;

@@ -135,7 +135,7 @@ SelectedWork<Problem> selected_work(const Stage& a, const Problem& problem, cons
           work,
           a.table,
           a.selected,
-          static_cast<int>(a.head_begin),
+          static_cast<int>(a.group_begin),
           static_cast<int>(a.config->select_count),
           size.words,
           size.capacity};

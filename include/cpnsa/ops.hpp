@@ -1,11 +1,13 @@
 #pragma once
 
-// The arguments of every stage a Device computes: one small struct a stage, a shape on each pointer.
+// The ops of a Device: one small struct of arguments per op, a shape on each pointer, and the list of all of them.
 //
-// Symbols are docs/algorithm.md's: H query heads, G KV heads, R = H / G, d_qk and d_v head dimensions, l, s, m, n, w.
-// `rows` is the number of this rank's tokens, C the number of summaries of all documents, B the number of selection
-// blocks of all documents. Tensors have the layer's type `dtype`; pointers marked "acc" have accumulate_dtype(dtype).
-// All pointers are the device's memory; gradients marked "+=" are added to, never overwritten.
+// Symbols are those of docs/algorithm.md: H query heads; G KV heads, each with its group of R = H / G query heads; d_qk
+// and d_v head dimensions; compression block l and stride s; selection block m; n selected blocks; window w. `rows` is
+// the number of this rank's tokens, C the number of summaries of all documents, B the number of selection blocks of all
+// documents. Tensors have the layer's type `dtype`; pointers marked "acc" have accumulate_dtype(dtype). All pointers
+// are memory of the device. Gradients marked "+=" are added to, never overwritten. The formulas are in
+// docs/algorithm.md.
 
 #include <cstddef>
 #include <cstdint>
@@ -29,7 +31,7 @@ struct Segment {
   std::int64_t halo_rows;  ///< tokens before `position` that windows of this segment reach: min(w - 1, position)
 };
 
-/// A rank's segments as a device wants them. Devices derive from it to keep tile lists in their own memory.
+/// A rank's segments, prepared by Device::schedule(). Devices derive from it to hold tile lists in their own memory.
 class SegmentSchedule {
  public:
   explicit SegmentSchedule(std::span<const Segment> segments);
@@ -39,7 +41,8 @@ class SegmentSchedule {
   std::int64_t rows = 0;          ///< sum of the segments' rows
 };
 
-/// A list kept on the host and on the device; both hold the same `count` items (one array where the two coincide).
+/// A list that exists on the host and on the device with the same `count` items: one array if the host can access the
+/// device's memory, else two.
 template <class T>
 struct ListView {
   const T* host = nullptr;
@@ -47,17 +50,18 @@ struct ListView {
   std::int64_t count = 0;
 };
 
+/// Rows [source, source + count) of one tensor and the rows [destination, destination + count) of another.
 struct RowRange {
   std::int64_t source;       ///< first row read
   std::int64_t destination;  ///< first row written; the destinations of a list do not overlap
   std::int64_t count;
 };
 
-/// What every stage is told.
-struct StageContext {
+/// The arguments that ops of a layer have in common.
+struct OpContext {
   const Config* config = nullptr;
   DType dtype = DType::f32;
-  void* scratch = nullptr;  ///< Device::scratch_bytes() bytes that the stage may overwrite, 256-byte aligned
+  void* scratch = nullptr;  ///< Device::scratch_bytes() bytes that the op may overwrite, 256-byte aligned
 };
 
 /// destination[row] = source[row] for every row of the ranges; `width` bytes of each row.
@@ -70,7 +74,8 @@ struct CopyRows {
   ListView<RowRange> ranges;
 };
 
-/// destination[row] += source[row], elements of type `dtype` (f32 or f64).
+/// destination[row] += source[row] for every row of the ranges; elements of type `dtype` (f32 or f64, else
+/// ArgumentError).
 struct AddRows {
   const void* source;
   void* destination;
@@ -81,14 +86,15 @@ struct AddRows {
   ListView<RowRange> ranges;
 };
 
-/// destination[i] = source[i], i < count.
+/// One array of Convert: destination[i] = source[i], i < count.
 struct Conversion {
   void* destination;
   const void* source;
   std::int64_t count;
 };
 
-/// Rounds f32 or f64 to the nearest of any type, halves to even: all of the arrays at once.
+/// Rounds arrays of type `from` (f32 or f64) to type `to` (any), to nearest, ties to even. ArgumentError for another
+/// `from`.
 struct Convert {
   DType to;
   DType from;
@@ -113,7 +119,8 @@ struct CompressorPointers {
   const void* b2 = nullptr;      ///< [G, d], mlp
 };
 
-/// Gradients of the above, acc, "+=".
+/// Gradients of a compressor's parameters, in the shapes of CompressorPointers, acc, "+="; a null pointer stands for
+/// "not wanted".
 struct CompressorGradients {
   void* pos = nullptr;
   void* weight = nullptr;
@@ -123,9 +130,9 @@ struct CompressorGradients {
   void* b2 = nullptr;
 };
 
-/// Summaries of `input`. A summary's value may not depend on which runs or rows it is computed with: indices must be
-/// the same at every rank count.
-struct Compress : StageContext {
+/// The summaries of `input` by the config's compressor ("Summaries"). A summary's value must not depend on which other
+/// summaries are computed with it, or the selected blocks would differ between rank counts.
+struct Compress : OpContext {
   std::int64_t dim;     ///< d: d_qk for keys, d_v for values
   std::int64_t hidden;  ///< mlp only
   const void* input;    ///< [input rows, G, d]
@@ -134,20 +141,21 @@ struct Compress : StageContext {
   ListView<SummaryRun> runs;
 };
 
-struct CompressBackward : StageContext {
-  std::int64_t dim;
-  std::int64_t hidden;
-  const void* input;  ///< [input rows, G, d]
+/// The gradients of Compress with respect to its input and its parameters.
+struct CompressBackward : OpContext {
+  std::int64_t dim;     ///< d: d_qk for keys, d_v for values
+  std::int64_t hidden;  ///< mlp only
+  const void* input;    ///< [input rows, G, d]
   CompressorPointers parameters;
   const void* dsummaries;  ///< acc [summaries, G, d]
-  void* dinput;            ///< acc [input rows, G, d], "+="
+  void* dinput;            ///< acc [input rows, G, d], "+="; null: not wanted
   CompressorGradients dparameters;
   ListView<SummaryRun> runs;
 };
 
 /// o_cmp and its log-sum-exp: softmax over the visible summaries (those with i s + l - 1 <= t) of the row's document.
-/// A row that sees none gets 0 and -infinity.
-struct CompressedAttention : StageContext {
+/// A row that sees no summary gets output 0 and log-sum-exp -infinity.
+struct CompressedAttention : OpContext {
   const SegmentSchedule* queries;
   const void* q;       ///< [rows, H, d_qk]
   const void* keys;    ///< [C, G, d_qk]
@@ -156,9 +164,9 @@ struct CompressedAttention : StageContext {
   void* log_sum_exp;   ///< acc [rows, H], natural logarithm
 };
 
-/// Importance scores of equation 9 and the top n of them, never materialised. A row's result depends on the row's
-/// query, its document's summaries and its log-sum-exps alone.
-struct SelectBlocks : StageContext {
+/// The n selected blocks of each row and KV head ("Importance" and "Selection"); the scores are never materialised. A
+/// row's result depends only on its query, its document's summaries and its log-sum-exps.
+struct SelectBlocks : OpContext {
   const SegmentSchedule* queries;
   const void* q;            ///< [rows, H, d_qk]
   const void* keys;         ///< [C, G, d_qk]
@@ -166,46 +174,47 @@ struct SelectBlocks : StageContext {
   std::int32_t* selected;   ///< [rows, G, n], document-relative block indices, ascending, padded with -1
 };
 
-/// Sets bit (block * G + head) for every pair that some row selected; block counts all B blocks.
-struct MarkDemand : StageContext {
+/// Sets bit (block * G + group) for every (block, KV head) pair that some row selected; `block` is an index among all
+/// B.
+struct MarkDemand : OpContext {
   const SegmentSchedule* queries;
   const std::int32_t* selected;  ///< [rows, G, n]
-  std::uint32_t* bitmap;         ///< [ceil(B G / 32)], zeroed by the caller, bit b of word b / 32 is b % 32
+  std::uint32_t* bitmap;         ///< [ceil(B G / 32)], zeroed by the caller; bit b is bit b % 32 of word b / 32
 };
 
-/// One full selection block of one KV head: rows [row, row + m) of the rank's own tensors <-> slot `slot` of a pool.
-/// A slot holds keys [m, d_qk] followed by values [m, d_v], contiguous.
+/// One full selection block of one KV head: rows [row, row + m) of the rank's own tensors and slot `slot` of a pool. A
+/// slot holds keys [m, d_qk] followed by values [m, d_v], contiguous.
 struct BlockSlot {
   std::int64_t row;
-  std::int32_t head;
+  std::int32_t group;  ///< index of the KV head
   std::int32_t slot;
 };
 
-/// pool[slot] = k, v of the block.
-struct PackBlocks : StageContext {
+/// pool[slot] = keys and values of the block, for every item of the list.
+struct PackBlocks : OpContext {
   const void* k;  ///< [rows, G, d_qk]
   const void* v;  ///< [rows, G, d_v]
   void* pool;     ///< [slots][m d_qk + m d_v]
   ListView<BlockSlot> blocks;
 };
 
-/// dk, dv of the block += pool[slot]; no two items of the list name the same block.
-struct AddBlocks : StageContext {
+/// dk and dv of the block += pool[slot], for every item of the list; no two items name the same block.
+struct AddBlocks : OpContext {
   const void* pool;  ///< acc [slots][m d_qk + m d_v]
   void* dk;          ///< acc [rows, G, d_qk], "+="
   void* dv;          ///< acc [rows, G, d_v], "+="
   ListView<BlockSlot> blocks;
 };
 
-/// Where a selected block's keys and values are, for a (block, KV head) pair: `row >= 0`: rows from `row` on of the
-/// rank's own tensors; `row < 0`: slot `-1 - row` of the pool. Pairs that no row of the rank selected are undefined.
+/// Where the keys and values of a (block, KV head) pair are. A location >= 0 is their first row in the rank's own
+/// tensors; a location < 0 is slot -1 - location of the pool. Undefined for pairs that no row of the rank selected.
 using BlockLocation = std::int32_t;
 
 struct CombineBranches;
 
-/// o_slc and its log-sum-exp for query heads of KV heads [head_begin, head_end): softmax over the tokens u <= t of the
-/// selected blocks.
-struct SelectedAttention : StageContext {
+/// o_slc and its log-sum-exp for the query heads of KV heads [group_begin, group_end): softmax over the tokens u <= t
+/// of the selected blocks.
+struct SelectedAttention : OpContext {
   const SegmentSchedule* queries;
   const void* q;                 ///< [rows, H, d_qk]
   const void* k;                 ///< [rows, G, d_qk]
@@ -213,16 +222,17 @@ struct SelectedAttention : StageContext {
   const void* pool;              ///< [slots][m d_qk + m d_v]
   const BlockLocation* table;    ///< [B, G]
   const std::int32_t* selected;  ///< [rows, G, n]
-  std::int64_t head_begin;
-  std::int64_t head_end;
-  void* out;          ///< [rows, H, d_v]; with `combine` it may be null
+  std::int64_t group_begin;
+  std::int64_t group_end;
+  void* out;          ///< [rows, H, d_v]; may be null if `combine` is set
   void* log_sum_exp;  ///< acc [rows, H]
-  /// For a device that combines_selected(): what to do besides for these heads, with this o_slc in place of its own.
+  /// If set, the op also does this CombineBranches for the same query heads, with its own o_slc in place of
+  /// CombineBranches::o_slc. Only for devices whose combines_selected() is true.
   const CombineBranches* combine = nullptr;
 };
 
-/// o_win and its log-sum-exp: softmax over t - w < u <= t. Tokens before the segment are in the halo.
-struct WindowAttention : StageContext {
+/// o_win and its log-sum-exp: softmax over the tokens t - w < u <= t. Tokens before the segment are in the halo.
+struct WindowAttention : OpContext {
   const SegmentSchedule* queries;
   const void* q;       ///< [rows, H, d_qk]
   const void* k;       ///< [rows, G, d_qk]
@@ -234,7 +244,7 @@ struct WindowAttention : StageContext {
 };
 
 /// out = g0 o_cmp + g1 o_slc + g2 o_win, g = sigmoid(gate) or gate.
-struct CombineBranches : StageContext {
+struct CombineBranches : OpContext {
   std::int64_t rows;
   const void* gate;   ///< [rows, H, 3]
   const void* o_cmp;  ///< [rows, H, d_v]
@@ -243,9 +253,9 @@ struct CombineBranches : StageContext {
   void* out;          ///< [rows, H, d_v]
 };
 
-/// What the branches' backward passes share. A branch b's output gradient is weight_b dout, never materialised; its
-/// delta is the row sum of that times o_b.
-struct CombineBranchesBackward : StageContext {
+/// The gradient of the gate, and what the backward ops of the branches need of it: the output gradient of branch b is
+/// weights[b] dout, never materialised; deltas[b] is its dot product with o_b.
+struct CombineBranchesBackward : OpContext {
   std::int64_t rows;
   const void* gate;   ///< [rows, H, 3]
   const void* o_cmp;  ///< [rows, H, d_v]
@@ -253,11 +263,11 @@ struct CombineBranchesBackward : StageContext {
   const void* o_win;  ///< [rows, H, d_v]
   const void* dout;   ///< [rows, H, d_v]
   void* dgate;        ///< acc [rows, H, 3], overwritten
-  void* weights;      ///< acc [3, rows, H], overwritten: the gates applied
-  void* deltas;       ///< acc [3, rows, H], overwritten: g_b sum_c dout o_b
+  void* weights;      ///< acc [3, rows, H], overwritten: g
+  void* deltas;       ///< acc [3, rows, H], overwritten: g_b dout . o_b
 };
 
-/// What the backward of every branch is given of the forward and of the gate.
+/// The results of the forward and of CombineBranchesBackward that the backward op of each branch reads.
 struct BranchGradient {
   const void* dout;         ///< [rows, H, d_v]
   const void* weights;      ///< acc [rows, H], of this branch
@@ -265,7 +275,8 @@ struct BranchGradient {
   const void* log_sum_exp;  ///< acc [rows, H], of this branch
 };
 
-struct CompressedAttentionBackward : StageContext {
+/// The gradients of CompressedAttention.
+struct CompressedAttentionBackward : OpContext {
   const SegmentSchedule* queries;
   const void* q;       ///< [rows, H, d_qk]
   const void* keys;    ///< [C, G, d_qk]
@@ -276,7 +287,8 @@ struct CompressedAttentionBackward : StageContext {
   void* dvalues;  ///< acc [C, G, d_v], "+="
 };
 
-struct SelectedAttentionBackward : StageContext {
+/// The gradients of SelectedAttention, with the selection held fixed.
+struct SelectedAttentionBackward : OpContext {
   const SegmentSchedule* queries;
   const void* q;                 ///< [rows, H, d_qk]
   const void* k;                 ///< [rows, G, d_qk]
@@ -285,8 +297,8 @@ struct SelectedAttentionBackward : StageContext {
   std::int64_t pool_slots;       ///< slots of the pool that are in use
   const BlockLocation* table;    ///< [B, G]
   const std::int32_t* selected;  ///< [rows, G, n]
-  std::int64_t head_begin;
-  std::int64_t head_end;
+  std::int64_t group_begin;
+  std::int64_t group_end;
   BranchGradient gradient;
   void* dq;     ///< acc [rows, H, d_qk], "+="
   void* dk;     ///< acc [rows, G, d_qk], "+="
@@ -294,7 +306,8 @@ struct SelectedAttentionBackward : StageContext {
   void* dpool;  ///< acc [slots][m d_qk + m d_v], "+="
 };
 
-struct WindowAttentionBackward : StageContext {
+/// The gradients of WindowAttention.
+struct WindowAttentionBackward : OpContext {
   const SegmentSchedule* queries;
   const void* q;       ///< [rows, H, d_qk]
   const void* k;       ///< [rows, G, d_qk]
@@ -309,18 +322,26 @@ struct WindowAttentionBackward : StageContext {
   void* dhalo_v;  ///< acc [halo rows, G, d_v], "+="
 };
 
-/// What a device needs to say how much scratch its stages want on one rank.
+/// The sizes of one rank's layer that Device::scratch_bytes() depends on.
 struct ProblemSize {
   const Config* config = nullptr;
   DType dtype = DType::f32;
-  std::int64_t rows = 0;       ///< this rank's tokens
-  std::int64_t halo_rows = 0;  ///< rows of the window halo
-  std::int64_t compress_halo_rows = 0;
-  std::int64_t own_summaries = 0;  ///< summaries this rank computes
+  std::int64_t rows = 0;           ///< this rank's tokens
+  std::int64_t own_summaries = 0;  ///< summaries that this rank computes
   std::int64_t summaries = 0;      ///< C
   std::int64_t blocks = 0;         ///< B
-  std::int64_t pool_slots = 0;     ///< most (block, head) slots of a pool
-  bool backward = false;
+  bool backward = false;           ///< whether ops of the backward run too
 };
+
+/// A list of types.
+template <class... Types>
+struct OpList {};
+
+/// Every op of a Device, by its struct of arguments. This is the only list of them: Device, its implementations and the
+/// tests' devices are made from it.
+using DeviceOps =
+    OpList<CopyRows, AddRows, Convert, PackBlocks, AddBlocks, MarkDemand, Compress, CompressedAttention, SelectBlocks,
+           SelectedAttention, WindowAttention, CombineBranches, CombineBranchesBackward, WindowAttentionBackward,
+           SelectedAttentionBackward, CompressedAttentionBackward, CompressBackward>;
 
 }  // namespace cpnsa
