@@ -56,7 +56,7 @@ void Parameters::place() {
 
 void Parameters::round() {
   const std::array all{cpnsa::Conversion{rounded_.view().data, values_.view().data, values_.view().elements()}};
-  operations_.device().run(Convert{operations_.narrow(), operations_.wide(), all}, operations_.stream());
+  operations_.device().run(cpnsa::Convert{operations_.narrow(), operations_.wide(), all}, operations_.stream());
 }
 
 TensorView Parameters::part(const TensorView& whole, const Weight& weight) {

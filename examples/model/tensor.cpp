@@ -45,7 +45,7 @@ Tensor copy(Operations& operations, const TensorView& source) {
 Tensor narrowed(Operations& operations, const TensorView& source) {
   Tensor tensor = like(operations, operations.narrow(), source);
   const std::array all{cpnsa::Conversion{tensor.view().data, source.data, source.elements()}};
-  operations.device().run(Convert{operations.narrow(), source.dtype, all}, operations.stream());
+  operations.device().run(cpnsa::Convert{operations.narrow(), source.dtype, all}, operations.stream());
   return tensor;
 }
 

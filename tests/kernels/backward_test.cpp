@@ -1,4 +1,4 @@
-// Each backward stage alone, on every rank's share; what all ranks add up to is compared with the oracle's gradients.
+// Each op of the backward by itself, on every rank's share; the sum over the ranks is compared with the oracle.
 
 #include <cmath>
 
@@ -7,33 +7,34 @@
 namespace cpnsa::test {
 namespace {
 
-CPNSA_KERNEL_SUITE(BackwardStages);
+CPNSA_KERNEL_SUITE(BackwardOps);
 
-constexpr double already_there = 0.25;  // in every gradient that is added to
+constexpr double initial = 0.25;  // every element of a gradient before an op adds to it
 
-// An accumulator that starts with something.
+// A gradient whose elements are `initial`.
 DeviceBuffer started(const RankShare& share, std::int64_t elements) {
-  return share.accumulated(Values(static_cast<std::size_t>(elements), already_there));
+  return share.accumulated(Values(static_cast<std::size_t>(elements), initial));
 }
 
+// The sum that was added to a gradient.
 Values gained(const RankShare& share, const DeviceBuffer& buffer) {
   Values values = share.accumulated_values(buffer);
-  for (double& value : values) value -= already_there;
+  for (double& value : values) value -= initial;
   return values;
 }
 
-// Beside the derived tolerance: the rounding of adding to what was there, and, as some gradients are zero in theory,
-// that of the sums they come from, which are of the size of the others.
+// The derived tolerance, plus the rounding of adding to `initial`, plus the rounding of sums of the size of the other
+// gradients, because some gradients are zero in theory.
 testing::AssertionResult gradient_agrees(const std::string& name, const Values& found, const Values& truth,
-                                         const Values& plain, const StageCase& stage, const BranchCase& branch) {
-  const double roundoff = stage.dtype == DType::f64 ? 0x1p-53 : 0x1p-24;
-  const double of_sums = 16 * roundoff + (size_of(stage.dtype) == 2 ? 0x1p-14 : 0);
+                                         const Values& plain, const OpCase& op_case, const BranchCase& branch) {
+  const double roundoff = op_case.dtype == DType::f64 ? 0x1p-53 : 0x1p-24;
+  const double of_sums = 16 * roundoff + (size_of(op_case.dtype) == 2 ? 0x1p-14 : 0);
   const double floor =
-      16 * roundoff * already_there * std::sqrt(static_cast<double>(truth.size())) + of_sums * norm_of(branch.truth);
-  return agrees(name, found, truth, plain, backward_factor, stage.dtype, accumulate_dtype(stage.dtype), floor);
+      16 * roundoff * initial * std::sqrt(static_cast<double>(truth.size())) + of_sums * norm_of(branch.truth);
+  return agrees(name, found, truth, plain, backward_factor, op_case.dtype, accumulate_dtype(op_case.dtype), floor);
 }
 
-// What an attention's backward is given of its branch, for one rank.
+// One rank's BranchGradient of an attention op.
 struct GradientInputs {
   GradientInputs(const BranchCase& branch, const RankShare& share)
       : dout(share.input(share.rows(branch.problem.dout))),
@@ -44,22 +45,23 @@ struct GradientInputs {
   DeviceBuffer dout, weights, deltas, log_sum_exp;
 };
 
-TEST_P(BackwardStages, CompressedAttention) {
-  for_each_case([&](const StageCase& stage) {
-    const BranchCase branch(stage, OnlyBranch::cmp);
-    for_each_partition(stage, [&](const Partition& partition) {
+TEST_P(BackwardOps, CompressedAttention) {
+  for_each_case([&](const OpCase& op_case) {
+    const BranchCase branch(op_case, OnlyBranch::cmp);
+    for_each_partition(op_case, [&](const Partition& partition) {
       Values dq(branch.truth.q.size()), dkeys(branch.dsummaries.k.size()), dvalues(branch.dsummaries.v.size());
       for (int rank = 0; rank < partition.ranks(); ++rank) {
-        RankShare share(stage, partition, rank, device());
+        RankShare share(op_case, partition, rank, device());
         if (share.plan.rows == 0) continue;
-        const DeviceBuffer q = share.input(share.rows(stage.problem.inputs.q));
-        const DeviceBuffer keys = share.input(stage.truth.summaries_k), values = share.input(stage.truth.summaries_v);
+        const DeviceBuffer q = share.input(share.rows(op_case.problem.inputs.q));
+        const DeviceBuffer keys = share.input(op_case.truth.summaries_k),
+                           values = share.input(op_case.truth.summaries_v);
         const GradientInputs gradient(branch, share);
         const DeviceBuffer own_dq =
-            started(share, share.plan.rows * stage.config().num_q_heads * stage.config().head_dim_qk);
+            started(share, share.plan.rows * op_case.config().num_q_heads * op_case.config().head_dim_qk);
         const DeviceBuffer own_dkeys = started(share, static_cast<std::int64_t>(dkeys.size()));
         const DeviceBuffer own_dvalues = started(share, static_cast<std::int64_t>(dvalues.size()));
-        auto arguments = share.arguments<CompressedAttentionBackward>();
+        auto arguments = share.op<CompressedAttentionBackward>();
         arguments.queries = share.queries.get();
         arguments.q = q.data();
         arguments.keys = keys.data();
@@ -74,35 +76,35 @@ TEST_P(BackwardStages, CompressedAttention) {
         for (std::size_t i = 0; i < dkeys.size(); ++i) dkeys[i] += more_keys[i];
         for (std::size_t i = 0; i < dvalues.size(); ++i) dvalues[i] += more_values[i];
       }
-      ASSERT_TRUE(gradient_agrees("dq", dq, branch.truth.q, branch.plain.q, stage, branch));
-      ASSERT_TRUE(gradient_agrees("dkeys", dkeys, branch.dsummaries.k, branch.plain_dsummaries.k, stage, branch));
-      ASSERT_TRUE(gradient_agrees("dvalues", dvalues, branch.dsummaries.v, branch.plain_dsummaries.v, stage, branch));
+      ASSERT_TRUE(gradient_agrees("dq", dq, branch.truth.q, branch.plain.q, op_case, branch));
+      ASSERT_TRUE(gradient_agrees("dkeys", dkeys, branch.dsummaries.k, branch.plain_dsummaries.k, op_case, branch));
+      ASSERT_TRUE(gradient_agrees("dvalues", dvalues, branch.dsummaries.v, branch.plain_dsummaries.v, op_case, branch));
     });
   });
 }
 
-TEST_P(BackwardStages, SelectedAttention) {
-  for_each_case([&](const StageCase& stage) {
-    const BranchCase branch(stage, OnlyBranch::slc);
-    const Tensors& inputs = stage.problem.inputs;
-    for_each_partition(stage, [&](const Partition& partition) {
+TEST_P(BackwardOps, SelectedAttention) {
+  for_each_case([&](const OpCase& op_case) {
+    const BranchCase branch(op_case, OnlyBranch::slc);
+    const Tensors& inputs = op_case.problem.inputs;
+    for_each_partition(op_case, [&](const Partition& partition) {
       Values dq(branch.truth.q.size()), dk(branch.truth.k.slc.size()), dv(branch.truth.v.slc.size());
       for (int rank = 0; rank < partition.ranks(); ++rank) {
-        RankShare share(stage, partition, rank, device());
+        RankShare share(op_case, partition, rank, device());
         if (share.plan.rows == 0) continue;
         const DeviceBuffer q = share.input(share.rows(inputs.q)), k = share.input(share.rows(inputs.k.slc)),
                            v = share.input(share.rows(inputs.v.slc));
         const DeviceBuffer table(device(), share.schedule.table), selected(device(), share.selected());
         const GradientInputs gradient(branch, share);
-        const std::int64_t rows = share.plan.rows, heads = stage.config().num_kv_heads;
-        const DeviceBuffer own_dq = started(share, rows * stage.config().num_q_heads * stage.config().head_dim_qk);
-        const DeviceBuffer own_dk = started(share, rows * heads * stage.config().head_dim_qk);
-        const DeviceBuffer own_dv = started(share, rows * heads * stage.config().head_dim_v);
+        const std::int64_t rows = share.plan.rows, kv_heads = op_case.config().num_kv_heads;
+        const DeviceBuffer own_dq = started(share, rows * op_case.config().num_q_heads * op_case.config().head_dim_qk);
+        const DeviceBuffer own_dk = started(share, rows * kv_heads * op_case.config().head_dim_qk);
+        const DeviceBuffer own_dv = started(share, rows * kv_heads * op_case.config().head_dim_v);
         for (const planning::ExchangeRound& round : share.schedule.rounds) {
           const Values content = share.pool(round, inputs.k.slc, inputs.v.slc);
           const DeviceBuffer pool = share.input(content);
           const DeviceBuffer dpool = started(share, static_cast<std::int64_t>(content.size()));
-          auto arguments = share.arguments<SelectedAttentionBackward>();
+          auto arguments = share.op<SelectedAttentionBackward>();
           arguments.queries = share.queries.get();
           arguments.q = q.data();
           arguments.k = k.data();
@@ -125,18 +127,18 @@ TEST_P(BackwardStages, SelectedAttention) {
         share.add_rows(dk, gained(share, own_dk));
         share.add_rows(dv, gained(share, own_dv));
       }
-      ASSERT_TRUE(gradient_agrees("dq", dq, branch.truth.q, branch.plain.q, stage, branch));
-      ASSERT_TRUE(gradient_agrees("dk", dk, branch.truth.k.slc, branch.plain.k.slc, stage, branch));
-      ASSERT_TRUE(gradient_agrees("dv", dv, branch.truth.v.slc, branch.plain.v.slc, stage, branch));
+      ASSERT_TRUE(gradient_agrees("dq", dq, branch.truth.q, branch.plain.q, op_case, branch));
+      ASSERT_TRUE(gradient_agrees("dk", dk, branch.truth.k.slc, branch.plain.k.slc, op_case, branch));
+      ASSERT_TRUE(gradient_agrees("dv", dv, branch.truth.v.slc, branch.plain.v.slc, op_case, branch));
     });
   });
 }
 
-void check_window(const StageCase& stage, const BranchCase& branch, const Partition& partition, Device& device) {
-  const Tensors& inputs = stage.problem.inputs;
+void check_window(const OpCase& op_case, const BranchCase& branch, const Partition& partition, Device& device) {
+  const Tensors& inputs = op_case.problem.inputs;
   Values dq(branch.truth.q.size()), dk(branch.truth.k.win.size()), dv(branch.truth.v.win.size());
   for (int rank = 0; rank < partition.ranks(); ++rank) {
-    RankShare share(stage, partition, rank, device);
+    RankShare share(op_case, partition, rank, device);
     if (share.plan.rows == 0) continue;
     const planning::RankHalo& halo = share.plan.window_halo;
     const DeviceBuffer q = share.input(share.rows(inputs.q)), k = share.input(share.rows(inputs.k.win)),
@@ -144,13 +146,13 @@ void check_window(const StageCase& stage, const BranchCase& branch, const Partit
     const DeviceBuffer halo_k = share.input(share.halo(halo, inputs.k.win)),
                        halo_v = share.input(share.halo(halo, inputs.v.win));
     const GradientInputs gradient(branch, share);
-    const std::int64_t rows = share.plan.rows, heads = stage.config().num_kv_heads;
-    const DeviceBuffer own_dq = started(share, rows * stage.config().num_q_heads * stage.config().head_dim_qk);
-    const DeviceBuffer own_dk = started(share, rows * heads * stage.config().head_dim_qk);
-    const DeviceBuffer own_dv = started(share, rows * heads * stage.config().head_dim_v);
-    const DeviceBuffer dhalo_k = started(share, halo.rows * heads * stage.config().head_dim_qk);
-    const DeviceBuffer dhalo_v = started(share, halo.rows * heads * stage.config().head_dim_v);
-    auto arguments = share.arguments<WindowAttentionBackward>();
+    const std::int64_t rows = share.plan.rows, kv_heads = op_case.config().num_kv_heads;
+    const DeviceBuffer own_dq = started(share, rows * op_case.config().num_q_heads * op_case.config().head_dim_qk);
+    const DeviceBuffer own_dk = started(share, rows * kv_heads * op_case.config().head_dim_qk);
+    const DeviceBuffer own_dv = started(share, rows * kv_heads * op_case.config().head_dim_v);
+    const DeviceBuffer dhalo_k = started(share, halo.rows * kv_heads * op_case.config().head_dim_qk);
+    const DeviceBuffer dhalo_v = started(share, halo.rows * kv_heads * op_case.config().head_dim_v);
+    auto arguments = share.op<WindowAttentionBackward>();
     arguments.queries = share.queries.get();
     arguments.q = q.data();
     arguments.k = k.data();
@@ -170,21 +172,22 @@ void check_window(const StageCase& stage, const BranchCase& branch, const Partit
     share.add_halo(dk, halo, gained(share, dhalo_k));
     share.add_halo(dv, halo, gained(share, dhalo_v));
   }
-  ASSERT_TRUE(gradient_agrees("dq", dq, branch.truth.q, branch.plain.q, stage, branch));
-  ASSERT_TRUE(gradient_agrees("dk", dk, branch.truth.k.win, branch.plain.k.win, stage, branch));
-  ASSERT_TRUE(gradient_agrees("dv", dv, branch.truth.v.win, branch.plain.v.win, stage, branch));
+  ASSERT_TRUE(gradient_agrees("dq", dq, branch.truth.q, branch.plain.q, op_case, branch));
+  ASSERT_TRUE(gradient_agrees("dk", dk, branch.truth.k.win, branch.plain.k.win, op_case, branch));
+  ASSERT_TRUE(gradient_agrees("dv", dv, branch.truth.v.win, branch.plain.v.win, op_case, branch));
 }
 
-TEST_P(BackwardStages, WindowAttention) {
-  for_each_case([&](const StageCase& stage) {
-    const BranchCase branch(stage, OnlyBranch::win);
-    for_each_partition(stage, [&](const Partition& partition) { check_window(stage, branch, partition, device()); });
+TEST_P(BackwardOps, WindowAttention) {
+  for_each_case([&](const OpCase& op_case) {
+    const BranchCase branch(op_case, OnlyBranch::win);
+    for_each_partition(op_case,
+                       [&](const Partition& partition) { check_window(op_case, branch, partition, device()); });
   });
 }
 
-// 196 tokens before a segment: of the first 64 that a tile of queries reads, four queries alone see the last four, and
-// the others have nothing to do until the next.
-TEST_P(BackwardStages, AWindowWhoseFirstTokensFewQueriesSee) {
+// A segment with 196 tokens of halo: of the first 64 tokens that a tile of queries reads, only four queries see any,
+// the last four; the other queries see none before the next tile of tokens.
+TEST_P(BackwardOps, AWindowWhoseFirstTokensFewQueriesSee) {
   Config config;
   config.num_q_heads = 16, config.num_kv_heads = 1;
   config.head_dim_qk = config.head_dim_v = 128;
@@ -193,15 +196,15 @@ TEST_P(BackwardStages, AWindowWhoseFirstTokensFewQueriesSee) {
   config.compress_hidden_k = config.compress_hidden_v = 64;
   const DType dtype = DType::bf16;
   if (!supported(config, dtype)) return;
-  const StageCase stage(make_problem(config, {0, 640}, 700, {.shared_k = false, .shared_v = false}), dtype);
+  const OpCase op_case(make_problem(config, {0, 640}, 700, {.shared_k = false, .shared_v = false}), dtype);
   std::vector<std::vector<TokenRange>> turns(2);
   for (std::int64_t begin = 0; begin < 640; begin += 64)
     turns[static_cast<std::size_t>(begin / 64 % 2)].push_back({begin, begin + 64});
-  check_window(stage, BranchCase(stage, OnlyBranch::win),
-               Partition::custom(stage.problem.cu_seqlens, config.select_block, std::move(turns)), device());
+  check_window(op_case, BranchCase(op_case, OnlyBranch::win),
+               Partition::custom(op_case.problem.cu_seqlens, config.select_block, std::move(turns)), device());
 }
 
-// Rows' gradients and those of the parameters, keys' or values', summed over the ranks.
+// The gradients of a compressor's input rows and parameters, for keys or values, summed over the ranks.
 struct CompressGradients {
   Values rows;
   CompressorSet<Values> parameters;
@@ -217,17 +220,18 @@ void for_each_member(Visit visit, Sets&&... sets) {
   visit("b2", sets.b2...);
 }
 
-CompressGradients compress_backward(const StageCase& stage, const BranchCase& branch, const Partition& partition,
+CompressGradients compress_backward(const OpCase& op_case, const BranchCase& branch, const Partition& partition,
                                     bool keys, Device& device) {
-  const Config& config = stage.config();
-  const Values& input = keys ? stage.problem.inputs.k.cmp : stage.problem.inputs.v.cmp;
-  const CompressorSet<Values>& parameters = keys ? stage.problem.inputs.compress_k : stage.problem.inputs.compress_v;
+  const Config& config = op_case.config();
+  const Values& input = keys ? op_case.problem.inputs.k.cmp : op_case.problem.inputs.v.cmp;
+  const CompressorSet<Values>& parameters =
+      keys ? op_case.problem.inputs.compress_k : op_case.problem.inputs.compress_v;
   CompressGradients total;
   total.rows.resize(input.size());
   for_each_member([](auto, Values& sum, const Values& values) { sum.resize(values.size()); }, total.parameters,
                   parameters);
   for (int rank = 0; rank < partition.ranks(); ++rank) {
-    RankShare share(stage, partition, rank, device);
+    RankShare share(op_case, partition, rank, device);
     const DeviceBuffer dsummaries = share.accumulated(keys ? branch.dsummaries.k : branch.dsummaries.v);
     CompressorSet<DeviceBuffer> given, gradients;
     for_each_member(
@@ -240,7 +244,7 @@ CompressGradients compress_backward(const StageCase& stage, const BranchCase& br
     const auto run = [&](const Values& rows, const std::vector<SummaryRun>& runs) {
       const DeviceBuffer in = share.input(rows), out = started(share, static_cast<std::int64_t>(rows.size()));
       const DeviceListBuffer<SummaryRun> list(device, runs);
-      auto arguments = share.arguments<CompressBackward>();
+      auto arguments = share.op<CompressBackward>();
       arguments.dim = keys ? config.head_dim_qk : config.head_dim_v;
       arguments.hidden = keys ? config.compress_hidden_k : config.compress_hidden_v;
       arguments.input = in.data();
@@ -268,20 +272,20 @@ CompressGradients compress_backward(const StageCase& stage, const BranchCase& br
   return total;
 }
 
-TEST_P(BackwardStages, Compress) {
+TEST_P(BackwardOps, Compress) {
   for_each_case(
-      [&](const StageCase& stage) {
-        const BranchCase branch(stage, OnlyBranch::cmp);
-        for_each_partition(stage, [&](const Partition& partition) {
+      [&](const OpCase& op_case) {
+        const BranchCase branch(op_case, OnlyBranch::cmp);
+        for_each_partition(op_case, [&](const Partition& partition) {
           for (const bool keys : {true, false}) {
-            const CompressGradients found = compress_backward(stage, branch, partition, keys, device());
+            const CompressGradients found = compress_backward(op_case, branch, partition, keys, device());
             const Values& rows = keys ? branch.truth.k.cmp : branch.truth.v.cmp;
             const Values& plain_rows = keys ? branch.plain.k.cmp : branch.plain.v.cmp;
             const std::string side = keys ? "keys' " : "values' ";
-            ASSERT_TRUE(gradient_agrees(side + "rows", found.rows, rows, plain_rows, stage, branch));
+            ASSERT_TRUE(gradient_agrees(side + "rows", found.rows, rows, plain_rows, op_case, branch));
             for_each_member(
                 [&](const std::string& name, const Values& gradient, const Values& truth, const Values& plain) {
-                  EXPECT_TRUE(gradient_agrees(side + name, gradient, truth, plain, stage, branch));
+                  EXPECT_TRUE(gradient_agrees(side + name, gradient, truth, plain, op_case, branch));
                 },
                 found.parameters, keys ? branch.truth.compress_k : branch.truth.compress_v,
                 keys ? branch.plain.compress_k : branch.plain.compress_v);
@@ -291,18 +295,19 @@ TEST_P(BackwardStages, Compress) {
       Also::many_summaries);
 }
 
-TEST_P(BackwardStages, CombineBranches) {
-  for_each_case([&](const StageCase& stage) {
-    RankShare share(stage, make_partition(PartitionKind::contiguous, stage.problem, 1), 0, device());
-    const std::array<Values, 3> outs{round_to(stage.dtype, stage.truth.o_cmp), round_to(stage.dtype, stage.truth.o_slc),
-                                     round_to(stage.dtype, stage.truth.o_win)};
-    const DeviceBuffer gate = share.input(stage.problem.inputs.gate), o_cmp = share.input(outs[0]),
+TEST_P(BackwardOps, CombineBranches) {
+  for_each_case([&](const OpCase& op_case) {
+    RankShare share(op_case, make_partition(PartitionKind::contiguous, op_case.problem, 1), 0, device());
+    const std::array<Values, 3> outs{round_to(op_case.dtype, op_case.truth.o_cmp),
+                                     round_to(op_case.dtype, op_case.truth.o_slc),
+                                     round_to(op_case.dtype, op_case.truth.o_win)};
+    const DeviceBuffer gate = share.input(op_case.problem.inputs.gate), o_cmp = share.input(outs[0]),
                        o_slc = share.input(outs[1]), o_win = share.input(outs[2]),
-                       dout = share.input(stage.problem.dout);
-    const std::int64_t count = share.plan.rows * stage.config().num_q_heads;
+                       dout = share.input(op_case.problem.dout);
+    const std::int64_t count = share.plan.rows * op_case.config().num_q_heads;
     const DeviceBuffer dgate = share.accumulated_output(count, 3), weights = share.accumulated_output(count, 3),
                        deltas = share.accumulated_output(count, 3);
-    auto arguments = share.arguments<CombineBranchesBackward>();
+    auto arguments = share.op<CombineBranchesBackward>();
     arguments.rows = share.plan.rows;
     arguments.gate = gate.data();
     arguments.o_cmp = o_cmp.data();
@@ -315,20 +320,20 @@ TEST_P(BackwardStages, CombineBranches) {
     device().run(arguments, Stream{});
 
     Values expected_dgate, expected_weights(static_cast<std::size_t>(3 * count)), expected_deltas(expected_weights);
-    const auto d_v = static_cast<std::size_t>(stage.config().head_dim_v);
+    const auto d_v = static_cast<std::size_t>(op_case.config().head_dim_v);
     for (std::size_t row = 0; row < static_cast<std::size_t>(count); ++row)
       for (std::size_t branch = 0; branch < 3; ++branch) {
-        const bool logits = stage.config().gate == GateKind::logits;
-        const double value = stage.problem.inputs.gate[3 * row + branch];
+        const bool logits = op_case.config().gate == GateKind::logits;
+        const double value = op_case.problem.inputs.gate[3 * row + branch];
         const double weight = logits ? 1 / (1 + std::exp(-value)) : value;
         double product = 0;
         for (std::size_t c = 0; c < d_v; ++c)
-          product += stage.problem.dout[row * d_v + c] * outs[branch][row * d_v + c];
+          product += op_case.problem.dout[row * d_v + c] * outs[branch][row * d_v + c];
         expected_dgate.push_back(product * (logits ? weight * (1 - weight) : 1));
         expected_weights[branch * static_cast<std::size_t>(count) + row] = weight;
         expected_deltas[branch * static_cast<std::size_t>(count) + row] = weight * product;
       }
-    const double tolerance = (stage.dtype == DType::f64 ? 0x1p-53 : 0x1p-24) * 16;
+    const double tolerance = (op_case.dtype == DType::f64 ? 0x1p-53 : 0x1p-24) * 16;
     ASSERT_TRUE(within("dgate", share.accumulated_values(dgate), expected_dgate, tolerance));
     ASSERT_TRUE(within("weights", share.accumulated_values(weights), expected_weights, tolerance));
     ASSERT_TRUE(within("deltas", share.accumulated_values(deltas), expected_deltas, tolerance));

@@ -39,7 +39,7 @@ planning::DemandMatrix demand_of(const Problem& problem, const Partition& partit
   return demand;
 }
 
-// 16 query heads of one KV head, and few blocks selected.
+// One KV head with 16 query heads, and few selected blocks.
 Config one_group(std::int64_t window) {
   Config config;
   config.num_q_heads = 16, config.num_kv_heads = 1;
@@ -50,8 +50,8 @@ Config one_group(std::int64_t window) {
   return config;
 }
 
-// The shapes of the paper and of common models, small: 16 query heads a group, blocks of 64. The last queries of the
-// first see more blocks than they select.
+// Small problems of the paper's shape and of common models: 16 query heads per group, blocks of 64. In the first, the
+// last queries see more blocks than they select.
 std::vector<Problem> model_shapes() {
   std::vector<Problem> problems;
   std::uint64_t seed = 500;
@@ -65,27 +65,27 @@ std::vector<Problem> model_shapes() {
   return problems;
 }
 
-// Long enough for kernels that take 128 summaries at a time to take another turn, and a second document of one more.
+// A document with more than the 128 summaries that kernels process at a time, and a second document.
 Problem long_documents() {
   return make_problem(one_group(400), {0, 2200, 2300}, 600, {.shared_k = false, .shared_v = false});
 }
 
-// Scores so far apart that a row's maximum rises by more than 2^8 between tiles of keys, where kernels rescale.
+// Scores so far apart that a row's maximum rises by more than 2^8 between tiles of keys, so that kernels rescale.
 Problem steep_scores() {
   Config config = one_group(300);
   config.softmax_scale = 1;
   return make_problem(config, {0, 1500}, 602, {.shared_k = false, .shared_v = false});
 }
 
-// Scores below zero alone, of which the later ones are far higher: kernels look for a maximum's rise among numbers that
-// are not negative first.
+// All scores are negative, and later ones are far higher. Kernels first look for a new maximum among the numbers that
+// are not negative.
 Problem sunken_scores() {
   Config config = one_group(300);
   config.softmax_scale = 1;
   config.compressor = Compressor::mean;
   Problem problem = make_problem(config, {0, 1500}, 603, {.shared_k = false, .shared_v = false});
-  const auto set_first_channel = [&](Values& rows, std::int64_t heads, auto value_at) {
-    const std::size_t width = static_cast<std::size_t>(heads * config.head_dim_qk);
+  const auto set_first_channel = [&](Values& rows, std::int64_t num_heads, auto value_at) {
+    const std::size_t width = static_cast<std::size_t>(num_heads * config.head_dim_qk);
     for (std::size_t i = 0; i < rows.size(); i += static_cast<std::size_t>(config.head_dim_qk))
       rows[i] = value_at(i / width);
   };
@@ -95,7 +95,7 @@ Problem sunken_scores() {
   return problem;
 }
 
-// 1049 of them, more than a compressor takes at once, of which the shares of ranks are less.
+// 1049 summaries: more than a compressor processes at a time, while the share of each of several ranks is less.
 Problem many_summaries() {
   Config config;
   config.num_q_heads = config.num_kv_heads = 1;
@@ -110,20 +110,20 @@ Problem many_summaries() {
 
 }  // namespace
 
-StageCase::StageCase(Problem problem_, DType dtype_)
+OpCase::OpCase(Problem problem_, DType dtype_)
     : problem(rounded(separate(std::move(problem_)), dtype_)),
       dtype(dtype_),
       truth(oracle_forward(problem, {dtype, false})),
       plain(oracle_forward(problem, {dtype, true}, &truth.selected)) {}
 
-BranchCase::BranchCase(const StageCase& stage, OnlyBranch branch) : problem(stage.problem) {
+BranchCase::BranchCase(const OpCase& op_case, OnlyBranch branch) : problem(op_case.problem) {
   problem.config.gate = GateKind::values;
   for (std::size_t i = 0; i < problem.inputs.gate.size(); ++i)
     if (i % 3 != static_cast<std::size_t>(branch)) problem.inputs.gate[i] = 0;
-  truth = oracle_backward(problem, {stage.dtype, false}, stage.truth.selected, &dsummaries);
-  plain = oracle_backward(problem, {stage.dtype, true}, stage.truth.selected, &plain_dsummaries);
+  truth = oracle_backward(problem, {op_case.dtype, false}, op_case.truth.selected, &dsummaries);
+  plain = oracle_backward(problem, {op_case.dtype, true}, op_case.truth.selected, &plain_dsummaries);
 
-  const OracleForward& forward = stage.truth;
+  const OracleForward& forward = op_case.truth;
   const Values& out = branch == OnlyBranch::cmp   ? forward.o_cmp
                       : branch == OnlyBranch::slc ? forward.o_slc
                                                   : forward.o_win;
@@ -139,15 +139,15 @@ BranchCase::BranchCase(const StageCase& stage, OnlyBranch branch) : problem(stag
   }
 }
 
-RankShare::RankShare(const StageCase& stage, const Partition& partition, int rank, Device& device)
-    : plan(stage.problem.config, partition, rank, AttentionOptions{.dtype = stage.dtype, .gradient_dtype = {}}),
-      schedule(plan.blocks.fetch(demand_of(stage.problem, partition, plan.layout, stage.truth.selected))),
-      queries(device.schedule(plan.segments, stage.problem.config)),
-      stage_(stage),
+RankShare::RankShare(const OpCase& op_case, const Partition& partition, int rank, Device& device)
+    : plan(op_case.problem.config, partition, rank, AttentionOptions{.dtype = op_case.dtype, .gradient_dtype = {}}),
+      schedule(plan.blocks.fetch(demand_of(op_case.problem, partition, plan.layout, op_case.truth.selected))),
+      queries(device.schedule(plan.segments, op_case.problem.config)),
+      op_case_(op_case),
       tokens_(partition.global_rows(rank)),
       device_(device) {
-  const ProblemSize size{.config = &stage.problem.config,
-                         .dtype = stage.dtype,
+  const ProblemSize size{.config = &op_case.problem.config,
+                         .dtype = op_case.dtype,
                          .rows = plan.rows,
                          .own_summaries = plan.layout.own_summaries[static_cast<std::size_t>(rank)],
                          .summaries = plan.layout.summaries,
@@ -157,7 +157,7 @@ RankShare::RankShare(const StageCase& stage, const Partition& partition, int ran
 }
 
 Values RankShare::rows(const Values& packed) const {
-  const std::size_t width = width_of(stage_.problem, packed);
+  const std::size_t width = width_of(op_case_.problem, packed);
   Values own;
   for (const std::int64_t token : tokens_) {
     const auto first = packed.begin() + token * static_cast<std::ptrdiff_t>(width);
@@ -167,35 +167,35 @@ Values RankShare::rows(const Values& packed) const {
 }
 
 Values RankShare::halo(const planning::RankHalo& halo, const Values& packed) const {
-  const auto width = static_cast<std::ptrdiff_t>(width_of(stage_.problem, packed));
+  const auto width = static_cast<std::ptrdiff_t>(width_of(op_case_.problem, packed));
   Values stored;
   for (const TokenRange& range : halo.stored)
     stored.insert(stored.end(), packed.begin() + range.begin * width, packed.begin() + range.end * width);
   return stored;
 }
 
-// visit(row of the pool's slot, slot, token, KV head)
+// Calls visit(row of the slot, slot, token, KV head) for every row of the round's pool.
 template <class Visit>
 void RankShare::for_each_slot_row(const planning::ExchangeRound& round, Visit visit) const {
-  const Config& config = stage_.problem.config;
+  const Config& config = op_case_.problem.config;
   for (const planning::Document& document : plan.layout.documents)
     for (std::int64_t block = 0; block < document.blocks; ++block)
-      for (std::int64_t head = round.head_begin; head < round.head_end; ++head) {
+      for (std::int64_t group = round.head_begin; group < round.head_end; ++group) {
         const BlockLocation where =
-            schedule.table[static_cast<std::size_t>((document.block + block) * config.num_kv_heads + head)];
+            schedule.table[static_cast<std::size_t>((document.block + block) * config.num_kv_heads + group)];
         for (std::int64_t row = 0; where < 0 && row < config.select_block; ++row)
-          visit(row, -1 - where, document.begin + block * config.select_block + row, head);
+          visit(row, -1 - where, document.begin + block * config.select_block + row, group);
       }
 }
 
 Values RankShare::pool(const planning::ExchangeRound& round, const Values& k, const Values& v) const {
-  const Config& config = stage_.problem.config;
-  const std::int64_t d_qk = config.head_dim_qk, d_v = config.head_dim_v, heads = config.num_kv_heads;
+  const Config& config = op_case_.problem.config;
+  const std::int64_t d_qk = config.head_dim_qk, d_v = config.head_dim_v, kv_heads = config.num_kv_heads;
   const std::int64_t slot_size = config.select_block * (d_qk + d_v);
   Values pool(static_cast<std::size_t>(round.received * slot_size));
-  for_each_slot_row(round, [&](std::int64_t row, std::int64_t slot, std::int64_t token, std::int64_t head) {
-    std::copy_n(k.begin() + (token * heads + head) * d_qk, d_qk, pool.begin() + slot * slot_size + row * d_qk);
-    std::copy_n(v.begin() + (token * heads + head) * d_v, d_v,
+  for_each_slot_row(round, [&](std::int64_t row, std::int64_t slot, std::int64_t token, std::int64_t group) {
+    std::copy_n(k.begin() + (token * kv_heads + group) * d_qk, d_qk, pool.begin() + slot * slot_size + row * d_qk);
+    std::copy_n(v.begin() + (token * kv_heads + group) * d_v, d_v,
                 pool.begin() + slot * slot_size + config.select_block * d_qk + row * d_v);
   });
   return pool;
@@ -203,38 +203,38 @@ Values RankShare::pool(const planning::ExchangeRound& round, const Values& k, co
 
 void RankShare::add_pool(Values& packed_k, Values& packed_v, const planning::ExchangeRound& round,
                          const Values& pool) const {
-  const Config& config = stage_.problem.config;
-  const std::int64_t d_qk = config.head_dim_qk, d_v = config.head_dim_v, heads = config.num_kv_heads;
+  const Config& config = op_case_.problem.config;
+  const std::int64_t d_qk = config.head_dim_qk, d_v = config.head_dim_v, kv_heads = config.num_kv_heads;
   const std::int64_t slot_size = config.select_block * (d_qk + d_v);
-  for_each_slot_row(round, [&](std::int64_t row, std::int64_t slot, std::int64_t token, std::int64_t head) {
+  for_each_slot_row(round, [&](std::int64_t row, std::int64_t slot, std::int64_t token, std::int64_t group) {
     for (std::int64_t c = 0; c < d_qk; ++c)
-      packed_k[static_cast<std::size_t>((token * heads + head) * d_qk + c)] +=
+      packed_k[static_cast<std::size_t>((token * kv_heads + group) * d_qk + c)] +=
           pool[static_cast<std::size_t>(slot * slot_size + row * d_qk + c)];
     for (std::int64_t c = 0; c < d_v; ++c)
-      packed_v[static_cast<std::size_t>((token * heads + head) * d_v + c)] +=
+      packed_v[static_cast<std::size_t>((token * kv_heads + group) * d_v + c)] +=
           pool[static_cast<std::size_t>(slot * slot_size + config.select_block * d_qk + row * d_v + c)];
   });
 }
 
 std::vector<std::int32_t> RankShare::selected() const {
-  const auto width = static_cast<std::ptrdiff_t>(stage_.config().num_kv_heads * stage_.config().select_count);
+  const auto width = static_cast<std::ptrdiff_t>(op_case_.config().num_kv_heads * op_case_.config().select_count);
   std::vector<std::int32_t> own;
   for (const std::int64_t token : tokens_) {
-    const auto first = stage_.truth.selected.begin() + token * width;
+    const auto first = op_case_.truth.selected.begin() + token * width;
     own.insert(own.end(), first, first + width);
   }
   return own;
 }
 
 void RankShare::add_rows(Values& packed, const Values& own) const {
-  const std::size_t width = width_of(stage_.problem, packed);
+  const std::size_t width = width_of(op_case_.problem, packed);
   for (std::size_t row = 0; row < tokens_.size(); ++row)
     for (std::size_t c = 0; c < width; ++c)
       packed[static_cast<std::size_t>(tokens_[row]) * width + c] += own[row * width + c];
 }
 
 void RankShare::add_halo(Values& packed, const planning::RankHalo& halo, const Values& stored) const {
-  const std::size_t width = width_of(stage_.problem, packed);
+  const std::size_t width = width_of(op_case_.problem, packed);
   std::size_t at = 0;
   for (const TokenRange& range : halo.stored)
     for (std::size_t i = static_cast<std::size_t>(range.begin) * width; i < static_cast<std::size_t>(range.end) * width;
@@ -243,11 +243,11 @@ void RankShare::add_halo(Values& packed, const planning::RankHalo& halo, const V
 }
 
 DeviceBuffer RankShare::output(std::int64_t rows, std::int64_t width) const {
-  return {device_, static_cast<std::size_t>(rows * width) * size_of(stage_.dtype)};
+  return {device_, static_cast<std::size_t>(rows * width) * size_of(op_case_.dtype)};
 }
 
 DeviceBuffer RankShare::accumulated_output(std::int64_t rows, std::int64_t width) const {
-  return {device_, static_cast<std::size_t>(rows * width) * size_of(accumulate_dtype(stage_.dtype))};
+  return {device_, static_cast<std::size_t>(rows * width) * size_of(accumulate_dtype(op_case_.dtype))};
 }
 
 void KernelTest::SetUp() {
@@ -275,13 +275,13 @@ bool KernelTest::supported(const Config& config, DType dtype) {
   }
 }
 
-void KernelTest::for_each_case(const std::function<void(const StageCase&)>& check, Also also) {
+void KernelTest::for_each_case(const std::function<void(const OpCase&)>& check, Also also) {
   for (const DType dtype : GetParam().dtypes) {
     std::vector<Problem> problems;
     for (const std::uint64_t seed : seeds(8)) problems.push_back(random_problem(6000 + seed, 120, GetParam().dim_step));
-    if (size_of(dtype) == 2 && (GetParam().walks_long_tiles || dtype == DType::bf16))
+    if (size_of(dtype) == 2 && (GetParam().has_long_tiles || dtype == DType::bf16))
       for (Problem& problem : model_shapes()) problems.push_back(std::move(problem));
-    if ((GetParam().walks_long_tiles || also == Also::long_documents) && dtype == DType::bf16)
+    if ((GetParam().has_long_tiles || also == Also::long_documents) && dtype == DType::bf16)
       problems.push_back(long_documents());
     if (also == Also::steep_scores && dtype == DType::bf16) {
       problems.push_back(steep_scores());
@@ -291,19 +291,19 @@ void KernelTest::for_each_case(const std::function<void(const StageCase&)>& chec
     for (Problem& problem : problems) {
       SCOPED_TRACE(std::string(name_of(dtype)) + ", " + describe(problem));
       if (!supported(problem.config, dtype)) continue;
-      check(StageCase(std::move(problem), dtype));
+      check(OpCase(std::move(problem), dtype));
       if (HasFatalFailure()) return;
     }
   }
 }
 
-void KernelTest::for_each_partition(const StageCase& stage, const std::function<void(const Partition&)>& check) {
+void KernelTest::for_each_partition(const OpCase& op_case, const std::function<void(const Partition&)>& check) {
   for (const auto& [kind, ranks] :
        {std::pair{PartitionKind::contiguous, 1}, {PartitionKind::zigzag, 2}, {PartitionKind::custom, 4}}) {
-    // The other two have whole documents and cut ones.
-    if (GetParam().is_slow && kind == PartitionKind::zigzag && stage.problem.tokens() > 200) continue;
+    // The other two kinds already cover whole documents and cut ones.
+    if (GetParam().is_slow && kind == PartitionKind::zigzag && op_case.problem.tokens() > 200) continue;
     SCOPED_TRACE(name_of(kind) + ", " + std::to_string(ranks) + " ranks");
-    check(make_partition(kind, stage.problem, ranks));
+    check(make_partition(kind, op_case.problem, ranks));
     if (HasFatalFailure()) return;
   }
 }

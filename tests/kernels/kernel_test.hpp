@@ -15,10 +15,10 @@
 
 namespace cpnsa::test {
 
-/// What a stage is compared with: a problem rounded to the layer's type, whose branches have keys and values of their
-/// own, and what the oracle makes of it, in truth and plainly.
-struct StageCase {
-  StageCase(Problem problem, DType dtype);
+/// A case that ops are tested with: a problem whose tensors are rounded to the layer's type and whose branches each
+/// have their own keys and values, the oracle's results, and those of a plain implementation in the layer's type.
+struct OpCase {
+  OpCase(Problem problem, DType dtype);
 
   Problem problem;
   DType dtype;
@@ -26,12 +26,13 @@ struct StageCase {
   const Config& config() const { return problem.config; }
 };
 
-/// The gradients of one branch alone: those of the others are gated away.
 enum class OnlyBranch { cmp, slc, win };
-struct BranchCase {
-  BranchCase(const StageCase& stage, OnlyBranch branch);
 
-  Problem problem;  ///< gates as values: random ones for the branch, zeros for the others
+/// The gradients of one branch of a case: the gates of the other branches are 0.
+struct BranchCase {
+  BranchCase(const OpCase& op_case, OnlyBranch branch);
+
+  Problem problem;  ///< its gates are values: random for the branch, 0 for the others
   Tensors truth, plain;
   SummaryGradients dsummaries, plain_dsummaries;
   Values weights;      ///< [T, H]
@@ -39,54 +40,57 @@ struct BranchCase {
   Values log_sum_exp;  ///< [T, H]
 };
 
-/// One rank's share of a case in a device's memory, put together from the packed tensors: nothing is communicated.
+/// One rank's share of a case, cut out of the packed tensors and copied to a device; nothing is communicated.
 class RankShare {
  public:
-  RankShare(const StageCase& stage, const Partition& partition, int rank, Device& device);
+  RankShare(const OpCase& op_case, const Partition& partition, int rank, Device& device);
 
   Values rows(const Values& packed) const;  ///< the rank's rows of a packed tensor
   Values halo(const planning::RankHalo& halo, const Values& packed) const;
-  /// Pool of a round: every slot's keys, then values.
+  /// The pool of a round: for each slot its keys, then its values.
   Values pool(const planning::ExchangeRound& round, const Values& k, const Values& v) const;
   std::vector<std::int32_t> selected() const;
 
-  /// Adds what the rank has to a packed tensor.
+  /// Adds the rank's rows, halo or pool to a packed tensor.
   void add_rows(Values& packed, const Values& own) const;
   void add_halo(Values& packed, const planning::RankHalo& halo, const Values& stored) const;
   void add_pool(Values& packed_k, Values& packed_v, const planning::ExchangeRound& round, const Values& pool) const;
 
-  DeviceBuffer input(const Values& values) const { return {device_, stage_.dtype, values}; }
-  DeviceBuffer accumulated(const Values& values) const { return {device_, accumulate_dtype(stage_.dtype), values}; }
+  DeviceBuffer input(const Values& values) const { return {device_, op_case_.dtype, values}; }
+  DeviceBuffer accumulated(const Values& values) const { return {device_, accumulate_dtype(op_case_.dtype), values}; }
   DeviceBuffer output(std::int64_t rows, std::int64_t width) const;              ///< of the layer's type
-  DeviceBuffer accumulated_output(std::int64_t rows, std::int64_t width) const;  ///< of the accumulating type
-  Values values(const DeviceBuffer& buffer) const { return buffer.values(stage_.dtype); }
-  Values accumulated_values(const DeviceBuffer& buffer) const { return buffer.values(accumulate_dtype(stage_.dtype)); }
+  DeviceBuffer accumulated_output(std::int64_t rows, std::int64_t width) const;  ///< of accumulate_dtype()
+  Values values(const DeviceBuffer& buffer) const { return buffer.values(op_case_.dtype); }
+  Values accumulated_values(const DeviceBuffer& buffer) const {
+    return buffer.values(accumulate_dtype(op_case_.dtype));
+  }
 
-  template <class Arguments>
-  Arguments arguments() {
-    Arguments arguments{};
-    arguments.config = &stage_.problem.config;
-    arguments.dtype = stage_.dtype;
+  /// An op with its OpContext filled in and its scratch poisoned.
+  template <class Op>
+  Op op() {
+    Op op{};
+    op.config = &op_case_.problem.config;
+    op.dtype = op_case_.dtype;
     scratch_.poison();
-    arguments.scratch = scratch_.data();
-    return arguments;
+    op.scratch = scratch_.data();
+    return op;
   }
 
   planning::Plan plan;
-  planning::BlockSchedule schedule;  ///< for what the truth's queries selected, on every rank
+  planning::BlockSchedule schedule;  ///< of the blocks that the oracle selected, on every rank
   std::unique_ptr<SegmentSchedule> queries;
 
  private:
   template <class Visit>
   void for_each_slot_row(const planning::ExchangeRound& round, Visit visit) const;
 
-  const StageCase& stage_;
+  const OpCase& op_case_;
   std::vector<std::int64_t> tokens_;
   Device& device_;
   DeviceBuffer scratch_;
 };
 
-/// A suite that runs each stage of each device that the executable was linked with.
+/// A suite that runs the ops of each device that the executable was linked with.
 class KernelTest : public testing::TestWithParam<DeviceBackend> {
  protected:
   void SetUp() override;
@@ -97,11 +101,11 @@ class KernelTest : public testing::TestWithParam<DeviceBackend> {
 
   enum class Also { nothing, long_documents, many_summaries, steep_scores };
 
-  /// Random problems and those of the shapes that devices have fast kernels for, in every type of the device; documents
-  /// of over 2048 tokens where the device walks long tiles, and what else the stage should see.
-  void for_each_case(const std::function<void(const StageCase&)>& check, Also also = Also::nothing);
-  /// Every rank's share of a case, whole, cut in rows, and cut in pieces out of order.
-  void for_each_partition(const StageCase& stage, const std::function<void(const Partition&)>& check);
+  /// Calls `check` with random problems and with the shapes for which devices have fast kernels, in every type of the
+  /// device; with documents of over 2048 tokens if the device has long tiles; and with the cases that `also` names.
+  void for_each_case(const std::function<void(const OpCase&)>& check, Also also = Also::nothing);
+  /// Calls `check` with partitions of the case: one rank, zigzag over two, and a random one over four.
+  void for_each_partition(const OpCase& op_case, const std::function<void(const Partition&)>& check);
 
  private:
   std::unique_ptr<Device> device_;
@@ -116,11 +120,12 @@ std::string name_of_device(const testing::TestParamInfo<DeviceBackend>& info);
   GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(Suite); \
   INSTANTIATE_TEST_SUITE_P(Kernels, Suite, testing::ValuesIn(devices()), name_of_device)
 
-/// `found`, stored in `stored`, against the truth: with at most `factor` times the plain implementation's error.
+/// Passes if the error of `found`, stored in type `stored`, against the truth is at most `factor` times that of the
+/// plain implementation, up to rounding and `floor`.
 testing::AssertionResult agrees(const std::string& name, const Values& found, const Values& truth, const Values& plain,
                                 double factor, DType dtype, DType stored, double floor = 0);
 
-/// Log-sum-exps: infinite exactly where the truth's are, and as precise elsewhere.
+/// The same for log-sum-exps, which must be infinite exactly where those of the truth are.
 testing::AssertionResult log_sum_exp_agrees(const Values& found, const Values& truth, const Values& plain, DType dtype);
 
 }  // namespace cpnsa::test

@@ -1,4 +1,4 @@
-// Rows and blocks from place to place, and numbers from type to type.
+// Ops that move data: rows and blocks are copied or added, arrays are converted to another type.
 
 #include <array>
 #include <cmath>
@@ -13,7 +13,7 @@ CPNSA_KERNEL_SUITE(Moves);
 
 constexpr DType all_dtypes[] = {DType::f64, DType::f32, DType::bf16, DType::f16};
 
-// Ranges whose destinations do not overlap, over `rows` rows.
+// Ranges of `rows` rows whose destinations do not overlap.
 std::vector<RowRange> random_ranges(Random& random, std::int64_t rows) {
   std::vector<RowRange> ranges;
   for (std::int64_t row = 0; row < rows;) {
@@ -28,7 +28,7 @@ TEST_P(Moves, CopyRows) {
   for (std::uint64_t seed = 1; seed <= 20; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     Random random(seed);
-    // Strides and widths of whole elements of the narrowest type, sometimes of 16 bytes.
+    // Strides and widths are multiples of 2 bytes, the narrowest element, or of 16.
     const std::int64_t unit = seed % 2 ? 2 : 16, rows = random.integer(1, 40), width = unit * random.integer(1, 20);
     const std::int64_t source_stride = width + unit * random.integer(0, 3),
                        stride = width + unit * random.integer(0, 3);
@@ -78,7 +78,7 @@ struct Blocks {
     for (std::int64_t block = 0; block < block_count; ++block)
       for (std::int64_t head = 0; head < config.num_kv_heads; ++head)
         if (random.chance(0.5)) list.push_back({block * config.select_block, static_cast<std::int32_t>(head), 0});
-    for (std::size_t i = 0; i < list.size(); ++i)  // slots in another order than blocks
+    for (std::size_t i = 0; i < list.size(); ++i)  // slots are in another order than blocks
       list[i].slot = static_cast<std::int32_t>(list.size() - 1 - i);
   }
   std::vector<BlockSlot> list;
@@ -171,14 +171,14 @@ TEST_P(Moves, AddBlocks) {
     }
 }
 
-// Halfway cases, the greatest, the least, what overflows and what vanishes, for every type.
+// Numbers halfway between two of a type, the largest and the smallest ones, and numbers that overflow or underflow.
 Values difficult_numbers() {
   const double infinity = std::numeric_limits<double>::infinity();
   Values values{0.0,       -0.0,         1.0,           infinity, -infinity,   std::nan(""), 65504,
                 65519.9,   65520,        65536,         1e-8,     -1e-8,       5.96e-8,      2.98e-8,
                 0x1p-24,   0x1p-25,      0x3p-26,       0x1p-14,  0x1.ffcp-15, 1e38,         3.3895e38,
                 3.3961e38, 3.4028234e38, -3.4028234e38, 0x1p-126, 0x1p-133,    0x1p-134,     0x3p-135};
-  for (int bits = 0; bits < 8; ++bits)  // around halves of a unit in the last place of 8 and of 11 bits
+  for (int bits = 0; bits < 8; ++bits)  // around half a unit in the last place of 8-bit and 11-bit significands
     for (const double unit : {0x1p-7, 0x1p-10}) {
       const double step = 1 + bits * unit;
       for (const double nudge : {0.0, 0x1p-20, -0x1p-20}) values.push_back(step + unit / 2 + nudge);
@@ -210,8 +210,7 @@ TEST_P(Moves, ConvertRoundsToNearestEven) {
     }
 }
 
-// More arrays than one launch takes, empty ones among them, of lengths and at addresses that are no multiples of a
-// pack.
+// More arrays than one launch takes. Some are empty; lengths and addresses are not multiples of a pack.
 TEST_P(Moves, ConvertTakesManyArrays) {
   constexpr std::int64_t room = 5000;
   Random random(14);

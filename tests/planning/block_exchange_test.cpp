@@ -1,4 +1,4 @@
-// The selected branch's exchange, without devices: blocks are numbers, messages are copies of them.
+// The exchange of selected blocks, simulated without devices: a block is a number, a message copies numbers.
 
 #include "src/block_exchange.hpp"
 
@@ -21,9 +21,10 @@ using planning::ExchangeRound;
 using planning::PeerRange;
 using planning::Plan;
 
-using Pair = std::int64_t;  // block * G + KV head
+using Pair = std::int64_t;  // block * G + group
 
-// All ranks' plans, and for each query which (block, KV head) pairs it selected: any causal blocks.
+// The plans of all ranks, and the (block, KV head) pairs that each rank's queries selected, at random among causal
+// blocks.
 struct World {
   World(const Problem& problem, const Partition& partition, double share) : config(problem.config) {
     for (int rank = 0; rank < partition.ranks(); ++rank)
@@ -36,8 +37,8 @@ struct World {
       for (const Segment& segment : plan->segments)
         for (std::int64_t position = segment.position; position < segment.position + segment.rows; ++position)
           for (std::int64_t block = 0; block <= position / config.select_block; ++block)
-            for (std::int64_t head = 0; head < config.num_kv_heads; ++head)
-              if (random.chance(share)) want(plan->rank, (segment.block + block) * config.num_kv_heads + head);
+            for (std::int64_t group = 0; group < config.num_kv_heads; ++group)
+              if (random.chance(share)) want(plan->rank, (segment.block + block) * config.num_kv_heads + group);
   }
 
   void want(int rank, Pair pair) {
@@ -53,13 +54,13 @@ struct World {
     return result;
   }
 
-  // Which pair a rank's own rows of a block are.
-  Pair owned(int rank, std::int64_t row, std::int64_t head) const {
+  // The pair whose first own row on a rank is `row`.
+  Pair owned(int rank, std::int64_t row, std::int64_t group) const {
     const planning::Layout& layout = plans[0]->layout;
     for (std::int64_t block = 0; block < layout.blocks; ++block) {
       const auto index = static_cast<std::size_t>(block);
       if (layout.block_owner[index] == rank && layout.block_row[index] == row)
-        return block * config.num_kv_heads + head;
+        return block * config.num_kv_heads + group;
     }
     ADD_FAILURE() << "rank " << rank << " has no block at row " << row;
     return -1;
@@ -80,7 +81,7 @@ struct World {
   Config config;
   std::vector<std::unique_ptr<Plan>> plans;
   DemandMatrix demand;
-  std::vector<std::set<Pair>> wanted;  // of each rank
+  std::vector<std::set<Pair>> wanted;  // pairs that each rank's queries selected
 };
 
 std::int64_t covered(const std::vector<PeerRange>& ranges) {
@@ -134,40 +135,40 @@ std::vector<std::vector<Pair>> deliver(const World& world, const std::vector<Blo
   return pools;
 }
 
-// Every pair that a rank's queries selected is read once: in the round of its head, from where the table says.
+// Every pair that a rank's queries selected is read exactly once: in the round of its group, at the table's location.
 void check_computed(const World& world, const std::vector<BlockSchedule>& schedules) {
-  const std::int64_t heads = world.config.num_kv_heads;
+  const std::int64_t groups = world.config.num_kv_heads;
   std::vector<std::map<Pair, int>> reads(schedules.size());
-  std::int64_t head = 0;
+  std::int64_t group = 0;
   for (std::size_t round = 0; round < schedules[0].rounds.size(); ++round) {
     const auto pools = deliver(world, schedules, round);
     const auto [begin, end] = std::pair{schedules[0].rounds[round].head_begin, schedules[0].rounds[round].head_end};
-    ASSERT_EQ(begin, head) << "rounds run over the heads in order";
+    ASSERT_EQ(begin, group) << "rounds run over the groups in order";
     ASSERT_GT(end, begin);
-    head = end;
+    group = end;
     for (std::size_t rank = 0; rank < schedules.size(); ++rank) {
       ASSERT_EQ(schedules[rank].rounds.size(), schedules[0].rounds.size()) << "all ranks form the same rounds";
       ASSERT_EQ(schedules[rank].rounds[round].head_begin, begin);
       ASSERT_EQ(schedules[rank].rounds[round].head_end, end);
       for (const Pair pair : world.wanted[rank]) {
-        if (pair % heads < begin || pair % heads >= end) continue;
+        if (pair % groups < begin || pair % groups >= end) continue;
         const BlockLocation where = schedules[rank].table.at(static_cast<std::size_t>(pair));
-        const Pair found = where >= 0 ? world.owned(static_cast<int>(rank), where, pair % heads)
+        const Pair found = where >= 0 ? world.owned(static_cast<int>(rank), where, pair % groups)
                                       : pools[rank].at(static_cast<std::size_t>(-1 - where));
         ASSERT_EQ(found, pair);
         ++reads[rank][pair];
       }
     }
   }
-  ASSERT_EQ(head, heads);
+  ASSERT_EQ(group, groups);
   for (std::size_t rank = 0; rank < schedules.size(); ++rank) {
     ASSERT_EQ(reads[rank].size(), world.wanted[rank].size());
     for (const auto& [pair, count] : reads[rank]) ASSERT_EQ(count, 1) << "pair " << pair;
   }
 }
 
-// A gradient for every slot of every pool goes back along the reversed lists: each pair's owner gets one of each rank
-// that received it.
+// The gradients of all pool slots are sent back along the reversed lists: the owner of a pair gets one gradient from
+// each rank that received the pair.
 void check_returned(const World& world, const std::vector<BlockSchedule>& schedules) {
   std::map<Pair, std::multiset<std::size_t>> returned, received;
   for (std::size_t round = 0; round < schedules[0].rounds.size(); ++round) {
@@ -202,8 +203,8 @@ void check_amounts(const World& world, const std::vector<BlockSchedule>& schedul
     std::set<Pair> expected;
     if (exchange == Exchange::gather) {
       for (const std::int64_t block : layout.reachable_blocks(static_cast<int>(rank)))
-        for (std::int64_t head = 0; head < config.num_kv_heads; ++head)
-          expected.insert(block * config.num_kv_heads + head);
+        for (std::int64_t group = 0; group < config.num_kv_heads; ++group)
+          expected.insert(block * config.num_kv_heads + group);
     } else {
       for (const Pair pair : world.wanted[rank])
         if (layout.block_owner[static_cast<std::size_t>(pair / config.num_kv_heads)] != static_cast<int>(rank))
@@ -230,24 +231,24 @@ void check_amounts(const World& world, const std::vector<BlockSchedule>& schedul
   }
 }
 
-// Wide rounds where they fit: no two neighbouring rounds could have been one.
+// Rounds are as wide as possible: no two consecutive rounds could have been one.
 void check_rounds_are_full(const World& world, const std::vector<BlockSchedule>& schedules) {
   for (std::size_t round = 1; round < schedules[0].rounds.size(); ++round) {
-    bool one_more_head_fits = true;
-    const std::int64_t head = schedules[0].rounds[round].head_begin;
+    bool one_more_group_fits = true;
+    const std::int64_t group = schedules[0].rounds[round].head_begin;
     for (std::size_t rank = 0; rank < schedules.size(); ++rank) {
-      const auto of_head = [&](const std::vector<Pair>& pairs) {
+      const auto of_group = [&](const std::vector<Pair>& pairs) {
         return std::count_if(pairs.begin(), pairs.end(),
-                             [&](Pair pair) { return pair % world.config.num_kv_heads == head; });
+                             [&](Pair pair) { return pair % world.config.num_kv_heads == group; });
       };
       const ExchangeRound& before = schedules[rank].rounds[round - 1];
-      const std::int64_t sent = of_head(world.sent(rank, schedules[rank].rounds[round]));
-      const std::int64_t received = of_head(deliver(world, schedules, round)[rank]);
-      one_more_head_fits =
-          one_more_head_fits && before.received + received <= world.plans[rank]->blocks.pool_slots() &&
+      const std::int64_t sent = of_group(world.sent(rank, schedules[rank].rounds[round]));
+      const std::int64_t received = of_group(deliver(world, schedules, round)[rank]);
+      one_more_group_fits =
+          one_more_group_fits && before.received + received <= world.plans[rank]->blocks.pool_slots() &&
           static_cast<std::int64_t>(before.packed.size()) + sent <= world.plans[rank]->blocks.send_slots();
     }
-    ASSERT_FALSE(one_more_head_fits) << "round " << round;
+    ASSERT_FALSE(one_more_group_fits) << "round " << round;
   }
 }
 
@@ -299,7 +300,7 @@ TEST(BlockExchange, AllRanksChooseAlike) {
   });
 }
 
-// One document of 8 blocks over 2 ranks: rank 1 reaches the 4 blocks of rank 0.
+// One document of 8 blocks on 2 ranks: rank 1 can reach the 4 blocks of rank 0.
 Problem two_halves() {
   Config config;
   config.num_q_heads = config.num_kv_heads = 4;
@@ -326,12 +327,12 @@ TEST(BlockExchange, GatherTakesOneHeadARoundAndFetchAsManyAsFit) {
   const Problem problem = two_halves();
   const Partition partition = make_partition(PartitionKind::contiguous, problem, 2);
   World world(problem, partition, 0.0);
-  for (Pair pair = 0; pair < 4; ++pair) world.want(1, pair);  // block 0 for all four heads: one pool's worth
+  for (Pair pair = 0; pair < 4; ++pair) world.want(1, pair);  // block 0 of all four groups fills a pool
   EXPECT_EQ(world.schedules(Exchange::gather)[1].rounds.size(), 4u);
   EXPECT_EQ(world.schedules(Exchange::gather)[1].received, 16);
   EXPECT_EQ(world.schedules(Exchange::fetch)[1].rounds.size(), 1u);
   EXPECT_EQ(world.schedules(Exchange::fetch)[1].received, 4);
-  world.want(1, 4);  // block 1 for head 0: five slots do not fit into four
+  world.want(1, 4);  // block 1 of group 0: five slots do not fit into four
   EXPECT_EQ(world.schedules(Exchange::fetch)[1].rounds.size(), 2u);
   EXPECT_EQ(world.plans[1]->blocks.pool_slots(), 4);
   EXPECT_EQ(world.plans[0]->blocks.send_slots(), 4);

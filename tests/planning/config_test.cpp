@@ -22,7 +22,7 @@ Config valid_config() {
 }
 
 struct BadKey {
-  std::string key;  // that the message names
+  std::string key;  // the key that the message must name
   std::function<void(Config&)> spoil;
 };
 

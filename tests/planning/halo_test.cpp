@@ -1,4 +1,4 @@
-// Halos, by moving token numbers along their lists.
+// Halo plans, tested by moving token numbers along their lists.
 
 #include "src/halo.hpp"
 
@@ -24,7 +24,8 @@ std::vector<std::vector<std::int64_t>> tokens_of(const Partition& partition) {
   return tokens;
 }
 
-// Tokens that each rank's windows reach before its runs, and that its summaries cover beyond them, counted one by one.
+// The tokens that each rank needs in its halos, counted one by one: those that windows reach before a run, and those
+// that the summaries across the end of a run cover.
 struct Needs {
   std::vector<std::set<std::int64_t>> window, summaries;
 };
@@ -39,7 +40,8 @@ Needs needs_of(const Problem& problem, const Partition& partition) {
     for (std::size_t row = 0; row < rows.size(); ++row) {
       const Document document = document_of(problem.cu_seqlens, rows[row]);
       const std::int64_t position = rows[row] - document.begin;
-      // Rows back from here that are consecutive tokens are at hand; what a window reaches before them is not.
+      // Preceding rows that are consecutive tokens are in the same run; tokens before them that a window reaches are
+      // not.
       std::size_t first = row;
       while (first > 0 && rows[first - 1] == rows[first] - 1 && rows[first] > document.begin) --first;
       for (std::int64_t u = std::max<std::int64_t>(0, position - config.window + 1); document.begin + u < rows[first];
@@ -65,7 +67,7 @@ void check_halo(const std::vector<RankHalo>& halos, const std::vector<std::set<s
     for (std::size_t row = 0; row < stored[rank].size(); ++row)
       ASSERT_EQ(halo.row_of(stored[rank][row]), static_cast<std::int64_t>(row));
 
-    // Nothing that the rank owns is sent to it; peers ascend; messages are not empty; sends match receives.
+    // A rank receives no tokens that it owns; peers ascend; messages are not empty; sends match receives.
     for (const auto* list : {&halo.sends, &halo.receives})
       for (std::size_t i = 0; i < list->size(); ++i) {
         ASSERT_NE((*list)[i].peer, static_cast<int>(rank));
@@ -80,7 +82,7 @@ void check_halo(const std::vector<RankHalo>& halos, const std::vector<std::set<s
         if (receive.peer == static_cast<int>(rank)) received += receive.count;
       ASSERT_EQ(send.count, received);
     }
-    // Gradients return along the packed list a peer at a time: within one peer's part no own row comes twice.
+    // Gradients are added along the packed list one peer at a time, so no own row may occur twice within a peer's part.
     ASSERT_EQ(halo.packed_first.size(), halo.sends.size());
     for (std::size_t i = 0; i < halo.sends.size(); ++i) {
       const std::size_t end =

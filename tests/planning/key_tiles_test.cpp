@@ -1,5 +1,5 @@
-// The tiles that the CUDA backward walks keys in, against every (query, key) pair: each is in one tile, once. Plain
-// C++, tested without a GPU.
+// The key tiles of the CUDA backward, checked against every (query, key) pair: each pair is in exactly one tile. The
+// code is plain C++ and runs without a GPU.
 
 #include "kernels/cuda/schedule/key_tiles.hpp"
 
@@ -20,7 +20,7 @@ using cuda::SummaryKeyTiles;
 using cuda::WindowKeyTile;
 using cuda::WindowKeyTiles;
 
-// Documents of many tiles, shared unevenly; up to 64 query heads a KV head, so that few queries fill a part.
+// Documents of many tiles, partitioned unevenly; up to 64 query heads per KV head, so that few queries fill a part.
 Problem problem_of(std::uint64_t seed) {
   Random random(seed);
   Problem problem;
@@ -44,7 +44,7 @@ Problem problem_of(std::uint64_t seed) {
 
 void check_window(const planning::Plan& plan, const Config& config, std::int64_t keys) {
   const WindowKeyTiles found = cuda::window_key_tiles(plan.segments, keys);
-  // By (halo or own row): its tile.
+  // The tile of each (whether in the halo, row).
   std::map<std::pair<bool, std::int64_t>, const WindowKeyTile*> tile_of;
   for (const WindowKeyTile& tile : found.tiles) {
     ASSERT_GE(tile.rows, 1);
@@ -75,7 +75,7 @@ void check_window(const planning::Plan& plan, const Config& config, std::int64_t
   }
 }
 
-// Local rows of a tile's queries.
+// The local rows of a tile's queries.
 std::vector<std::int64_t> rows_of(const SummaryKeyTiles& found, const SummaryKeyTile& tile) {
   std::vector<std::int64_t> rows;
   for (std::int32_t i = tile.run_begin; i < tile.run_end; ++i) {

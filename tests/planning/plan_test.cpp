@@ -1,4 +1,4 @@
-// What all ranks' plans do together.
+// The plans of all ranks together.
 
 #include "src/plan.hpp"
 
@@ -38,8 +38,8 @@ struct World {
   Config config;
   std::vector<std::int64_t> cu_seqlens;
   std::vector<std::unique_ptr<Plan>> plans;
-  std::vector<std::vector<std::int64_t>> tokens;  // of each rank's rows
-  std::vector<std::int64_t> summary_tokens;       // first token of each of the C summaries
+  std::vector<std::vector<std::int64_t>> tokens;  // the tokens of each rank's rows
+  std::vector<std::int64_t> summary_tokens;       // the first token of each of the C summaries
 };
 
 void check_segments(const World& world) {
@@ -99,7 +99,7 @@ void check_summaries(const World& world) {
         << "the owner of the first token";
 }
 
-// Summaries' numbers, from each rank through the gathered order to all C on every rank, and the way back.
+// Moves the indices of summaries from each rank through the gathered order to all C on every rank, and back.
 void check_gather(const World& world) {
   const auto count = world.summary_tokens.size();
   std::vector<std::int64_t> gathered(count, -1);
@@ -134,8 +134,7 @@ void check_gather(const World& world) {
     copy(plan->own_to_all, own, all);
     ASSERT_EQ(all, numbers);
     copy(plan->all_to_gathered, numbers, back);
-    for (std::size_t place = 0; place < count; ++place)
-      ASSERT_EQ(back[place], place >= own_begin && place < own_end ? -1 : gathered[place]);
+    for (std::size_t i = 0; i < count; ++i) ASSERT_EQ(back[i], i >= own_begin && i < own_end ? -1 : gathered[i]);
   }
 }
 

@@ -8,8 +8,9 @@
 
 namespace cpnsa::test {
 
-/// Moves token numbers along the lists of a planned halo, as the transfers move keys and values: the token in each halo
-/// row of each rank, -1 where nothing was written. Throws where a list writes a row twice or a message has no partner.
+/// Moves token numbers along the lists of a planned halo as the transfers move keys and values. Returns the token in
+/// each halo row of each rank, -1 if nothing was written there. Throws if a list writes a row twice or a message has no
+/// partner.
 inline std::vector<std::vector<std::int64_t>> simulate_halo(const std::vector<planning::RankHalo>& halos,
                                                             const std::vector<std::vector<std::int64_t>>& tokens_of) {
   const auto copy = [](const std::vector<RowRange>& ranges, const std::vector<std::int64_t>& from,

@@ -1,5 +1,5 @@
-// Callbacks over what carries bytes already: communicators of threads, whose calls are compared, and mailboxes, of
-// which the ranks know nothing but what arrives.
+// Callbacks on top of two carriers of bytes: communicators of threads, which compare the ranks' calls, and mailboxes,
+// which do not.
 
 #include <condition_variable>
 #include <cstring>
@@ -65,7 +65,7 @@ class Mailboxes {
   bool aborted_ = false;
 };
 
-// Only what must be given, and abort, so that no test can hang.
+// Only the required callbacks, and abort, so that no test can hang.
 callbacks::Callbacks over(Mailboxes& boxes, int rank, int size) {
   const auto exchange = [&boxes, rank](std::span<const SendMessage> sends, std::span<const ReceiveMessage> receives) {
     for (const SendMessage& message : sends) boxes.send(rank, message);

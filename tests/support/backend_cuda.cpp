@@ -4,7 +4,7 @@
 namespace cpnsa::test {
 namespace {
 
-// The card that is current on the thread: that of the rank where a transport gives each its own, else the first.
+// The GPU that is current on the thread: the rank's own if the transport assigns one to each rank, else the first.
 const bool registered =
     add(devices(), DeviceBackend{"cuda", [] { return cuda::make_device(); }, {DType::bf16, DType::f16}, 8, true, true});
 

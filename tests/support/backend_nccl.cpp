@@ -12,12 +12,12 @@
 namespace cpnsa::test {
 namespace {
 
-/// A way to get a communicator. Making one takes NCCL half a second, so it is kept for later runs.
+/// A kind of communicator. Making one takes NCCL half a second, so it is cached for later runs.
 class Connection {
  public:
   virtual ~Connection() = default;
   virtual Communicator& communicator() = 0;
-  /// Lets go of what has failed, and of what waits for ranks that never come.
+  /// Destroys a communicator that has failed or that waits for ranks that never come.
   virtual void abort() { communicator().abort("a test is over"); }
 };
 
@@ -33,7 +33,7 @@ class ById final : public Connection {
   std::unique_ptr<Communicator> communicator_ = by_id();
 };
 
-// Another NCCL communicator stands for what carries the id and the host's calls.
+// Another NCCL communicator serves as the control communicator.
 class OverControl final : public Connection {
  public:
   Communicator& communicator() override { return *communicator_; }
@@ -54,7 +54,7 @@ class Borrowed final : public Connection {
   ~Borrowed() override {
     communicator_.reset();
     if (!handle_) return;
-    int size = 0;  // it still works
+    int size = 0;  // the caller's communicator must still work
     EXPECT_EQ(ncclCommCount(handle_, &size), ncclSuccess);
     EXPECT_EQ(size, NcclJob::size());
     EXPECT_EQ(ncclCommDestroy(handle_), ncclSuccess);
@@ -71,9 +71,9 @@ class Borrowed final : public Connection {
   std::unique_ptr<Communicator> communicator_;
 };
 
-/// The connection of one kind; made by the first run, and again after one that failed on any rank.
+/// Holds the communicator of one kind: made by the first run, and made again after a run that failed on any rank.
 template <class Kind>
-class Kept : public testing::Environment {
+class Cached : public testing::Environment {
  public:
   void run(const std::function<void(Communicator&)>& body) {
     if (!connection_) connection_ = std::make_unique<Kind>();
@@ -102,10 +102,10 @@ class Kept : public testing::Environment {
 
 template <class Kind>
 TransportBackend backend(std::string name) {
-  auto* const kept = new Kept<Kind>;
-  testing::AddGlobalTestEnvironment(kept);  // which it belongs to from now on
+  auto* const cached = new Cached<Kind>;
+  testing::AddGlobalTestEnvironment(cached);  // takes ownership
   return {std::move(name), [] { return std::vector<int>{NcclJob::size()}; },
-          [kept](int, const std::function<void(Communicator&)>& body) { kept->run(body); }, false};
+          [cached](int, const std::function<void(Communicator&)>& body) { cached->run(body); }, false};
 }
 
 const bool registered = add(transports(), backend<ById>("nccl")) &&

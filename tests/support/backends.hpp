@@ -1,7 +1,7 @@
 #pragma once
 
-// The devices and transports that a test executable was linked with. A suite asks for all of them; a new backend adds
-// one source file that registers itself.
+// The registries of devices and transports that a test executable was linked with. A suite runs on all of them; a new
+// backend adds one source file that registers itself.
 
 #include <functional>
 #include <memory>
@@ -17,25 +17,25 @@ namespace cpnsa::test {
 struct DeviceBackend {
   std::string name;
   std::function<std::unique_ptr<Device>()> make;
-  std::vector<DType> dtypes;      ///< the most precise first
-  std::int64_t dim_step = 1;      ///< widths of heads and hidden layers that it runs are multiples of
-  bool walks_long_tiles = false;  ///< its kernels take so many keys at once that only long documents need several turns
-  bool masks_by_zeros = false;    ///< its kernels multiply masked values by 0, which a NaN among them survives
-  bool selects_in_turns = false;  ///< like walks_long_tiles, of the one kernel that selects blocks
-  bool is_slow = false;           ///< takes seconds for a problem of some hundred tokens
+  std::vector<DType> dtypes;       ///< in descending order of precision
+  std::int64_t dim_step = 1;       ///< supported head dimensions and hidden widths are multiples of it
+  bool has_long_tiles = false;     ///< only documents of over 2048 tokens fill several tiles of its kernels
+  bool zero_masked = false;        ///< its kernels multiply masked values by 0, so a NaN among them reaches the result
+  bool selects_in_chunks = false;  ///< has_long_tiles for the kernel that selects blocks alone
+  bool is_slow = false;            ///< takes seconds for a problem of a few hundred tokens
 };
 
 struct TransportBackend {
   std::string name;
-  /// Rank counts it can run here; one, if each rank is a process.
+  /// The numbers of ranks that can run here; only one if each rank is a process.
   std::function<std::vector<int>()> rank_counts;
-  /// Runs the body on each of so many ranks, with a communicator on which nothing has failed.
+  /// Runs the body on each of `ranks` ranks, with a communicator on which nothing has failed.
   std::function<void(int ranks, const std::function<void(Communicator&)>& body)> run;
-  /// Whether the ranks' calls are compared, and every rank learns of what ends one of them.
+  /// Whether the ranks' calls are compared, and a failure of one rank is reported on every rank.
   bool tells_other_ranks = true;
 };
 
-/// For GoogleTest, which shows a parameter's bytes otherwise.
+/// For GoogleTest, which would otherwise print the bytes of a parameter.
 inline void PrintTo(const DeviceBackend& backend, std::ostream* stream) {
   *stream << backend.name;
 }

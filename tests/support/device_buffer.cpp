@@ -34,7 +34,7 @@ void DeviceBuffer::fill(unsigned char byte) {
   const std::vector<std::byte> pattern(std::min(bytes_, longest), static_cast<std::byte>(byte));
   write(pattern.data(), pattern.size());
   auto* const begin = static_cast<std::byte*>(data_);
-  for (std::size_t filled = pattern.size(); filled < bytes_;) {  // the rest from what is there
+  for (std::size_t filled = pattern.size(); filled < bytes_;) {  // each copy doubles the filled part
     const std::size_t next = std::min(filled, bytes_ - filled);
     device_->copy(begin + filled, begin, next, Stream{});
     filled += next;

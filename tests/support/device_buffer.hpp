@@ -9,12 +9,12 @@
 
 namespace cpnsa::test {
 
-/// Owner of device memory that starts poisoned: every floating-point type reads NaN from it.
+/// Device memory that starts poisoned: its content is NaN in every floating-point type.
 class DeviceBuffer {
  public:
   DeviceBuffer() = default;
   DeviceBuffer(Device& device, std::size_t bytes);
-  /// Holds the values; nothing to hold is still an allocation, so that `data()` is the device's.
+  /// Holds the values in the given type. No values are still an allocation, so that data() is memory of the device.
   DeviceBuffer(Device& device, DType dtype, const Values& values);
   template <class T>
   DeviceBuffer(Device& device, const std::vector<T>& items) : DeviceBuffer(device, items.size() * sizeof(T)) {
@@ -40,10 +40,10 @@ class DeviceBuffer {
   std::size_t bytes_ = 0;
 };
 
-/// A buffer of indices that starts with ones that no block has.
+/// A buffer of `count` block indices, all of them invalid.
 DeviceBuffer poisoned_indices(Device& device, std::int64_t count);
 
-/// A list in host and in device memory.
+/// A list that exists in host and in device memory.
 template <class T>
 class DeviceListBuffer {
  public:

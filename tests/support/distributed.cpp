@@ -8,7 +8,7 @@
 namespace cpnsa::test {
 namespace {
 
-// Byte strings of different lengths, from every rank to every rank.
+// All-gathers byte strings of different lengths.
 std::vector<std::vector<std::byte>> share(Communicator& communicator, const std::vector<std::byte>& own) {
   const auto ranks = static_cast<std::size_t>(communicator.size());
   const std::uint64_t own_size = own.size();
@@ -38,7 +38,7 @@ std::vector<std::vector<T>> share(Communicator& communicator, const std::vector<
   return result;
 }
 
-// The packed tensor whose rows the ranks have.
+// The packed tensor, gathered from the ranks' rows.
 template <class T>
 std::vector<T> gather_rows(const Partition& partition, const std::vector<std::vector<T>>& parts) {
   std::size_t elements = 0;
@@ -221,7 +221,7 @@ LayerResult run_distributed(const Problem& problem, const Partition& partition, 
   transport.run(partition.ranks(), [&](Communicator& communicator) {
     communicator.set_deadline(std::chrono::minutes(2));
     LayerResult own = run_rank(problem, partition, setting, device, communicator);
-    const std::lock_guard lock(mutex);  // ranks that are threads of this process all have the same
+    const std::lock_guard lock(mutex);  // ranks that are threads of this process share `result`
     result = std::move(own);
   });
   return result;

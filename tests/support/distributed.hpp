@@ -10,7 +10,7 @@
 
 namespace cpnsa::test {
 
-/// How a layer is run.
+/// The options that a test runs a layer with; see AttentionOptions.
 struct LayerSetting {
   DType dtype = DType::f64;
   Exchange exchange = Exchange::automatic;
@@ -20,20 +20,20 @@ struct LayerSetting {
   bool reuse_saved = false;
   bool sum_parameter_gradients = true;
   bool timing = false;
-  std::optional<DType> gradient_dtype{};            ///< of dq, dk, dv and dgate; the accumulating type unless given
-  std::optional<DType> parameter_gradient_dtype{};  ///< the accumulating type unless given
+  std::optional<DType> gradient_dtype{};            ///< of dq, dk, dv and dgate; accumulate_dtype() unless given
+  std::optional<DType> parameter_gradient_dtype{};  ///< accumulate_dtype() unless given
 };
 
-/// What a layer computed, in the packed sequence's order. Every rank has all of it.
+/// The results of a layer in the order of the packed sequence, the same on every rank.
 struct LayerResult {
   Values out;
   std::vector<std::int32_t> selected;
-  Tensors gradients;                   ///< parameters': rank 0's if summed by the library, else the ranks' sum
+  Tensors gradients;  ///< those of parameters: rank 0's if the library sums them, else the sum over the ranks
   std::vector<Tensors> parameters_of;  ///< each rank's parameter gradients; the other tensors are empty
   std::vector<Statistics> statistics;  ///< each rank's
 };
 
-/// One rank's tensors of a problem in device memory: inputs filled in, everything else poisoned.
+/// One rank's tensors of a problem in device memory. Inputs are filled in, all else is poisoned.
 class RankTensors {
  public:
   RankTensors(const Problem& problem, const Partition& partition, int rank, const LayerSetting& setting,
@@ -48,7 +48,7 @@ class RankTensors {
   Values out_values() const { return out_.values(setting_.dtype); }
   std::vector<std::int32_t> selected_indices() const { return selected_.indices(); }
   Tensors gradient_values() const;
-  /// Whether every input still holds the bits it was given.
+  /// Whether the bits of every input are unchanged.
   bool inputs_unchanged() const;
 
  private:
@@ -82,11 +82,11 @@ AttentionOptions options_of(const LayerSetting& setting);
 LayerResult run_distributed(const Problem& problem, const Partition& partition, const LayerSetting& setting,
                             const DeviceBackend& device, const TransportBackend& transport);
 
-/// The same for what one rank of a communicator does, if the caller has one.
+/// The part of one rank of run_distributed(), for callers that have a communicator.
 LayerResult run_rank(const Problem& problem, const Partition& partition, const LayerSetting& setting,
                      const DeviceBackend& device, Communicator& communicator);
 
-/// What the ranks' tensors hold after their steps, whoever ran those.
+/// Collects the results from the ranks' tensors after their steps. Collective.
 LayerResult collect(const Problem& problem, const Partition& partition, const LayerSetting& setting,
                     const RankTensors& tensors, const Statistics& statistics, Communicator& communicator);
 

@@ -47,7 +47,8 @@ Config read_config(const fs::path& path) {
   return config;
 }
 
-// Every tensor that the folder has, as <prefix><name>.npy; keys and values as k.npy and v.npy where they are shared.
+// Reads every tensor that the folder has as <prefix><name>.npy; k.npy and v.npy are keys and values shared by the
+// branches.
 Tensors read_tensors(const fs::path& folder, const std::string& prefix) {
   Tensors tensors;
   for_each_tensor(
@@ -55,7 +56,7 @@ Tensors read_tensors(const fs::path& folder, const std::string& prefix) {
         std::string name = tensor.name.str();
         const auto path_of = [&](const std::string& stem) { return folder / fmt::format("{}{}.npy", prefix, stem); };
         if (name == "k_cmp" && fs::exists(path_of("k")))
-          name = std::string("k");  // GCC 12 warns of overlapping copies where a literal is assigned
+          name = std::string("k");  // GCC 12 warns of overlapping copies if a literal is assigned
         if (name == "v_cmp" && fs::exists(path_of("v"))) name = std::string("v");
         if (fs::exists(path_of(name))) values = read_npy(path_of(name)).values;
       },

@@ -8,18 +8,18 @@
 
 namespace cpnsa::test {
 
-/// A worked case of tests/golden/cases: inputs, and what a float64 implementation written elsewhere made of them, both
-/// stored as float32.
+/// A case of tests/golden/cases: inputs, and the results of an independent float64 implementation, both stored as
+/// float32.
 struct GoldenCase {
   std::string name;
   Problem problem;
   Values out;
   std::vector<std::int32_t> selected;
-  Values margin;  ///< [T, G]: last score taken minus first one left, infinity where there was no choice
+  Values margin;  ///< [T, G]: lowest selected score minus highest score left out; infinity if all are selected
   Tensors gradients;
 };
 
-/// Names of the cases' folders.
+/// The names of the folders in tests/golden/cases.
 std::vector<std::string> golden_case_names();
 GoldenCase read_golden_case(const std::string& name);
 

@@ -1,7 +1,8 @@
 #pragma once
 
-// The steps of the algorithm for one query or one summary, straight from the formulas. Templated on the arithmetic:
-// long double and double give the truth, float with rounding to the storage type a plain same-precision implementation.
+// The steps of the algorithm for one query or one summary, written directly from the formulas of docs/algorithm.md.
+// Templates on the type of arithmetic: long double and double compute the truth, float with rounding to the storage
+// type computes what a plain implementation in the layer's type does.
 
 #include <algorithm>
 #include <cmath>
@@ -21,7 +22,7 @@ using Rows = std::vector<const Real*>;
 template <class Real>
 using MutableRows = std::vector<Real*>;
 
-/// In eight sums, of which none waits for another: most of the tests' time is spent here.
+/// Dot product in eight independent sums, for speed: tests spend most of their time here.
 template <class Real>
 Real dot(const Real* a, const Real* b, std::int64_t count) {
   constexpr std::int64_t width = 8;
@@ -40,8 +41,8 @@ struct Attended {
   Real log_sum_exp = -std::numeric_limits<Real>::infinity();
 };
 
-/// Softmax attention of one query over the given keys; zero and -infinity when there are none. Probabilities are
-/// rounded to `storage` where they are multiplied with values, as a matrix product of that type would have them.
+/// Softmax attention of one query over the given keys; output 0 and log-sum-exp -infinity without keys. Probabilities
+/// are rounded to `storage` before they are multiplied by values, as in a matrix product of that type.
 template <class Real>
 Attended<Real> attend(const Real* query, const Rows<Real>& keys, const Rows<Real>& values, std::int64_t d_qk,
                       std::int64_t d_v, Real scale, DType storage) {
@@ -63,13 +64,13 @@ Attended<Real> attend(const Real* query, const Rows<Real>& keys, const Rows<Real
   return result;
 }
 
-/// Adds to dquery, dkeys and dvalues the gradient of dot(attended.out, dout), of the same query, keys and values.
+/// Adds the gradient of dot(attended.out, dout) to dquery, dkeys and dvalues; `attended` is the result of attend().
 template <class Real>
 void attend_backward(const Real* query, const Rows<Real>& keys, const Rows<Real>& values, std::int64_t d_qk,
                      std::int64_t d_v, Real scale, DType storage, const Attended<Real>& attended, const Real* dout,
                      Real* dquery, const MutableRows<Real>& dkeys, const MutableRows<Real>& dvalues) {
   const std::vector<Real>& probabilities = attended.probabilities;
-  Real delta = 0;  // from the output as it is stored
+  Real delta = 0;  // of the output, rounded as it is stored
   for (std::int64_t c = 0; c < d_v; ++c)
     delta += dout[c] * round_to(storage, attended.out[static_cast<std::size_t>(c)]);
   for (std::size_t i = 0; i < keys.size(); ++i) {
@@ -94,7 +95,8 @@ Real overlap_weight(const Config& config, std::int64_t summary, std::int64_t blo
 
 struct Selection {
   std::vector<std::int32_t> blocks;  ///< [n], ascending, padded with -1
-  double margin;                     ///< last free score taken minus first one left; infinity when all are taken
+  double margin;  ///< lowest selected score that is not forced, minus the highest score left out; infinity if all are
+                  ///< selected
 };
 
 inline bool is_forced(const Config& config, std::int64_t block, std::int64_t own) {
@@ -157,17 +159,17 @@ Real activation_derivative(Activation kind, Real x) {
   return 0;
 }
 
-/// One KV head's parameters of one compressor, or their gradients.
+/// One KV head's part of the parameters of a compressor, or of their gradients.
 template <class Pointer>
-struct HeadParameters {
+struct GroupParameters {
   Pointer pos = nullptr, weight = nullptr, w1 = nullptr, b1 = nullptr, w2 = nullptr, b2 = nullptr;
 };
 
-/// The summary of one KV head's l token rows, and its gradient.
+/// The summary of the l token rows of one KV head, and its gradient.
 template <class Real>
 class Summary {
  public:
-  Summary(const Config& config, std::int64_t dim, std::int64_t hidden, const HeadParameters<const Real*>& parameters,
+  Summary(const Config& config, std::int64_t dim, std::int64_t hidden, const GroupParameters<const Real*>& parameters,
           const Rows<Real>& tokens, DType storage)
       : config_(config), dim_(dim), hidden_(hidden), parameters_(parameters), storage_(storage) {
     for (std::size_t token = 0; token < tokens.size(); ++token)
@@ -192,9 +194,9 @@ class Summary {
 
   const std::vector<Real>& value() const { return value_; }
 
-  /// Adds the gradients for the summary's gradient `dvalue`.
+  /// Adds the gradients of the tokens and the parameters, given the gradient `dvalue` of the summary.
   void backward(const std::vector<Real>& dvalue, const MutableRows<Real>& dtokens,
-                const HeadParameters<Real*>& dparameters) const {
+                const GroupParameters<Real*>& dparameters) const {
     std::vector<Real> dinput(input_.size(), 0);
     switch (config_.compressor) {
       case Compressor::mean:
@@ -244,7 +246,7 @@ class Summary {
 
   const Config& config_;
   std::int64_t dim_, hidden_;
-  HeadParameters<const Real*> parameters_;
+  GroupParameters<const Real*> parameters_;
   DType storage_;
   std::vector<Real> input_, preactivation_, activated_, value_;
 };

@@ -20,22 +20,22 @@
 namespace cpnsa::test {
 namespace {
 
-constexpr int most_ids = 10'000, most_votes = 100'000;
+constexpr int max_ids = 10'000, max_votes = 100'000;
 constexpr std::chrono::minutes patience{2};
 constexpr int no_gpu_status = 77;
 
-// In memory that the processes share.
+// Lives in memory that the processes share.
 struct Shared {
   std::atomic<int> made{0};
-  ncclUniqueId ids[most_ids];
-  std::atomic<int> votes[most_votes];
-  std::atomic<int> objections[most_votes];
+  ncclUniqueId ids[max_ids];
+  std::atomic<int> votes[max_votes];
+  std::atomic<int> objections[max_votes];
 };
 
 Shared* shared = nullptr;
 int own_rank = 0, ranks_of_job = 1, ids_taken = 0, votes_held = 0;
 
-// NCCL refuses two ranks on one GPU unless they seem to be on different hosts.
+// NCCL refuses two ranks on one GPU unless they appear to be on different hosts.
 void choose_gpu() {
   int gpus = 0;
   if (cudaGetDeviceCount(&gpus) != cudaSuccess || gpus == 0) _exit(no_gpu_status);
@@ -47,7 +47,7 @@ void choose_gpu() {
   ::setenv("NCCL_NVLS_ENABLE", "0", 1);
 }
 
-// Until `done`, if it comes in time.
+// Waits until `done` is true or the time is over; returns `done`.
 bool wait_until(const std::function<bool()>& done) {
   const auto end = std::chrono::steady_clock::now() + patience;
   while (!done()) {
@@ -57,7 +57,7 @@ bool wait_until(const std::function<bool()>& done) {
   return true;
 }
 
-// A rank that dies takes the others with it: they would wait for it.
+// If a rank dies, kills the others, which would wait for it.
 [[noreturn]] void wait_for(const std::vector<pid_t>& children) {
   int worst = 0;
   for (std::size_t left = children.size(); left > 0; --left) {
@@ -101,7 +101,7 @@ int NcclJob::size() {
 
 ncclUniqueId NcclJob::next_id() {
   const int index = ids_taken++;
-  if (index >= most_ids) throw std::runtime_error("too many communicators");
+  if (index >= max_ids) throw std::runtime_error("too many communicators");
   if (own_rank == 0) {
     if (ncclGetUniqueId(&shared->ids[index]) != ncclSuccess) throw std::runtime_error("ncclGetUniqueId failed");
     shared->made.store(index + 1, std::memory_order_release);
@@ -113,7 +113,7 @@ ncclUniqueId NcclJob::next_id() {
 
 bool NcclJob::all(bool good) {
   const int index = votes_held++;
-  if (index >= most_votes) throw std::runtime_error("too many votes");
+  if (index >= max_votes) throw std::runtime_error("too many votes");
   if (!good) ++shared->objections[index];
   ++shared->votes[index];
   return wait_until([&] { return shared->votes[index] == ranks_of_job; }) && shared->objections[index] == 0;

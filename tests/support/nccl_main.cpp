@@ -1,4 +1,4 @@
-// main() of the suites whose ranks are processes that meet through NCCL alone; their number is the first argument.
+// main() of the suites whose ranks are processes connected by NCCL alone; the first argument is the number of ranks.
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -9,7 +9,7 @@
 
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
-  ::setvbuf(stdout, nullptr, _IOLBF, 0);  // a job that is ended shows how far it came
+  ::setvbuf(stdout, nullptr, _IOLBF, 0);  // so that a killed job shows its progress
   cpnsa::test::NcclJob::start(argc > 1 ? std::atoi(argv[1]) : 1);
   cpnsa::test::print_as_rank(cpnsa::test::NcclJob::rank());
   const int result = RUN_ALL_TESTS();

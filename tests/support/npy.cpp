@@ -28,7 +28,7 @@ NpyArray read_npy(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) fail("cannot be read");
   const std::string bytes{std::istreambuf_iterator<char>(file), {}};
-  constexpr std::size_t preamble = 10;  // of format version 1
+  constexpr std::size_t preamble = 10;  // bytes before the header in format version 1
   if (bytes.size() < preamble || bytes.substr(0, 7) != "\x93NUMPY\x01") fail("not a NumPy file of version 1");
   const std::size_t header_bytes =
       static_cast<unsigned char>(bytes[8]) + 256u * static_cast<std::size_t>(static_cast<unsigned char>(bytes[9]));

@@ -12,7 +12,7 @@ struct NpyArray {
   Values values;
 };
 
-/// Throws std::runtime_error naming the file when it is anything else.
+/// Throws std::runtime_error that names the file if it is anything else.
 NpyArray read_npy(const std::filesystem::path& path);
 
 }  // namespace cpnsa::test

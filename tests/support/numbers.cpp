@@ -10,8 +10,8 @@ namespace cpnsa::test {
 namespace {
 
 struct Format {
-  int precision;       // bits of the significand, the hidden one included
-  int least_exponent;  // of frexp, of the smallest normal number
+  int precision;     // bits of the significand, including the hidden one
+  int min_exponent;  // frexp's exponent of the smallest normal number
   double greatest;
 };
 
@@ -22,19 +22,20 @@ double round_to_format(const Format& format, double value) {
   if (!std::isfinite(value) || value == 0) return value;
   int exponent = 0;
   std::frexp(value, &exponent);
-  const double quantum = std::ldexp(1.0, std::max(exponent, format.least_exponent) - format.precision);
+  const double quantum = std::ldexp(1.0, std::max(exponent, format.min_exponent) - format.precision);
   const double rounded = std::nearbyint(value / quantum) * quantum;
   return std::abs(rounded) > format.greatest ? std::copysign(HUGE_VAL, value) : rounded;
 }
 
-std::uint16_t encode_f16(double value) {  // of a value that f16 holds exactly
+// `value` must be exact in f16.
+std::uint16_t encode_f16(double value) {
   const std::uint16_t sign = std::signbit(value) ? 0x8000 : 0;
   if (std::isnan(value)) return 0x7e00;
   if (std::isinf(value)) return sign | 0x7c00;
   if (value == 0) return sign;
   int exponent = 0;
   const double fraction = std::frexp(std::abs(value), &exponent);  // [0.5, 1)
-  if (exponent < f16_format.least_exponent) return sign | static_cast<std::uint16_t>(std::ldexp(std::abs(value), 24));
+  if (exponent < f16_format.min_exponent) return sign | static_cast<std::uint16_t>(std::ldexp(std::abs(value), 24));
   return sign | static_cast<std::uint16_t>((exponent + 14) << 10) |
          static_cast<std::uint16_t>(std::ldexp(fraction, 11) - 1024);
 }
@@ -123,15 +124,16 @@ Values decode(DType dtype, const std::byte* bytes, std::int64_t count) {
   return {};
 }
 
-std::int64_t Random::integer(std::int64_t least, std::int64_t most) {
-  return least + static_cast<std::int64_t>(engine_() % static_cast<std::uint64_t>(most - least + 1));
+std::int64_t Random::integer(std::int64_t min, std::int64_t max) {
+  return min + static_cast<std::int64_t>(engine_() % static_cast<std::uint64_t>(max - min + 1));
 }
 
 double Random::uniform() {
   return static_cast<double>(engine_() >> 11) * 0x1p-53;
 }
 
-double Random::normal() {  // Box and Muller
+// By the method of Box and Muller.
+double Random::normal() {
   const double radius = std::sqrt(-2.0 * std::log(1.0 - uniform()));
   return radius * std::cos(2.0 * std::numbers::pi * uniform());
 }

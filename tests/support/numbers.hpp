@@ -10,7 +10,7 @@
 
 namespace cpnsa::test {
 
-/// Every tensor of a test, whatever the type it is handed to the library in.
+/// The elements of a tensor in a test, independent of the type that the library gets them in.
 using Values = std::vector<double>;
 
 /// The nearest value of the type, ties to even.
@@ -19,15 +19,15 @@ long double round_to(DType dtype, long double value);
 float round_to(DType dtype, float value);
 Values round_to(DType dtype, Values values);
 
-/// Elements of the type in memory <-> values.
+/// Converts values to elements of the type in memory, and back.
 std::vector<std::byte> encode(DType dtype, const Values& values);
 Values decode(DType dtype, const std::byte* bytes, std::int64_t count);
 
-/// The same numbers on every machine and standard library.
+/// Random numbers that are the same on every machine and with every standard library.
 class Random {
  public:
   explicit Random(std::uint64_t seed) : engine_(seed) {}
-  std::int64_t integer(std::int64_t least, std::int64_t most);  ///< both included
+  std::int64_t integer(std::int64_t min, std::int64_t max);  ///< in [min, max]
   bool chance(double probability) { return uniform() < probability; }
   double uniform();  ///< [0, 1)
   double normal();

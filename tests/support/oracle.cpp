@@ -84,7 +84,7 @@ class Oracle {
     std::int64_t begin, length, first_summary, summaries;
   };
 
-  // Where one query head's keys and values of a branch are, and their gradients.
+  // Pointers to the keys and values of a branch that one query head reads, and to their gradients.
   struct Attention {
     naive::Rows<Real> keys, values;
     naive::MutableRows<Real> dkeys, dvalues;
@@ -106,7 +106,7 @@ class Oracle {
     });
   }
 
-  // visit(row of the summaries, KV head, first token row) for every summary
+  // Calls visit(row of the summaries, KV head, first token row) for every summary.
   template <class Visit>
   void for_each_summary(Visit visit) const {
     for_each_document([&](const Range& document) {
@@ -124,12 +124,12 @@ class Oracle {
   template <class Container, class Visit>
   auto head_parameters(CompressorSet<Container>& set, std::int64_t head, std::int64_t dim, std::int64_t hidden, Visit) {
     const std::int64_t length = config_.compress_block * dim;
-    return naive::HeadParameters<Visit>{.pos = row_of(set.pos, head, 0, 1, length),
-                                        .weight = row_of(set.weight, head, 0, 1, length * dim),
-                                        .w1 = row_of(set.w1, head, 0, 1, length * hidden),
-                                        .b1 = row_of(set.b1, head, 0, 1, hidden),
-                                        .w2 = row_of(set.w2, head, 0, 1, hidden * dim),
-                                        .b2 = row_of(set.b2, head, 0, 1, dim)};
+    return naive::GroupParameters<Visit>{.pos = row_of(set.pos, head, 0, 1, length),
+                                         .weight = row_of(set.weight, head, 0, 1, length * dim),
+                                         .w1 = row_of(set.w1, head, 0, 1, length * hidden),
+                                         .b1 = row_of(set.b1, head, 0, 1, hidden),
+                                         .w2 = row_of(set.w2, head, 0, 1, hidden * dim),
+                                         .b2 = row_of(set.b2, head, 0, 1, dim)};
   }
 
   naive::Summary<Real> summary_of(const Reals<Real>& input, CompressorSet<Reals<Real>>& parameters, std::int64_t dim,
@@ -199,9 +199,9 @@ class Oracle {
           add(summaries_k_, summaries_v_, dsummaries_k_, dsummaries_v_, document.first_summary + i);
         break;
       case selected_blocks:
-        for (std::int64_t place = 0; place < config_.select_count; ++place)
-          for (std::int64_t u = chosen[place] * config_.select_block;
-               chosen[place] >= 0 && u < (chosen[place] + 1) * config_.select_block && u <= position; ++u)
+        for (std::int64_t slot = 0; slot < config_.select_count; ++slot)
+          for (std::int64_t u = chosen[slot] * config_.select_block;
+               chosen[slot] >= 0 && u < (chosen[slot] + 1) * config_.select_block && u <= position; ++u)
             add(inputs_.k.slc, inputs_.v.slc, gradients_.k.slc, gradients_.v.slc, document.begin + u);
         break;
       default:
@@ -235,7 +235,8 @@ class Oracle {
       for (std::size_t i = 0; i < importance.size(); ++i) {
         const Real weight =
             naive::overlap_weight<Real>(config_, static_cast<std::int64_t>(i), static_cast<std::int64_t>(block));
-        if (weight > 0) scores[block] += weight * importance[i];  // a NaN stays in the blocks that it overlaps
+        if (weight > 0)
+          scores[block] += weight * importance[i];  // a NaN affects only the blocks that its summary overlaps
       }
     const naive::Selection selection = naive::select(config_, position, scores);
     result.scores.push_back(narrow(scores));
@@ -243,7 +244,7 @@ class Oracle {
     result.margin.push_back(selection.margin);
   }
 
-  // g0, g1, g2
+  // The gates g0, g1, g2.
   std::vector<Real> gates(std::int64_t row, std::int64_t head) const {
     const Real* gate = row_of(inputs_.gate, row, head, config_.num_q_heads, 3);
     std::vector<Real> result(gate, gate + 3);
@@ -258,7 +259,7 @@ class Oracle {
     return branch(which, position, document, kv_head, chosen_by(selected, row, kv_head));
   }
 
-  // A branch's output, as a plain implementation stores it.
+  // A branch's output, rounded as a plain implementation stores it.
   Attended<Real> attended_by(std::int64_t row, std::int64_t head, const Attention& attention) const {
     Attended<Real> result = attend(query_of(row, head), attention.keys, attention.values, config_.head_dim_qk,
                                    config_.head_dim_v, scale_, storage_);
@@ -294,7 +295,7 @@ class Oracle {
       const Real weight = gate[static_cast<std::size_t>(which)];
       const Real dweight = naive::dot(dout, attended.out.data(), config_.head_dim_v);
       dgate[which] = config_.gate == GateKind::logits ? dweight * weight * (1 - weight) : dweight;
-      if (weight == 0) continue;  // nothing flows back
+      if (weight == 0) continue;  // no gradient
       Reals<Real> dbranch;
       for (std::int64_t c = 0; c < config_.head_dim_v; ++c) dbranch.push_back(round_to(storage_, weight * dout[c]));
       naive::attend_backward(query_of(row, head), attention.keys, attention.values, config_.head_dim_qk,

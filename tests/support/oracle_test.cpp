@@ -1,4 +1,4 @@
-// The oracle itself: against cases worked out elsewhere, and its gradients against finite differences.
+// Tests of the oracle: against the golden cases, and its gradients against finite differences.
 
 #include "tests/support/oracle.hpp"
 
@@ -45,7 +45,8 @@ TEST(Oracle, GradientsAreFiniteDifferences) {
   for (std::uint64_t seed = 1; seed <= 40; ++seed) {
     Problem problem = random_problem(seed, 40);
     SCOPED_TRACE(describe(problem));
-    if (problem.config.activation == Activation::relu) problem.config.activation = Activation::gelu;  // no kinks
+    if (problem.config.activation == Activation::relu)
+      problem.config.activation = Activation::gelu;  // finite differences need a smooth activation
     const Precision f64{DType::f64, false};
     const std::vector<std::int32_t> selected = oracle_forward(problem, f64).selected;
     const Tensors gradients = oracle_backward(problem, f64, selected);

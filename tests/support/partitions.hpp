@@ -8,7 +8,7 @@
 
 namespace cpnsa::test {
 
-/// Every block to any rank, in any order: ranks without tokens and rows in descending order among them.
+/// Assigns every block to a random rank, in random order; ranks may have no tokens, or rows in descending order.
 Partition random_partition(const Problem& problem, int ranks, Random& random);
 
 enum class PartitionKind { contiguous, zigzag, zigzag_per_document, custom };
@@ -16,7 +16,7 @@ inline constexpr PartitionKind partition_kinds[] = {PartitionKind::contiguous, P
                                                     PartitionKind::zigzag_per_document, PartitionKind::custom};
 std::string name_of(PartitionKind kind);
 
-/// `custom` is a random partition of the problem's seed whose last rank owns nothing, if there are several.
+/// `custom` is a random partition by the problem's seed; with several ranks, the last one owns nothing.
 Partition make_partition(PartitionKind kind, const Problem& problem, int ranks);
 
 }  // namespace cpnsa::test

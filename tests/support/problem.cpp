@@ -11,15 +11,15 @@ namespace cpnsa::test {
 namespace {
 
 Config random_config(Random& random, std::int64_t dim_step) {
-  const std::int64_t most_dim = dim_step == 1 ? 20 : 8;
+  const std::int64_t max_dim = dim_step == 1 ? 20 : 8;
   Config config;
   config.num_kv_heads = random.integer(1, 3);
   config.num_q_heads = config.num_kv_heads * random.integer(1, random.chance(0.2) ? 8 : 3);
-  config.head_dim_qk = dim_step * random.integer(1, most_dim);
-  config.head_dim_v = random.chance(0.3) ? config.head_dim_qk : dim_step * random.integer(1, most_dim);
+  config.head_dim_qk = dim_step * random.integer(1, max_dim);
+  config.head_dim_v = random.chance(0.3) ? config.head_dim_qk : dim_step * random.integer(1, max_dim);
   config.compress_stride = random.pick<std::int64_t>({1, 2, 3, 4, 8});
   config.compress_block = config.compress_stride * random.pick<std::int64_t>({1, 1, 2, 2, 3, 4});
-  config.select_block = config.compress_block;  // l = m now and then
+  config.select_block = config.compress_block;  // sometimes l = m
   if (random.chance(0.8))
     while (config.select_block < 2 * config.compress_block && config.select_block < 16)
       config.select_block += config.compress_stride * random.integer(1, 3);
@@ -36,15 +36,15 @@ Config random_config(Random& random, std::int64_t dim_step) {
   return config;
 }
 
-std::vector<std::int64_t> random_documents(Random& random, std::int64_t most_tokens) {
+std::vector<std::int64_t> random_documents(Random& random, std::int64_t max_tokens) {
   const double kind = random.uniform();
   if (kind < 0.1) return {0, random.integer(1, 3)};
-  if (kind < 0.4) return {0, random.integer(1, most_tokens)};
-  // Many tiny documents, or a few of any size, some of them empty.
-  const std::int64_t most_length = kind < 0.6 ? 5 : most_tokens / 2;
+  if (kind < 0.4) return {0, random.integer(1, max_tokens)};
+  // Many tiny documents, or a few of any size; some are empty.
+  const std::int64_t max_length = kind < 0.6 ? 5 : max_tokens / 2;
   std::vector<std::int64_t> lengths;
-  for (std::int64_t left = random.integer(1, most_tokens); left > 0;) {
-    const std::int64_t length = std::min(left, random.integer(random.chance(0.2) ? 0 : 1, most_length));
+  for (std::int64_t left = random.integer(1, max_tokens); left > 0;) {
+    const std::int64_t length = std::min(left, random.integer(random.chance(0.2) ? 0 : 1, max_length));
     lengths.push_back(length);
     left -= length;
   }
@@ -97,7 +97,7 @@ Problem make_problem(const Config& config, std::vector<std::int64_t> cu_seqlens,
                         problem.inputs, shapes);
   for_each_parameter(
       [&](auto, Values& values, const Shape& shape) {
-        // Weights scaled by their fan-in keep summaries of the size of keys.
+        // Weights are scaled by their fan-in, so that summaries have about the norm of keys.
         const double fan_in = shape.size() == 3 ? static_cast<double>(shape[1]) : 4.0;
         values = random.normals(elements_of(shape), 1.0 / std::sqrt(fan_in));
       },
@@ -111,10 +111,10 @@ Problem make_problem(const Config& config, std::vector<std::int64_t> cu_seqlens,
   return problem;
 }
 
-Problem random_problem(std::uint64_t seed, std::int64_t most_tokens, std::int64_t dim_step) {
+Problem random_problem(std::uint64_t seed, std::int64_t max_tokens, std::int64_t dim_step) {
   Random random(seed);
   const Config config = random_config(random, dim_step);
-  const std::vector<std::int64_t> documents = random_documents(random, most_tokens);
+  const std::vector<std::int64_t> documents = random_documents(random, max_tokens);
   const ProblemOptions options{.shared_k = random.chance(0.5),
                                .shared_v = random.chance(0.5),
                                .pos_k = random.chance(0.7),

@@ -20,8 +20,8 @@ struct CompressorSet {
   Tensor pos, weight, w1, b1, w2, b2;
 };
 
-/// One of something for every tensor of a layer that has a gradient. The members are named as those of AttentionInputs
-/// and AttentionGradients, so that schema::for_each_tensor() walks them all side by side.
+/// One item for every tensor of a layer that has a gradient. The members have the names of those of AttentionInputs and
+/// AttentionGradients, so that schema::for_each_tensor() can iterate over several of them at once.
 template <class Tensor>
 struct TensorSet {
   Tensor q;
@@ -37,14 +37,14 @@ using schema::for_each_token_tensor;
 using Shape = std::vector<std::int64_t>;
 std::int64_t elements_of(const Shape& shape);
 
-/// Shapes for `rows` tokens. Parameters that the compressor has no use for have no elements.
+/// Shapes for `rows` tokens. Parameters that the compressor does not use have no elements.
 TensorSet<Shape> shapes_of(const Config& config, std::int64_t rows);
 
-/// Inputs, or gradients, of one layer over a whole packed sequence; an empty tensor was not given. Where the branches
-/// share their keys (or values), `slc` and `win` are empty: `cmp` is the tensor of all three, or its gradient.
+/// Inputs or gradients of one layer over a whole packed sequence; an empty tensor is not given. If the branches share
+/// their keys (or values), `cmp` is the tensor of all three, or its gradient, and `slc` and `win` are empty.
 using Tensors = TensorSet<Values>;
 
-/// One packed sequence on one process: everything the algorithm takes.
+/// All inputs of the algorithm for one packed sequence, in one process.
 struct Problem {
   Config config;
   std::vector<std::int64_t> cu_seqlens{0};
@@ -52,12 +52,12 @@ struct Problem {
   Values dout;  ///< [T, H, d_v]
   bool shared_k = false;
   bool shared_v = false;
-  std::uint64_t seed = 0;  ///< what random_problem() was given
+  std::uint64_t seed = 0;  ///< the argument of random_problem()
 
   std::int64_t tokens() const { return cu_seqlens.back(); }
 };
 
-/// The seed and every property that matters, for the message of a failed check.
+/// The seed and the properties of the problem, for the message of a failed check.
 std::string describe(const Problem& problem);
 std::ostream& operator<<(std::ostream& stream, const Problem& problem);
 
@@ -68,25 +68,25 @@ struct ProblemOptions {
   bool pos_v = true;
 };
 
-/// Normal inputs for a given configuration and documents.
+/// A problem with normally distributed inputs.
 Problem make_problem(const Config& config, std::vector<std::int64_t> cu_seqlens, std::uint64_t seed,
                      const ProblemOptions& options = {});
 
-/// A small problem with any configuration that is valid: see problem.cpp for the corners it visits.
-/// Widths of heads and hidden layers are multiples of `dim_step`.
-Problem random_problem(std::uint64_t seed, std::int64_t most_tokens, std::int64_t dim_step = 1);
+/// A small problem with a random valid configuration; problem.cpp lists its corner cases. Head dimensions and hidden
+/// widths are multiples of `dim_step`.
+Problem random_problem(std::uint64_t seed, std::int64_t max_tokens, std::int64_t dim_step = 1);
 
-/// The same with every tensor rounded to the type.
+/// The problem with every tensor rounded to the type.
 Problem rounded(Problem problem, DType dtype);
 
-/// Documents of the given lengths.
+/// The cu_seqlens of documents of the given lengths.
 std::vector<std::int64_t> cu_seqlens_of(const std::vector<std::int64_t>& lengths);
 
-/// Document that owns each token's position, for loops over tokens: (first token, length) of token t's document.
 struct Document {
-  std::int64_t begin;
+  std::int64_t begin;  ///< first token
   std::int64_t length;
 };
+/// The document of a token.
 Document document_of(const std::vector<std::int64_t>& cu_seqlens, std::int64_t token);
 
 }  // namespace cpnsa::test

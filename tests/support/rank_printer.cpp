@@ -8,7 +8,7 @@
 namespace cpnsa::test {
 namespace {
 
-// A failure is one write, so that ranks do not mix their lines.
+// A failure is printed by a single write, so that the lines of ranks do not mix.
 class FailurePrinter final : public testing::EmptyTestEventListener {
  public:
   explicit FailurePrinter(int rank) : rank_(rank) {}
@@ -16,7 +16,7 @@ class FailurePrinter final : public testing::EmptyTestEventListener {
   void OnTestStart(const testing::TestInfo& test) override { test_ = &test; }
   void OnTestEnd(const testing::TestInfo&) override { test_ = nullptr; }
 
-  // Googletest holds a lock meanwhile that asking it for the current test would wait for.
+  // GoogleTest holds a lock here, so asking it for the current test would deadlock.
   void OnTestPartResult(const testing::TestPartResult& result) override {
     if (!result.failed()) return;
     std::ostringstream text;

@@ -2,7 +2,8 @@
 
 namespace cpnsa::test {
 
-/// Where ranks are processes: rank 0 shows GoogleTest's progress, the others only what fails, with their rank.
+/// For suites whose ranks are processes: rank 0 prints GoogleTest's progress; the others print only failures, each with
+/// the rank.
 void print_as_rank(int rank);
 
 }  // namespace cpnsa::test

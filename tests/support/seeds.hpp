@@ -5,8 +5,8 @@
 
 namespace cpnsa::test {
 
-/// Seeds of a randomised test: 1 to `count`, or what the environment asks for: CPNSA_TEST_SEEDS=17 or 100-499. A failed
-/// check prints the seed with its problem.
+/// The seeds of a randomised test: 1 to `count`, or those of the environment variable CPNSA_TEST_SEEDS, e.g. 17 or
+/// 100-499. A failed check prints the seed with its problem.
 std::vector<std::uint64_t> seeds(std::uint64_t count);
 
 }  // namespace cpnsa::test

@@ -44,31 +44,31 @@ double greatest_difference(const std::vector<Values>& a, const std::vector<Value
   return greatest;
 }
 
-// A valid selection: as many blocks as there may be, ascending, causal, the forced ones among them, and no block left
-// out whose true score is above a taken one's by more than `slack`.
+// Passes if the selection has the right number of blocks, ascending, causal, with the forced ones, and if no block left
+// out has a true score above a selected one's by more than `slack`.
 testing::AssertionResult is_selection(const Config& config, std::int64_t position, const std::int32_t* blocks,
                                       const Values& scores, double slack) {
   const std::int64_t own = position / config.select_block;
   const std::int64_t count = std::min(config.select_count, own + 1);
   std::set<std::int32_t> taken;
-  for (std::int64_t place = 0; place < config.select_count; ++place) {
-    const std::int32_t block = blocks[place];
-    if (place >= count ? block != -1 : block < 0 || block > own || (place > 0 && block <= blocks[place - 1]))
-      return testing::AssertionFailure() << fmt::format("place {} holds block {}", place, block);
-    if (place < count) taken.insert(block);
+  for (std::int64_t slot = 0; slot < config.select_count; ++slot) {
+    const std::int32_t block = blocks[slot];
+    if (slot >= count ? block != -1 : block < 0 || block > own || (slot > 0 && block <= blocks[slot - 1]))
+      return testing::AssertionFailure() << fmt::format("slot {} holds block {}", slot, block);
+    if (slot < count) taken.insert(block);
   }
-  double least_taken = HUGE_VAL, greatest_left = -HUGE_VAL;
+  double min_selected = HUGE_VAL, greatest_left = -HUGE_VAL;
   for (std::int32_t block = 0; block <= own; ++block) {
     const double score = scores[static_cast<std::size_t>(block)];
     const bool forced = count == own + 1 || naive::is_forced(config, block, own);
     if (forced && !taken.contains(block))
       return testing::AssertionFailure() << "forced block " << block << " is missing";
-    if (!forced && taken.contains(block)) least_taken = std::min(least_taken, score);
+    if (!forced && taken.contains(block)) min_selected = std::min(min_selected, score);
     if (!taken.contains(block)) greatest_left = std::max(greatest_left, score);
   }
-  if (least_taken < greatest_left - slack)
+  if (min_selected < greatest_left - slack)
     return testing::AssertionFailure() << fmt::format("left out a block of score {}, took one of {}; slack {}",
-                                                      greatest_left, least_taken, slack);
+                                                      greatest_left, min_selected, slack);
   return testing::AssertionSuccess();
 }
 
@@ -103,8 +103,8 @@ testing::AssertionResult within(const std::string& name, const Values& found, co
 }
 
 double derived_tolerance(double plain_error, double factor, DType dtype, DType stored) {
-  const double least = std::max(roundings * unit_roundoff(accumulate_dtype(dtype)), 2 * unit_roundoff(dtype));
-  return std::max(factor * plain_error, least) + unit_roundoff(stored);
+  const double min_error = std::max(roundings * unit_roundoff(accumulate_dtype(dtype)), 2 * unit_roundoff(dtype));
+  return std::max(factor * plain_error, min_error) + unit_roundoff(stored);
 }
 
 Truth::Truth(Problem problem, DType dtype, std::vector<std::int32_t> selected)
@@ -117,7 +117,7 @@ Truth::Truth(Problem problem, DType dtype, std::vector<std::int32_t> selected)
 testing::AssertionResult Truth::selection_is_right() const {
   const Config& config = problem_.config;
   if (selected_.size() != truth_.selected.size()) return testing::AssertionFailure() << "wrong number of indices";
-  // Scores of a result may err by twice the plain one's error, each of two that are compared.
+  // Each of the two compared scores may have twice the error of the plain implementation's.
   const double slack =
       2 * forward_factor * greatest_difference(plain_.scores, truth_.scores) +
       roundings * unit_roundoff(accumulate_dtype(dtype_)) * static_cast<double>(config.heads_per_group());

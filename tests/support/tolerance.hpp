@@ -9,37 +9,38 @@
 
 namespace cpnsa::test {
 
-/// ||a - b|| / ||b||, or ||a|| where b is zero; NaN where either is not finite.
+/// ||a - b|| / ||b||, or ||a|| if b is zero; NaN if either is not finite.
 double relative_error(const Values& a, const Values& b);
 
-/// Passes when ||found - expected|| <= tolerance ||expected|| + floor; a NaN never passes.
+/// Passes if ||found - expected|| <= tolerance ||expected|| + floor; a NaN never passes.
 testing::AssertionResult within(const std::string& name, const Values& found, const Values& expected, double tolerance,
                                 double floor = 0);
 
-/// Of all tensors together. Rounding errors of a gradient that cancels are to be measured against it: the truth of some
-/// is exactly zero (a shift of every compressed key moves no softmax, so neither b2 nor a linear compressor's pos
-/// does).
+/// The norm of all tensors together. Rounding errors of gradients whose terms cancel are compared with it, because the
+/// truth of some is exactly zero: adding a constant to every compressed key changes no softmax, so b2 and the pos of a
+/// linear compressor have none.
 double norm_of(const Tensors& tensors);
 
-/// Error that a result may have against the truth: `factor` times that of a plain same-precision implementation, which
-/// may be lucky where tensors are small: never less than a few roundings of the accumulating type and two of the
-/// layer's. For what is stored in `stored`, half a unit in its last place more.
+/// The relative error that a result may have: `factor` times that of a plain implementation in the layer's type, but at
+/// least a few roundings of the accumulating type and two of the layer's, because the plain error may be small by
+/// chance in small tensors. A result stored in type `stored` may have half a unit in the last place more.
 double derived_tolerance(double plain_error, double factor, DType dtype, DType stored);
 
 inline constexpr double forward_factor = 2;
 inline constexpr double backward_factor = 3;
 
-/// What a layer that selected so must come to: computed once, compared with the results of many settings.
+/// The expected results of a layer, computed once and compared with the results of many settings.
 class Truth {
  public:
   /// `selected` is the selection of a layer run in `dtype`; the selected branch is judged by it.
   Truth(Problem problem, DType dtype, std::vector<std::int32_t> selected);
 
-  /// Whether that selection is one: as many blocks as there may be, ascending, causal, the forced ones among them, and
-  /// no block left out where scores are further apart than a plain implementation's errors in them.
+  /// Passes if the selection is valid: the right number of blocks, ascending, causal, with the forced ones; and if no
+  /// block left out has a score above a selected one's by more than the error of a plain implementation.
   testing::AssertionResult selection_is_right() const;
   testing::AssertionResult out_agrees(const Values& out) const;
-  /// Tensors of `found` that are empty are not compared. dq, dk, dv and dgate are stored in the type `of_rows`.
+  /// Compares the tensors of `found` that are not empty. dq, dk, dv and dgate are stored in the type `of_rows`,
+  /// gradients of parameters in `of_parameters`.
   testing::AssertionResult gradients_agree(const Tensors& found, DType of_rows, DType of_parameters) const;
   testing::AssertionResult gradients_agree(const Tensors& found) const;
 

@@ -4,7 +4,7 @@
 
 namespace cpnsa::test {
 
-/// Passes every call on; to be derived from, for looking at calls or for breaking them.
+/// Forwards every call to another communicator. Tests derive from it to observe calls or to make them fail.
 class WrappedCommunicator : public Communicator {
  public:
   explicit WrappedCommunicator(Communicator& inner) : inner_(inner) {}

@@ -1,4 +1,5 @@
-// Forward and backward of random layers, at every number of ranks, partition and exchange mode, against the oracle.
+// Forward and backward of random layers compared with the oracle, for every number of ranks, partition and exchange
+// mode.
 
 #include "tests/conformance/attention/attention_test.hpp"
 #include "tests/support/seeds.hpp"
@@ -33,7 +34,7 @@ TEST_P(Agreement, EverySettingComputesTheLayer) {
   }
 }
 
-// Every type that the device has, with an error of at most a small multiple of a plain implementation's.
+// In every type of the device, the error is at most a small multiple of that of a plain implementation.
 TEST_P(Agreement, EveryTypeIsAsPreciseAsItMayBe) {
   for (const DType dtype : device().dtypes)
     for (const std::uint64_t seed : seeds(20)) {
@@ -64,7 +65,7 @@ TEST_P(Agreement, GradientsMayHaveTheLayersType) {
       const Problem problem = rounded(random_problem(2000 + seed, 100, device().dim_step), dtype);
       SCOPED_TRACE(std::string(name_of(dtype)) + ", " + describe(problem));
       if (!supported(problem.config, dtype)) continue;
-      const int ranks = most_ranks();
+      const int ranks = max_ranks();
       const LayerResult wide = run(problem, PartitionKind::custom, ranks, {.dtype = dtype});
       const LayerResult narrow = run(problem, PartitionKind::custom, ranks,
                                      {.dtype = dtype, .gradient_dtype = dtype, .parameter_gradient_dtype = dtype});

@@ -18,10 +18,10 @@ std::string name_of_backends(const testing::TestParamInfo<std::tuple<DeviceBacke
   return std::get<0>(info.param).name + "_" + std::get<1>(info.param).name;
 }
 
-std::vector<int> AttentionTest::rank_counts(int least) const {
+std::vector<int> AttentionTest::rank_counts(int min) const {
   std::vector<int> counts;
   for (const int ranks : transport().rank_counts())
-    if (ranks >= least) counts.push_back(ranks);
+    if (ranks >= min) counts.push_back(ranks);
   return counts;
 }
 

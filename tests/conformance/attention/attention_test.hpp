@@ -14,27 +14,27 @@
 
 namespace cpnsa::test {
 
-/// A suite that runs on every device x transport that the executable was linked with.
+/// A suite that runs on every pair of a device and a transport that the executable was linked with.
 class AttentionTest : public testing::TestWithParam<std::tuple<DeviceBackend, TransportBackend>> {
  protected:
   const DeviceBackend& device() const { return std::get<0>(GetParam()); }
   const TransportBackend& transport() const { return std::get<1>(GetParam()); }
-  std::vector<int> rank_counts(int least = 1) const;
-  int most_ranks() const { return rank_counts().back(); }
+  std::vector<int> rank_counts(int min = 1) const;  ///< the transport's numbers of ranks from `min` on
+  int max_ranks() const { return rank_counts().back(); }
   DType widest_dtype() const { return device().dtypes.front(); }
 
-  /// Whether the device runs it; what it does not run is counted, and shown with the test.
+  /// Whether the device supports it. Unsupported cases are counted, and the count is printed with the test.
   bool supported(const Config& config, DType dtype);
 
-  /// A failure of the run is a failure of the test; the result is empty then.
+  /// Runs a layer. If it fails, the test fails and the result is empty.
   LayerResult run(const Problem& problem, const Partition& partition, const LayerSetting& setting) const;
   LayerResult run(const Problem& problem, PartitionKind kind, int ranks, const LayerSetting& setting) const;
 
-  /// Runs the body on every rank with a device of the rank's own; what it throws fails the test.
+  /// Runs the body on every rank with a device per rank; an exception fails the test.
   using Body = std::function<void(Communicator&, Device&)>;
   void on_ranks(int ranks, const Body& body) const;
 
-  void SetUp() override;  ///< skips where there is no such device
+  void SetUp() override;  ///< skips the test if the device does not exist here
   void TearDown() override;
 
  private:
@@ -42,7 +42,7 @@ class AttentionTest : public testing::TestWithParam<std::tuple<DeviceBackend, Tr
   std::string first_unsupported_;
 };
 
-/// Instantiates a suite of this kind: CPNSA_ATTENTION_SUITE(Name);
+/// Defines a suite of this kind: CPNSA_ATTENTION_SUITE(Name);
 #define CPNSA_ATTENTION_SUITE(Suite)                                                                        \
   class Suite : public AttentionTest {};                                                                    \
   GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(Suite);                                                     \
@@ -54,10 +54,10 @@ std::string name_of_backends(const testing::TestParamInfo<std::tuple<DeviceBacke
 
 inline constexpr Exchange exchanges[] = {Exchange::fetch, Exchange::gather, Exchange::automatic};
 
-/// Bit for bit the same results.
+/// Passes if all results are equal bit for bit.
 testing::AssertionResult same_bits(const LayerResult& a, const LayerResult& b);
 
-/// A small layer in which every branch matters: 2 KV heads, 4 query heads, blocks of 8 tokens, 3 of them selected.
+/// A small layer in which every branch matters: 2 KV heads, 4 query heads, blocks of 8 tokens, 3 selected blocks.
 Config small_config();
 
 }  // namespace cpnsa::test

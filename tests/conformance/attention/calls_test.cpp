@@ -1,4 +1,4 @@
-// Ways of calling: what is optional, what may be reused, what may wait.
+// Optional arguments, reused workspaces, and the order of calls.
 
 #include "tests/conformance/attention/attention_test.hpp"
 
@@ -13,8 +13,8 @@ Problem problem_of(std::uint64_t seed, DType dtype) {
   return rounded(make_problem(config, {0, 93, 160}, seed, {.shared_k = seed % 2 == 0}), dtype);
 }
 
-// A microbatch after another forward, then backward in the opposite order, all through one layer and one workspace that
-// is poisoned before each call.
+// The forwards of several microbatches, then their backwards in the opposite order, with one layer and one workspace,
+// which is poisoned before each call.
 TEST_P(Calls, SeveralForwardsMayAwaitTheirBackward) {
   const DType dtype = widest_dtype();
   if (!supported(small_config(), dtype)) return;
@@ -88,7 +88,8 @@ TEST_P(Calls, WithoutABackwardTheForwardIsTheSame) {
   }
 }
 
-// Summed by the library every rank has the ranks' sum; left alone, their sum is the same.
+// If the library sums parameter gradients, every rank has the sum over the ranks; it equals the sum of those that it
+// does not sum.
 TEST_P(Calls, ParameterGradientsAreSummedWhenAsked) {
   const DType dtype = widest_dtype();
   for (std::uint64_t seed = 0; seed < 3; ++seed) {
@@ -110,7 +111,7 @@ TEST_P(Calls, ParameterGradientsAreSummedWhenAsked) {
   }
 }
 
-// What is not asked for is not computed, and nothing else changes.
+// Gradients that are not given are not computed, and the others do not change.
 TEST_P(Calls, OptionalOutputsMayBeLeftOut) {
   const DType dtype = widest_dtype();
   const Problem problem = problem_of(5, dtype);
@@ -144,7 +145,7 @@ TEST_P(Calls, OptionalOutputsMayBeLeftOut) {
     }
 }
 
-// A layer may be moved, and two may share a device and a communicator.
+// A layer can be moved, and two layers can share a device and a communicator.
 TEST_P(Calls, TwoLayersTakeTurns) {
   const DType dtype = widest_dtype();
   const Problem first = problem_of(3, dtype), second = problem_of(4, dtype);

@@ -1,4 +1,4 @@
-// Shapes and values at the edges of what is allowed.
+// Shapes and values at the limits of what is allowed.
 
 #include <cmath>
 
@@ -31,19 +31,19 @@ std::vector<Shape> shapes() {
       {"many tiny documents", tiny},
       {"a long document among tiny ones", {1, 2, 130, 3, 1}},
       {"documents of one block", {8, 8, 8, 8, 8}},
-      {"more places than blocks", {90}, [](Config& config) { config.select_count = 64; }},
-      {"one place",
+      {"select_count above the number of blocks", {90}, [](Config& config) { config.select_count = 64; }},
+      {"one selected block",
        {90},
        [](Config& config) { config.select_count = config.local_blocks = 1, config.init_blocks = 0; }},
       {"nothing forced", {120}, [](Config& config) { config.init_blocks = config.local_blocks = 0; }},
       {"everything forced", {120}, [](Config& config) { config.init_blocks = 1, config.local_blocks = 2; }},
-      {"a head a group", {100}, [](Config& config) { config.num_q_heads = config.num_kv_heads = 3; }},
+      {"one query head per group", {100}, [](Config& config) { config.num_q_heads = config.num_kv_heads = 3; }},
       {"one KV head", {100}, [](Config& config) { config.num_q_heads = 5, config.num_kv_heads = 1; }},
       {"values wider than keys", {100}, [](Config& config) { config.head_dim_qk = 8, config.head_dim_v = 24; }},
       {"window of one token", {100}, [](Config& config) { config.window = 1; }},
       {"window longer than the sequence", {100}, [](Config& config) { config.window = 1 << 30; }},
       {"summaries that do not overlap", {100}, [](Config& config) { config.compress_stride = 8; }},
-      {"a summary a token", {40}, [](Config& config) { config.compress_block = config.compress_stride = 1; }},
+      {"one summary per token", {40}, [](Config& config) { config.compress_block = config.compress_stride = 1; }},
       {"summaries of half a block", {100}, [](Config& config) { config.select_block = 16; }},
       {"separate tensors", {50, 77}, [](Config&) {}, {.shared_k = false, .shared_v = false}},
       {"shared keys alone", {50, 77}, [](Config&) {}, {.shared_v = false}},
@@ -80,12 +80,12 @@ TEST_P(CornerCases, EveryShapeAgreesWithTheOracle) {
     }
 }
 
-// All of the tokens on one rank, each rank in turn: the others own nothing and still take part.
+// One rank owns all tokens, for each rank in turn; the others own nothing and still take part.
 TEST_P(CornerCases, OneRankOwnsEverything) {
   const DType dtype = widest_dtype();
   const Problem problem = rounded(make_problem(small_config(), {0, 61, 100}, 5), dtype);
   if (!supported(problem.config, dtype)) return;
-  const Truth truth(problem, dtype, run(problem, PartitionKind::contiguous, most_ranks(), {.dtype = dtype}).selected);
+  const Truth truth(problem, dtype, run(problem, PartitionKind::contiguous, max_ranks(), {.dtype = dtype}).selected);
   for (const int ranks : rank_counts(2))
     for (int owner = 0; owner < ranks; ++owner)
       for (const Exchange exchange : exchanges) {
@@ -98,7 +98,7 @@ TEST_P(CornerCases, OneRankOwnsEverything) {
       }
 }
 
-// Equal keys make equal scores: the lower blocks win, everywhere alike.
+// Equal keys make equal scores: the lower blocks are selected, for every number of ranks.
 TEST_P(CornerCases, TiesGoToTheLowerBlocks) {
   for (const DType dtype : device().dtypes)
     for (const double size : {0.0, 0.7}) {
@@ -116,14 +116,15 @@ TEST_P(CornerCases, TiesGoToTheLowerBlocks) {
       std::vector<std::int32_t> expected;
       for (std::int64_t token = 0; token < problem.tokens(); ++token) {
         const std::int64_t position = token - document_of(problem.cu_seqlens, token).begin;
-        // With s = l / 2 = m / 2 a block scores 1, 2, 1 times what each summary gets, its first half a summary less in
-        // block 0, and none where summaries are not yet visible: blocks 1, 2, ... tie, block 0 comes next.
+        // With s = l / 2 = m / 2 the summaries of a block have weights 1, 2, 1. Block 0 lacks the first of them, and
+        // the last blocks those that are not yet visible. So blocks 1, 2, ... have equal scores, and block 0 is the
+        // next.
         Values scores(static_cast<std::size_t>(position / config.select_block + 1), 0);
         for (std::int64_t i = 0; i * config.compress_stride + config.compress_block - 1 <= position; ++i)
           for (std::size_t block = 0; block < scores.size(); ++block)
             scores[block] += naive::overlap_weight<double>(config, i, static_cast<std::int64_t>(block));
         const auto blocks = naive::select(config, position, scores).blocks;
-        for (std::int64_t head = 0; head < config.num_kv_heads; ++head)
+        for (std::int64_t group = 0; group < config.num_kv_heads; ++group)
           expected.insert(expected.end(), blocks.begin(), blocks.end());
       }
       for (const int ranks : rank_counts())
@@ -161,7 +162,7 @@ TEST_P(CornerCases, ExtremeGatesStayFinite) {
     Problem problem = make_problem(small_config(), {0, 60}, 9);
     for (std::size_t i = 0; i < problem.inputs.gate.size(); ++i) problem.inputs.gate[i] = i % 2 ? 30000 : -30000;
     if (!supported(problem.config, dtype)) continue;
-    const LayerResult result = run(problem, PartitionKind::contiguous, most_ranks(), {.dtype = dtype});
+    const LayerResult result = run(problem, PartitionKind::contiguous, max_ranks(), {.dtype = dtype});
     EXPECT_TRUE(all_finite(result.out));
     EXPECT_TRUE(all_finite(result.gradients.gate));
   }
@@ -177,8 +178,8 @@ Values& poisoned_tensor(Problem& problem, const std::string& name) {
   return *found;
 }
 
-// A NaN in one place of one tensor reaches exactly the rows that the formulas send it to. A device that masks by zeros
-// may spread a NaN of a value to neighbours; it never loses one.
+// A NaN in one element of one tensor reaches exactly the outputs that depend on it by the formulas. A device with
+// zero_masked may also spread a NaN of a value to other queries of the same tile; it never drops one.
 TEST_P(CornerCases, NanGoesWhereTheMathsSendsIt) {
   const DType dtype = widest_dtype();
   for (const std::string name : {"q", "k_cmp", "v_cmp", "k_slc", "v_slc", "k_win", "v_win", "gate", "compress_k_w1"}) {
@@ -188,7 +189,7 @@ TEST_P(CornerCases, NanGoesWhereTheMathsSendsIt) {
     Values& values = poisoned_tensor(problem, name);
     values[values.size() / 3] = std::nan("");
     const std::vector<std::int32_t> expected =
-        run(problem, PartitionKind::contiguous, most_ranks(), {.dtype = dtype}).selected;
+        run(problem, PartitionKind::contiguous, max_ranks(), {.dtype = dtype}).selected;
     ASSERT_TRUE(dtype != DType::f64 || expected == oracle_forward(problem, {dtype, false}).selected);
     const Values out = oracle_forward(problem, {dtype, false}, &expected).out;
     for (const int ranks : rank_counts())
@@ -197,7 +198,7 @@ TEST_P(CornerCases, NanGoesWhereTheMathsSendsIt) {
         const LayerResult result = run(problem, PartitionKind::zigzag, ranks, {.dtype = dtype, .exchange = exchange});
         ASSERT_EQ(result.selected, expected);
         ASSERT_EQ(result.out.size(), out.size());
-        const bool may_spread = device().masks_by_zeros && name.starts_with("v_");
+        const bool may_spread = device().zero_masked && name.starts_with("v_");
         for (std::size_t i = 0; i < out.size(); ++i)
           ASSERT_TRUE(std::isnan(result.out[i]) == std::isnan(out[i]) || (may_spread && !std::isnan(out[i])))
               << "element " << i;
@@ -218,7 +219,7 @@ TEST_P(CornerCases, InfinitiesAndNanEverywhereStillEnd) {
           },
           problem.inputs);
       const LayerResult one = run(problem, PartitionKind::contiguous, rank_counts().front(), {.dtype = dtype});
-      const LayerResult many = run(problem, PartitionKind::custom, most_ranks(), {.dtype = dtype});
+      const LayerResult many = run(problem, PartitionKind::custom, max_ranks(), {.dtype = dtype});
       EXPECT_EQ(one.selected, many.selected);
     }
 }

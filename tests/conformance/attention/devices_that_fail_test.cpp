@@ -1,4 +1,4 @@
-// Layers on devices without memory, or that are busy, or whose work never ends.
+// Layers on devices that have no memory left, that are busy, or whose work never ends.
 
 #include <gmock/gmock.h>
 
@@ -40,7 +40,7 @@ TEST(DevicesThatFail, APlanWithoutMemoryOnOneRankEndsAll) {
         EXPECT_THAT(error.what(), AllOf(HasSubstr("rank " + std::to_string(odd)), HasSubstr("no pinned memory left")));
         told += !fails;
       }
-      // The communicator is as good as before.
+      // The communicator still works.
       const Attention layer(problem.config, partition, usual, communicator, options);
       EXPECT_EQ(layer.rows(), partition.local_tokens(communicator.rank()));
     });
@@ -48,7 +48,7 @@ TEST(DevicesThatFail, APlanWithoutMemoryOnOneRankEndsAll) {
   }
 }
 
-class CommunicatorOfAnotherCard final : public WrappedCommunicator {
+class CommunicatorOfAnotherDevice final : public WrappedCommunicator {
  public:
   using WrappedCommunicator::WrappedCommunicator;
   void check_device(Device&) const override { throw ArgumentError("device: found cuda device 1, expected another"); }
@@ -63,7 +63,7 @@ TEST(DevicesThatFail, ADeviceThatTheTransportDoesNotServeEndsAll) {
   std::atomic<int> told = 0;
   threads::run_ranks(2, [&](Communicator& communicator) {
     cpu::CpuDevice device;
-    CommunicatorOfAnotherCard other(communicator);
+    CommunicatorOfAnotherDevice other(communicator);
     Communicator& used = communicator.rank() == 1 ? static_cast<Communicator&>(other) : communicator;
     try {
       Attention(problem.config, partition, device, used, options_of({}));
@@ -75,7 +75,7 @@ TEST(DevicesThatFail, ADeviceThatTheTransportDoesNotServeEndsAll) {
   EXPECT_EQ(told, 2);
 }
 
-/// Once stuck, nothing that was enqueued ends.
+/// Once `stuck` is set, enqueued work never ends.
 class StuckDevice final : public cpu::CpuDevice {
  public:
   bool done(Event event) override { return !stuck && cpu::CpuDevice::done(event); }
@@ -101,7 +101,8 @@ class LostCommunicator final : public WrappedCommunicator {
   bool lost = false;
 };
 
-/// A rank's layer, with what its forward takes. Blocks are gathered: that no rank waits to read a demand.
+/// A rank's layer with the arguments of its forward. It uses Exchange::gather, so that no rank waits to read the block
+/// requests.
 struct RanksLayer {
   RanksLayer(Device& device, Communicator& communicator)
       : partition(make_partition(PartitionKind::contiguous, problem, communicator.size())),
@@ -141,7 +142,7 @@ class DeviceWhoseEventsStayAway final : public cpu::CpuDevice {
   bool away = false;
 };
 
-// The lists of the call before may still be on their way behind work that waits for ranks that never come.
+// The index lists of the previous call may still be queued behind work that waits for ranks that never come.
 TEST(DevicesThatFail, ACallAfterOneThatNeverEndsHasADeadline) {
   threads::run_ranks(2, [&](Communicator& communicator) {
     LostCommunicator lost(communicator);
@@ -154,7 +155,7 @@ TEST(DevicesThatFail, ACallAfterOneThatNeverEndsHasADeadline) {
   });
 }
 
-/// Its memory is out of the host's reach, and its default stream waits for all others.
+/// The host cannot access its memory, and its default stream waits for all other streams.
 class DeviceWithABusyDefaultStream final : public cpu::CpuDevice {
  public:
   bool host_accessible() const override { return false; }

@@ -1,4 +1,4 @@
-// What is wrong on one rank is an exception on every rank: nothing hangs, and the message says what.
+// An error on one rank is an exception on every rank: no rank hangs, and the message describes the error.
 
 #include <gmock/gmock.h>
 
@@ -47,7 +47,7 @@ Problem plain_problem() {
   return make_problem(small_config(), {0, 96}, 1);
 }
 
-// A planned layer with its tensors, on one rank.
+// One rank's layer and its tensors.
 struct Layer {
   Layer(const Problem& problem, const Partition& partition, const LayerSetting& setting, Communicator& communicator,
         Device& device)
@@ -67,7 +67,7 @@ struct Layer {
 };
 
 struct Disagreement {
-  std::string word;  // that the message must show
+  std::string word;  // the word that the message must contain
   std::function<void(Problem&, LayerSetting&)> change;
 };
 
@@ -141,7 +141,7 @@ TEST_P(Errors, RanksMustCallTheSame) {
       const Thrown thrown = thrown_by([&] { communicator.rank() == 1 ? layer.backward() : layer.forward(); });
       EXPECT_EQ(thrown.kind, Kind::mismatch) << thrown.text;
       EXPECT_THAT(thrown.text, AllOf(HasSubstr("forward"), HasSubstr("backward")));
-      layer.forward();  // nothing was started: the layer still works
+      layer.forward();  // no work was started, so the layer still works
       layer.backward();
     });
 }
@@ -184,7 +184,7 @@ TEST_P(Errors, AGradientTypeMustBeTheLayersOrTheAccumulating) {
   const DType wrong = dtype == DType::f16 ? DType::bf16 : DType::f16;
   const Problem problem = plain_problem();
   if (!supported(problem.config, dtype)) return;
-  on_ranks(most_ranks(), [&](Communicator& communicator, Device& own) {
+  on_ranks(max_ranks(), [&](Communicator& communicator, Device& own) {
     const Partition partition = make_partition(PartitionKind::contiguous, problem, communicator.size());
     const auto refused = [&](const LayerSetting& setting, const char* name) {
       const Thrown thrown =
@@ -198,7 +198,7 @@ TEST_P(Errors, AGradientTypeMustBeTheLayersOrTheAccumulating) {
 }
 
 struct Misuse {
-  std::string name;  // that the message must show
+  std::string name;  // the name that the message must contain
   std::function<void(Layer&)> break_it;
 };
 
@@ -274,7 +274,7 @@ TEST_P(Errors, NothingIsWrittenByACallThatFails) {
   const DType dtype = widest_dtype();
   const Problem problem = plain_problem();
   if (!supported(problem.config, dtype)) return;
-  on_ranks(most_ranks(), [&](Communicator& communicator, Device& own) {
+  on_ranks(max_ranks(), [&](Communicator& communicator, Device& own) {
     const Partition partition = make_partition(PartitionKind::contiguous, problem, communicator.size());
     Layer layer(problem, partition, {.dtype = dtype}, communicator, own);
     if (communicator.rank() == 0) layer.tensors.inputs.gate.shape[2] = 2;
@@ -287,7 +287,7 @@ TEST_P(Errors, ABackwardNeedsItsForward) {
   const DType dtype = widest_dtype();
   const Problem problem = plain_problem();
   if (!supported(problem.config, dtype)) return;
-  on_ranks(most_ranks(), [&](Communicator& communicator, Device& own) {
+  on_ranks(max_ranks(), [&](Communicator& communicator, Device& own) {
     const Partition partition = make_partition(PartitionKind::contiguous, problem, communicator.size());
     Layer layer(problem, partition, {.dtype = dtype}, communicator, own);
     const Thrown thrown = thrown_by([&] { layer.backward(); });
@@ -296,7 +296,7 @@ TEST_P(Errors, ABackwardNeedsItsForward) {
   });
 }
 
-// Fails at its n-th transfer.
+// A communicator whose n-th transfer fails.
 class FailingCommunicator final : public WrappedCommunicator {
  public:
   FailingCommunicator(Communicator& inner, int calls_left) : WrappedCommunicator(inner), calls_left_(calls_left) {}
@@ -313,7 +313,7 @@ class FailingCommunicator final : public WrappedCommunicator {
 
  private:
   void count() {
-    if (calls_left_-- == 0) throw DeviceError("the card fell off the bus");
+    if (calls_left_-- == 0) throw DeviceError("the GPU fell off the bus");
   }
   int calls_left_;
 };
@@ -326,7 +326,7 @@ TEST_P(Errors, ARankThatFailsInTheMiddleReleasesTheOthers) {
   for (const int ranks : rank_counts(2)) {
     const Partition partition = make_partition(PartitionKind::zigzag, problem, ranks);
     const int odd = ranks - 1;
-    // A transport between processes may take a moment to give up: fewer places there.
+    // A transport between processes may take a while to give up, so fewer transfers are tested there.
     const bool processes = transport().rank_counts().size() == 1;
     for (int transfer = 0; transfer < 20; transfer += processes ? 4 : 1) {
       SCOPED_TRACE("transfer " + std::to_string(transfer) + ", " + std::to_string(ranks) + " ranks");
@@ -341,10 +341,10 @@ TEST_P(Errors, ARankThatFailsInTheMiddleReleasesTheOthers) {
         });
         if (communicator.rank() == odd) {
           failed = thrown.kind != Kind::none;
-          EXPECT_TRUE(thrown.kind == Kind::none || thrown.text == "the card fell off the bus") << thrown.text;
+          EXPECT_TRUE(thrown.kind == Kind::none || thrown.text == "the GPU fell off the bus") << thrown.text;
         } else if (thrown.kind != Kind::none) {
           EXPECT_EQ(thrown.kind, Kind::communication) << thrown.text;
-          EXPECT_THAT(thrown.text, HasSubstr("the card fell off the bus"));
+          EXPECT_THAT(thrown.text, HasSubstr("the GPU fell off the bus"));
         }
       });
       if (HasFailure()) return;

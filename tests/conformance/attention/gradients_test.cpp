@@ -1,4 +1,4 @@
-// The library's gradients against finite differences of its own forward, where a type is wide enough for them.
+// The library's gradients compared with finite differences of its forward, on devices whose widest type allows it.
 
 #include <cmath>
 
@@ -18,10 +18,11 @@ double inner_product(const Values& a, const Values& b) {
 
 TEST_P(Gradients, AreFiniteDifferencesOfTheForward) {
   if (widest_dtype() != DType::f64) GTEST_SKIP() << "finite differences need f64";
-  const int ranks = rank_counts().size() > 1 ? 3 : most_ranks();
+  const int ranks = rank_counts().size() > 1 ? 3 : max_ranks();
   for (const std::uint64_t seed : seeds(12)) {
     Problem problem = random_problem(7000 + seed, 40, device().dim_step);
-    if (problem.config.activation == Activation::relu) problem.config.activation = Activation::silu;  // no kinks
+    if (problem.config.activation == Activation::relu)
+      problem.config.activation = Activation::silu;  // finite differences need a smooth activation
     SCOPED_TRACE(describe(problem));
     if (!supported(problem.config, DType::f64)) continue;
     const Partition partition = make_partition(partition_kinds[seed % 4], problem, ranks);
@@ -42,7 +43,7 @@ TEST_P(Gradients, AreFiniteDifferencesOfTheForward) {
           };
           const double slope = (loss_at(step) - loss_at(-step)) / (2 * step);
           values = before;
-          if (!same_selection) return;  // the selection is held fixed: its steps have no gradient
+          if (!same_selection) return;  // the gradient holds the selection fixed
           const double size = std::sqrt(inner_product(gradient, gradient));
           EXPECT_NEAR(inner_product(gradient, direction), slope, 1e-6 * (1 + size)) << tensor.name.view();
         },

@@ -1,5 +1,5 @@
-// A million tokens on one GPU, where tokens x heads x dim passes 2^31: rows all over the sequence against formulas that
-// are computed for these rows alone, and memory that grows with the sequence and no faster.
+// A million tokens on one GPU, where tokens x heads x dim exceeds 2^31. Rows across the sequence are compared with the
+// formulas, computed for these rows alone; memory must grow linearly with the sequence.
 
 #include <gtest/gtest.h>
 
@@ -34,21 +34,21 @@ struct Layer {
   Config config = long_config();
   std::int64_t tokens = million;
   RandomRows q{1, 64 * 64}, k{2, 4 * 64}, v{3, 4 * 64}, gate{4, 64 * 3}, dout{5, 64 * 64};
-  std::int64_t heads() const { return config.heads_per_group(); }
+  std::int64_t heads_per_group() const { return config.heads_per_group(); }
 };
 
-/// What was computed for some rows: [rows, H, d].
+/// The results of some rows: [rows, H, d].
 struct Found {
   Values out, dq, dgate;
   std::vector<std::int32_t> selected;  // [rows, G, n]
 };
 
-/// A tensor made on the card, or poisoned.
-class CardTensor {
+/// A tensor in device memory, filled with random numbers there, or poisoned.
+class GpuTensor {
  public:
-  CardTensor(Device& device, std::int64_t tokens, std::int64_t heads, std::int64_t dim, const RandomRows* numbers)
-      : width_(heads * dim), buffer_(device, static_cast<std::size_t>(tokens * width_) * size_of(dtype)) {
-    view = {buffer_.data(), dtype, {tokens, heads, dim}};
+  GpuTensor(Device& device, std::int64_t tokens, std::int64_t num_heads, std::int64_t dim, const RandomRows* numbers)
+      : width_(num_heads * dim), buffer_(device, static_cast<std::size_t>(tokens * width_) * size_of(dtype)) {
+    view = {buffer_.data(), dtype, {tokens, num_heads, dim}};
     if (numbers) backends::fill_random(buffer_.data(), dtype, *numbers, 0, tokens, Stream{});
   }
   Values row(Device& device, std::int64_t row) const {
@@ -66,7 +66,7 @@ class CardTensor {
   DeviceBuffer buffer_;
 };
 
-// Forward and backward of the whole sequence; what came of the rows.
+// Runs forward and backward of the whole sequence; returns the results of the given rows.
 std::vector<Found> run(const Layer& layer, const std::vector<std::int64_t>& rows) {
   const std::unique_ptr<Device> device = cuda::make_device();
   device->activate();
@@ -75,13 +75,13 @@ std::vector<Found> run(const Layer& layer, const std::vector<std::int64_t>& rows
   const Partition partition =
       Partition::contiguous(std::array<std::int64_t, 2>{0, layer.tokens}, config.select_block, 1);
   Attention attention(config, partition, *device, *alone, {.dtype = dtype});
-  const auto make = [&](std::int64_t heads, std::int64_t dim, const RandomRows* numbers) {
-    return CardTensor(*device, layer.tokens, heads, dim, numbers);
+  const auto make = [&](std::int64_t num_heads, std::int64_t dim, const RandomRows* numbers) {
+    return GpuTensor(*device, layer.tokens, num_heads, dim, numbers);
   };
-  const CardTensor q = make(64, 64, &layer.q), k = make(4, 64, &layer.k), v = make(4, 64, &layer.v);
-  const CardTensor gate = make(64, 3, &layer.gate), dout = make(64, 64, &layer.dout), out = make(64, 64, nullptr);
-  const CardTensor dq = make(64, 64, nullptr), dk = make(4, 64, nullptr), dv = make(4, 64, nullptr);
-  const CardTensor dgate = make(64, 3, nullptr);
+  const GpuTensor q = make(64, 64, &layer.q), k = make(4, 64, &layer.k), v = make(4, 64, &layer.v);
+  const GpuTensor gate = make(64, 3, &layer.gate), dout = make(64, 64, &layer.dout), out = make(64, 64, nullptr);
+  const GpuTensor dq = make(64, 64, nullptr), dk = make(4, 64, nullptr), dv = make(4, 64, nullptr);
+  const GpuTensor dgate = make(64, 3, nullptr);
   const std::int64_t picks = config.num_kv_heads * config.select_count;
   const DeviceBuffer selected = poisoned_indices(*device, layer.tokens * picks);
   LayerMemory memory(attention, *device);
@@ -106,7 +106,7 @@ std::vector<Found> run(const Layer& layer, const std::vector<std::int64_t>& rows
   return found;
 }
 
-/// One KV head's keys or values, and their summaries.
+/// The keys or values of one KV head, and their summaries.
 template <class Real>
 class Keys {
  public:
@@ -133,11 +133,11 @@ class Keys {
 
 template <class Real>
 struct Expected {
-  std::vector<Real> scores;  // of the causal blocks
-  Values out, dq, dgate;     // of the KV head's query heads
+  std::vector<Real> scores;  // scores of the causal blocks
+  Values out, dq, dgate;     // for the query heads of the group
 };
 
-// The formulas for one row and one KV head, with the blocks given.
+// The formulas for one row and one KV head, with the given selected blocks.
 template <class Real>
 Expected<Real> expect(const Layer& layer, const Keys<Real>& k, const Keys<Real>& v, std::int64_t t, std::int64_t group,
                       const std::int32_t* blocks) {
@@ -156,7 +156,7 @@ Expected<Real> expect(const Layer& layer, const Keys<Real>& k, const Keys<Real>&
 
   Expected<Real> result;
   result.scores.assign(static_cast<std::size_t>(own + 1), 0);
-  for (std::int64_t h = group * layer.heads(); h < (group + 1) * layer.heads(); ++h) {
+  for (std::int64_t h = group * layer.heads_per_group(); h < (group + 1) * layer.heads_per_group(); ++h) {
     std::vector<Real> q, dout, out(static_cast<std::size_t>(dim), 0), dq(out);
     for (std::int64_t c = 0; c < dim; ++c) {
       q.push_back(round_to(dtype, static_cast<Real>(layer.q.at(t, h * dim + c))));
@@ -193,7 +193,7 @@ Expected<Real> expect(const Layer& layer, const Keys<Real>& k, const Keys<Real>&
   return result;
 }
 
-// A selection as there may be one: forced blocks, no block left out whose score is higher by more than rounding.
+// Passes if the forced blocks are selected and no block left out has a score that is higher by more than rounding.
 void check_selection(const Config& config, std::int64_t t, const std::vector<std::int32_t>& blocks,
                      const std::vector<double>& scores) {
   const std::int64_t own = t / config.select_block;
@@ -201,18 +201,20 @@ void check_selection(const Config& config, std::int64_t t, const std::vector<std
   const auto taken = static_cast<std::size_t>(std::min<std::int64_t>(own + 1, config.select_count));
   ASSERT_TRUE(std::is_sorted(blocks.begin(), blocks.begin() + static_cast<std::ptrdiff_t>(taken)));
   ASSERT_EQ(distinct.size(), taken == blocks.size() ? taken : taken + 1) << "distinct blocks, then -1";
-  double least = std::numeric_limits<double>::infinity();
+  double min_selected = std::numeric_limits<double>::infinity();
   for (std::size_t i = 0; i < taken; ++i) {
     ASSERT_GE(blocks[i], 0);
     ASSERT_LE(blocks[i], own);
-    if (!naive::is_forced(config, blocks[i], own)) least = std::min(least, scores[static_cast<std::size_t>(blocks[i])]);
+    if (!naive::is_forced(config, blocks[i], own))
+      min_selected = std::min(min_selected, scores[static_cast<std::size_t>(blocks[i])]);
   }
-  // Summaries are rounded to bf16 from sums of another order, which may move a score by about its last place.
+  // Summaries are rounded to bf16 from sums in another order, which may change a score by about a unit in the last
+  // place.
   const double enough = 1 + 2.0 / 256;
   for (std::int32_t block = 0; block <= own; ++block)
     if (!distinct.contains(block)) {
       ASSERT_FALSE(naive::is_forced(config, block, own)) << "block " << block;
-      ASSERT_LE(scores[static_cast<std::size_t>(block)], least * enough) << "block " << block;
+      ASSERT_LE(scores[static_cast<std::size_t>(block)], min_selected * enough) << "block " << block;
     }
 }
 
@@ -225,14 +227,14 @@ TEST(LongSequence, RowsAllOverAMillionTokensAreRight) {
   if (backends::cuda_devices() == 0) GTEST_SKIP() << "no GPU";
   const Layer layer;
   ASSERT_GT(layer.tokens * layer.config.num_q_heads * layer.config.head_dim_qk, std::int64_t{1} << 31);
-  // The first row whose elements lie beyond 2^31, its neighbour before, and others up to the last.
+  // The first row whose elements are beyond 2^31, the row before it, and others up to the last.
   const std::vector<std::int64_t> rows{31, 1000, 524287, 524288, 777777, million - 1};
   std::vector<Found> found;
   try {
     found = run(layer, rows);
   } catch (const DeviceError& error) {
     if (std::string_view(error.what()).find("no memory for") == std::string_view::npos) throw;
-    GTEST_SKIP() << error.what();  // about 90 GiB are needed
+    GTEST_SKIP() << error.what();  // the test needs about 90 GiB
   }
   const std::int64_t group = 3;
   const Keys<double> k(layer, layer.k, group), v(layer, layer.v, group);

@@ -1,4 +1,4 @@
-// What the forward keeps for the backward is the caller's choice: it changes sizes and traffic, and no bit of a result.
+// The options for what the forward saves for the backward change sizes and traffic, but no bit of a result.
 
 #include "src/layout.hpp"
 #include "tests/conformance/attention/attention_test.hpp"
@@ -32,7 +32,7 @@ std::int64_t of(const Statistics& statistics, Traffic kind) {
   return statistics.bytes_received[static_cast<std::size_t>(kind)];
 }
 
-// Bytes of a buffer of so many, as they are laid out.
+// Bytes that a buffer of `elements` elements takes in the workspace.
 std::size_t aligned(std::int64_t elements, std::size_t element) {
   constexpr std::size_t alignment = 256;
   return (static_cast<std::size_t>(elements) * element + alignment - 1) / alignment * alignment;
@@ -46,7 +46,8 @@ void expect_traffic(const LayerResult& result, const LayerResult& usual, const C
     const std::int64_t refetched = of(here, Traffic::refetched_blocks), blocks = of(there, Traffic::blocks);
     if (!choice.refetch_blocks) {
       ASSERT_EQ(refetched, 0) << "rank " << rank;
-    } else if (here.exchange == Exchange::gather && choice.recompute_branches) {  // a round a head, the last two once
+    } else if (here.exchange == Exchange::gather &&
+               choice.recompute_branches) {  // one round per KV head; the last two are fetched once
       ASSERT_EQ(refetched, blocks + blocks / kv_heads * std::max<std::int64_t>(0, kv_heads - 2)) << "rank " << rank;
     } else {
       ASSERT_GE(refetched, blocks) << "rank " << rank;
@@ -60,8 +61,9 @@ TEST_P(Memory, ChoicesChangeNoBit) {
   for (const std::uint64_t seed : seeds(4)) {
     const DType dtype = seed % 4 < 2 ? widest_dtype() : device().dtypes.back();
     Config config = small_config();
-    if (seed % 2 == 0) config.num_q_heads = config.num_kv_heads = 4;  // up to four rounds, two of them refetched twice
-    if (seed % 4 == 3) config.head_dim_v = 16;                        // dq has room where the branches' outputs were
+    if (seed % 2 == 0)
+      config.num_q_heads = config.num_kv_heads = 4;  // up to four rounds, two of which are refetched twice
+    if (seed % 4 == 3) config.head_dim_v = 16;       // dq fits into the branches' outputs
     const Problem problem = rounded(make_problem(config, {0, 93, 160, 161, 400}, seed), dtype);
     if (!supported(config, dtype)) continue;
     for (const int ranks : rank_counts())
@@ -115,7 +117,7 @@ TEST_P(Memory, SizesAreThePredictedOnes) {
   }
 }
 
-// Sums of another type than the gradients' lie where the outputs were, as far as there is room.
+// Gradient sums that have another type than the gradients reuse the memory of the saved outputs as far as they fit.
 TEST_P(Memory, WhatIsReusedIsNotInTheWorkspace) {
   const DType dtype = device().dtypes.back();
   Config config = small_config();
@@ -123,7 +125,7 @@ TEST_P(Memory, WhatIsReusedIsNotInTheWorkspace) {
   if (!supported(config, dtype)) return;
   ASSERT_EQ(size_of(dtype), 2u);
   const Problem problem =
-      make_problem(config, {0, 93, 16000}, 1);  // so long that the backward's workspace is the larger
+      make_problem(config, {0, 93, 16000}, 1);  // so long that the backward's workspace is larger than the forward's
   on_ranks(rank_counts().front(), [&](Communicator& communicator, Device& own) {
     const Partition partition = make_partition(PartitionKind::zigzag, problem, communicator.size());
     const auto sizes = [&](bool recompute, bool reuse) {
@@ -141,16 +143,16 @@ TEST_P(Memory, WhatIsReusedIsNotInTheWorkspace) {
                       dk = aligned(rows * config.num_kv_heads * config.head_dim_qk, 4);
     ASSERT_EQ(config.head_dim_qk, config.head_dim_v);
     ASSERT_LT(3 * output, dq + 6 * dk);
-    const std::size_t beside_dq = (3 * output - dq) / dk;  // of three dk and three dv
+    const std::size_t sums_after_dq = (3 * output - dq) / dk;  // sums of the three dk and three dv that fit after dq
     EXPECT_EQ(sizes(false, true).first, sizes(false, false).first);
     const std::size_t with = sizes(false, true).second, without = sizes(false, false).second;
     EXPECT_LT(with, without);
-    EXPECT_GE(with + dq + beside_dq * dk, without);    // more, where the forward's is the larger then
-    EXPECT_EQ(sizes(true, true), sizes(true, false));  // outputs in the workspace have always had their time
+    EXPECT_GE(with + dq + sums_after_dq * dk, without);  // greater if the forward's workspace is now the larger
+    EXPECT_EQ(sizes(true, true), sizes(true, false));    // recomputed outputs in the workspace are reused in any case
   });
 }
 
-// Without a backward nothing is kept, whatever is asked.
+// Without a backward nothing is saved, so the options have no effect.
 TEST_P(Memory, WithoutABackwardTheChoicesMeanNothing) {
   const DType dtype = widest_dtype();
   const Problem problem = make_problem(small_config(), {0, 93, 160}, 3);

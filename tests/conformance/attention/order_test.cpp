@@ -1,4 +1,4 @@
-// Calls that do not fit what came before them on this rank, or what the others call.
+// Calls that do not match the earlier calls of the rank or the calls of the other ranks.
 
 #include <gmock/gmock.h>
 
@@ -42,12 +42,12 @@ void expect_thrown(const std::function<void()>& call, const char* text) {
   }
 }
 
-// Of another layer's blocks and documents this one knows nothing.
+// A layer rejects what another layer saved, whose blocks and documents differ.
 TEST_P(Order, ABackwardNeedsAForwardOfItsOwnLayer) {
   const DType dtype = widest_dtype();
   const Problem problem = make_problem(small_config(), {0, 96}, 1);
   if (!supported(problem.config, dtype)) return;
-  on_ranks(most_ranks(), [&](Communicator& communicator, Device& own) {
+  on_ranks(max_ranks(), [&](Communicator& communicator, Device& own) {
     Layer layer(problem, dtype, communicator, own), other(problem, dtype, communicator, own);
     layer.forward(layer.memory), other.forward(other.memory);
     expect_thrown<ArgumentError>([&] { layer.backward(other.memory); }, "saved: found that of another layer's forward");
@@ -59,7 +59,7 @@ TEST_P(Order, ASavedForwardThatIsReusedHasOneBackward) {
   const DType dtype = widest_dtype();
   const Problem problem = make_problem(small_config(), {0, 96}, 1);
   if (!supported(problem.config, dtype)) return;
-  on_ranks(most_ranks(), [&](Communicator& communicator, Device& own) {
+  on_ranks(max_ranks(), [&](Communicator& communicator, Device& own) {
     Layer keeping(problem, dtype, communicator, own), reusing(problem, dtype, communicator, own, true);
     keeping.forward(keeping.memory), reusing.forward(reusing.memory);
     keeping.backward(keeping.memory), reusing.backward(reusing.memory);
@@ -94,7 +94,7 @@ TEST_P(Order, RanksMustCallTheirLayersInOneOrder) {
       Layer one(problem, dtype, communicator, own), two(longer, dtype, communicator, own);
       Layer& called = communicator.rank() == 1 ? two : one;
       expect_thrown<MismatchError>([&] { called.forward(called.memory); }, "layer=");
-      one.forward(one.memory), two.forward(two.memory);  // and go on
+      one.forward(one.memory), two.forward(two.memory);  // both layers still work
       one.backward(one.memory), two.backward(two.memory);
     });
 }

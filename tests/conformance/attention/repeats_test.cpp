@@ -1,4 +1,4 @@
-// A step repeated is the same step, to the last bit: nothing is summed in an order that time decides.
+// A repeated step gives the same bits: no sum depends on the order of arrival.
 
 #include "tests/conformance/attention/attention_test.hpp"
 
@@ -9,8 +9,8 @@ CPNSA_ATTENTION_SUITE(Repeats);
 
 constexpr int repeats = 200;
 
-// Every repeat runs, so that no rank leaves the others waiting. The workspace is poisoned between them: none finds what
-// the last one left.
+// All repeats run even after a failure, so that no rank leaves the others waiting. The workspace is poisoned before
+// each, so that none reads what the previous one left.
 void repeat(Attention& layer, RankTensors& tensors, LayerMemory& memory, Device& device) {
   Values out;
   Tensors gradients;

@@ -1,4 +1,4 @@
-// What a step says it moved, against the plan's prediction, the selected indices and the calls it made.
+// A step's traffic statistics compared with the plan's prediction, the selected indices and the calls that it made.
 
 #include <numeric>
 #include <set>
@@ -17,21 +17,21 @@ std::int64_t of(const std::array<std::int64_t, traffic_kinds>& bytes, Traffic ki
   return bytes[static_cast<std::size_t>(kind)];
 }
 
-// (block, KV head) pairs that the rank's rows selected and other ranks own.
+// The number of (block, KV head) pairs that the rank's rows selected and other ranks own.
 std::set<std::pair<std::int64_t, std::int64_t>> demand_of(const Problem& problem, const Partition& partition, int rank,
                                                           const std::vector<std::int32_t>& selected) {
-  std::set<std::int64_t> own;  // first tokens of own blocks
+  std::set<std::int64_t> own;  // the first tokens of own blocks
   for (const std::int64_t token : partition.global_rows(rank)) own.insert(token);
   std::set<std::pair<std::int64_t, std::int64_t>> demand;
   const Config& config = problem.config;
   for (const std::int64_t token : partition.global_rows(rank))
-    for (std::int64_t head = 0; head < config.num_kv_heads; ++head)
-      for (std::int64_t place = 0; place < config.select_count; ++place) {
-        const std::int64_t at = (token * config.num_kv_heads + head) * config.select_count + place;
+    for (std::int64_t group = 0; group < config.num_kv_heads; ++group)
+      for (std::int64_t slot = 0; slot < config.select_count; ++slot) {
+        const std::int64_t at = (token * config.num_kv_heads + group) * config.select_count + slot;
         const std::int32_t block = selected[static_cast<std::size_t>(at)];
         if (block < 0) continue;
         const std::int64_t first = document_of(problem.cu_seqlens, token).begin + block * config.select_block;
-        if (!own.contains(first)) demand.emplace(first, head);
+        if (!own.contains(first)) demand.emplace(first, group);
       }
   return demand;
 }
@@ -83,7 +83,7 @@ TEST_P(StatisticsOfSteps, EqualThePredictionAndTheDemand) {
   }
 }
 
-// Counts what really arrives.
+// A communicator that counts the bytes received.
 class CountingCommunicator final : public WrappedCommunicator {
  public:
   using WrappedCommunicator::WrappedCommunicator;

@@ -1,4 +1,4 @@
-// What is the callback communicator's alone: callbacks that fail, in whatever way.
+// Tests of the callbacks communicator alone: callbacks that fail in various ways.
 
 #include <gmock/gmock.h>
 
@@ -20,7 +20,7 @@ struct Failing {
   std::vector<std::string> aborted;
   int calls = 0;
 
-  /// Rank 1 of 3, whose callbacks all throw `thrown`.
+  /// The communicator of rank 1 of 3 whose callbacks all throw `thrown`.
   template <class Thrown>
   std::unique_ptr<Communicator> communicator(Thrown thrown) {
     return callbacks::make_communicator(1, 3,

@@ -1,4 +1,4 @@
-// What the ranks are told when one of them is wrong, gives up or does not come.
+// The errors on all ranks when one rank makes a mistake, gives up or does not come.
 
 #include <gmock/gmock.h>
 
@@ -27,7 +27,8 @@ INSTANTIATE_TEST_SUITE_P(Communicator, Failures, ::testing::ValuesIn(transports(
 class Calls : public TransportTest {};
 INSTANTIATE_TEST_SUITE_P(Communicator, Calls, ::testing::ValuesIn(transports()), name_of);
 
-// Rank 0 sends `sent` bytes to rank 1, which expects `expected`; a rank whose own part went well learns of it next.
+// Rank 0 sends `sent` bytes to rank 1, which expects `expected`. A rank whose own part succeeded gets the error in its
+// next call.
 void check_size_mismatch(Communicator& communicator, Device& device, std::size_t sent, std::size_t expected) {
   DeviceBuffer outgoing(device, sent), incoming(device, expected);
   const SendMessage send{1, outgoing.data(), sent};

@@ -1,5 +1,5 @@
-// A device that stands for a GPU where there is none: the host must not touch its memory, and copies happen when the
-// stream is waited for, not before. What a communicator keeps of its host memory is gone with the device.
+// A device that acts as a GPU on machines without one: the host must not access its memory, and copies happen when the
+// stream is synchronized, not before. Host memory that a communicator caches is freed with the device.
 
 #include <algorithm>
 #include <cstring>
@@ -33,7 +33,7 @@ class FarDevice final : public cpu::CpuDevice {
   }
   void synchronize(Stream) override {
     for (const Copy& copy : copies_)
-      if (copy.bytes > 0) std::memcpy(copy.destination, copy.source, copy.bytes);  // else both may be null
+      if (copy.bytes > 0) std::memcpy(copy.destination, copy.source, copy.bytes);  // with 0 bytes both may be null
     copies_.clear();
   }
 

@@ -1,4 +1,4 @@
-// What the calls of a Communicator move, and that they can be repeated.
+// The data that the calls of a Communicator move, once and repeatedly.
 
 #include <algorithm>
 #include <chrono>
@@ -113,15 +113,15 @@ TEST_P(Messages, AllGatherHostConcatenatesInRankOrder) {
       EXPECT_TRUE(all == expected) << "rank " << communicator.rank() << ", " << size << " bytes";
 
       std::fill(all.begin(), all.end(), std::byte{0xff});
-      std::byte* const place = all.data() + size * static_cast<std::size_t>(communicator.rank());
-      std::copy(own.begin(), own.end(), place);
-      communicator.all_gather_host(place, all.data(), size);
+      std::byte* const own_part = all.data() + size * static_cast<std::size_t>(communicator.rank());
+      std::copy(own.begin(), own.end(), own_part);
+      communicator.all_gather_host(own_part, all.data(), size);
       EXPECT_TRUE(all == expected) << "rank " << communicator.rank() << ", in place";
     }
   });
 }
 
-// The ranks of a test share a host, hence its monotonic clock.
+// The ranks of a test are on one host and share its monotonic clock.
 TEST_P(Messages, NoRankLeavesABarrierBeforeAllHaveCome) {
   run([](Communicator& communicator, Device&) {
     const auto now = [] { return std::chrono::steady_clock::now().time_since_epoch().count(); };

@@ -1,4 +1,4 @@
-// MPI whose messages are cut into chunks of a few kilobytes, as messages of more than 1 GiB are.
+// The MPI transport with messages cut into chunks of a few kilobytes, as those of more than 1 GiB are.
 
 #include "comm/mpi/communicator.hpp"
 #include "tests/support/backend_mpi.hpp"

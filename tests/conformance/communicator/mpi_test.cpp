@@ -1,4 +1,4 @@
-// What is MPI's alone: borrowed communicators, and messages longer than MPI counts.
+// Tests of the MPI communicator alone: borrowed communicators, and messages longer than an MPI count.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -54,7 +54,7 @@ TEST(MpiCommunicator, StandsApartFromItsParentAndLeavesIt) {
   EXPECT_EQ(MPI_Comm_free(&parent), MPI_SUCCESS);
 }
 
-// Ranks of a part of the world are numbered within it.
+// The ranks of a subset of the world are numbered within the subset.
 TEST(MpiCommunicator, TakesAnyIntracommunicator) {
   int rank = 0, size = 0;
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);

@@ -1,4 +1,4 @@
-// NCCL's own ways to fail: ranks that do not come, found while the host waits for what is enqueued.
+// Failures of the NCCL communicator alone: ranks that do not come, noticed while the host waits for enqueued work.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -39,7 +39,7 @@ TEST_F(NcclCommunicator, BarrierHasADeadline) {
   communicator_->set_deadline(milliseconds(500));
   if (late()) {
     std::this_thread::sleep_for(milliseconds(1500));
-    // What the others sent before they gave up may be there, so that this rank does not miss them until the next one.
+    // Messages that the others sent before they gave up may arrive, so this rank may notice only at the next call.
     const std::string first = text_thrown<CommunicationError>([&] { communicator_->barrier(); });
     EXPECT_NE(text_thrown<CommunicationError>([&] { communicator_->barrier(); }), "") << first;
     return;
@@ -78,7 +78,7 @@ TEST_F(NcclCommunicator, AbortEndsLaterCalls) {
   check_ended([&] { communicator_->check(); });
 }
 
-TEST_F(NcclCommunicator, MovesItsOwnCardsMemoryAlone) {
+TEST_F(NcclCommunicator, MovesOnlyTheMemoryOfItsDevice) {
   EXPECT_NO_THROW(communicator_->check_device(*device_));
   EXPECT_THAT(text_thrown<ArgumentError>([&] { communicator_->check_device(*cpu::make_device()); }),
               AllOf(HasSubstr("found cpu"), HasSubstr("expected cuda device")));

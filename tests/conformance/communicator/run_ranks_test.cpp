@@ -1,4 +1,4 @@
-// threads::run_ranks: one exception comes back, and it is the cause.
+// threads::run_ranks rethrows one exception: the cause, not its consequences.
 
 #include <gmock/gmock.h>
 

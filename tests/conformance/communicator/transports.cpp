@@ -7,9 +7,9 @@
 namespace cpnsa::test {
 namespace {
 
-constexpr std::size_t margin = 13;  // poisoned bytes between messages, and odd addresses
+constexpr std::size_t margin = 13;  // poisoned bytes between messages; makes addresses odd
 
-// Messages in one buffer, as the library packs them.
+// Several messages in one buffer, as the library packs them.
 template <class Message, class SizeOf>
 std::vector<Message> lay_out(DeviceBuffer& buffer, int ranks, SizeOf size_of_peer) {
   std::vector<Message> messages;
@@ -36,10 +36,10 @@ Bytes content(int ranks, BytesOf bytes_of_peer) {
 
 }  // namespace
 
-void TransportTest::run(const Body& body, int least) {
+void TransportTest::run(const Body& body, int min_ranks) {
   for (const DeviceBackend& backend : devices())
     for (const int ranks : GetParam().rank_counts()) {
-      if (ranks < least) continue;
+      if (ranks < min_ranks) continue;
       GetParam().run(ranks, [&](Communicator& communicator) {
         SCOPED_TRACE("device " + backend.name);
         communicator.set_deadline(std::chrono::minutes(1));
