@@ -35,10 +35,10 @@ void run_job(const CommandLine& line, const cpnsa::tool::Launch& launch,
 
 int main(int argc, char** argv) {
   const cpnsa::tool::Launch launch = cpnsa::tool::launch_of_environment();
-  const bool speaks = launch.rank == 0;  // one line a job, not one a process
+  const bool prints = launch.rank == 0;  // one line per job, not one per process
   const CommandLine line = parse_command_line(argc, argv);
   if (!line.help.empty()) {
-    if (speaks) fmt::print("{}", line.help);
+    if (prints) fmt::print("{}", line.help);
     return 0;
   }
 
@@ -51,8 +51,8 @@ int main(int argc, char** argv) {
   } catch (const std::exception& error) {
     problem = error.what();
   }
-  // Said before MPI is finalised: a launcher may end the job as soon as one process has.
-  if (!problem.empty() && speaks) fmt::print(stderr, "language_model: error: {}\n", problem);
+  // Printed before MPI is finalised: a launcher may end the job as soon as one process has.
+  if (!problem.empty() && prints) fmt::print(stderr, "language_model: error: {}\n", problem);
   std::fflush(stdout);
   ranks.reset();
   return problem.empty() ? 0 : 1;

@@ -34,7 +34,7 @@ struct Options {
   model::AttentionKind attention() const;
 };
 
-/// What the command line says: options, a help text to print, or what is wrong with it.
+/// The parsed command line: options, a help text to print, or the error in it.
 struct CommandLine {
   Options options;
   std::string help;

@@ -16,8 +16,8 @@ constexpr std::array<const char*, 6> colours{"#1f77b4", "#d62728", "#2ca02c", "#
 
 // Numbers on an axis from 0 to at least `largest`: a round distance between ticks, and where the last one is.
 struct Axis {
-  explicit Axis(double largest, double least_tick) {
-    const double power = std::pow(10.0, std::floor(std::log10(std::max(largest / 5, least_tick))));
+  explicit Axis(double largest, double min_tick) {
+    const double power = std::pow(10.0, std::floor(std::log10(std::max(largest / 5, min_tick))));
     tick = power;
     for (const double factor : {2.0, 5.0, 10.0})
       if (largest / tick > 8) tick = factor * power;

@@ -12,7 +12,7 @@
 
 namespace language_model {
 
-/// What a step did, summed over the ranks.
+/// The results of a step, summed over the ranks.
 struct StepReport {
   double loss = 0;             ///< mean of the sequence, nats a byte
   double attention_bytes = 0;  ///< received by cpnsa

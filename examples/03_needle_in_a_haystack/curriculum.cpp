@@ -79,7 +79,7 @@ Values learn_lesson(const Lesson& lesson, const Options& options, model::Operati
 }  // namespace
 
 std::vector<Lesson> curriculum(const Options& options) {
-  // Whoever asks farther than this reaches the needle by the summaries alone, where there is nothing else.
+  // With Reach::summaries a question farther than this from its needle is answered by the summaries alone.
   constexpr std::int64_t far = 24;
   std::vector<Lesson> lessons{
       {"which value goes with a key", 32, 4, 0, false, 1},

@@ -19,11 +19,10 @@ struct Lesson {
   std::int64_t steps;
 };
 
-/// What Options::steps and Options::tokens make of the lessons; at least one step each.
+/// The lessons, scaled to Options::steps and Options::tokens; at least one step each.
 std::vector<Lesson> curriculum(const Options& options);
 
-/// Told after each step: the lesson, the step of it (from 1), what could be
-/// reached, the loss in nats a question.
+/// Called after each step with the lesson, its step (from 1), the reach, and the loss in nats per question.
 using StepObserver = std::function<void(const Lesson&, std::int64_t, Reach, double)>;
 
 /// Goes through the lessons, each with an optimizer of its own, and returns what was learnt. Collective.

@@ -55,7 +55,7 @@ Grid evaluate(const Options& options, const Values& values, model::Operations& o
     all_reduce.sum_on_host(right);
     grid.lengths.push_back(length);
     grid.right.emplace_back(right.begin(), right.end());
-    grid.asked.push_back(options.sequences * questions_a_band(options.bands));
+    grid.asked.push_back(options.sequences * questions_per_band(options.bands));
     grid.seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   }
   return grid;

@@ -18,7 +18,7 @@ double Grid::accuracy(std::size_t length, int band) const {
   return static_cast<double>(right[length][static_cast<std::size_t>(band)]) / static_cast<double>(asked[length]);
 }
 
-double Grid::least_accuracy() const {
+double Grid::min_accuracy() const {
   double least = 1.0;
   for (std::size_t length = 0; length < lengths.size(); ++length)
     for (int band = 0; band < bands; ++band) least = std::min(least, accuracy(length, band));

@@ -17,7 +17,7 @@ struct Grid {
   std::vector<double> seconds;                   ///< [length], that the evaluation took
 
   double accuracy(std::size_t length, int band) const;
-  double least_accuracy() const;  ///< of all cells
+  double min_accuracy() const;  ///< of all cells
 };
 
 /// 1024 is "1K".

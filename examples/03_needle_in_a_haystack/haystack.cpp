@@ -93,7 +93,7 @@ Haystack test_haystack(std::int64_t length, int bands, std::uint64_t seed, std::
   for (int band = 0; band < bands; ++band) {
     std::vector<std::int64_t> positions = slots(end * band / bands, end * (band + 1) / bands);
     random.shuffle(positions);
-    const auto chosen = positions.begin() + questions_a_band(bands);
+    const auto chosen = positions.begin() + questions_per_band(bands);
     needles.insert(needles.end(), positions.begin(), chosen);
     left.insert(left.end(), chosen, positions.end());
   }
@@ -109,7 +109,7 @@ Haystack test_haystack(std::int64_t length, int bands, std::uint64_t seed, std::
     if (static_cast<std::int64_t>(i) >= asked) continue;  // a needle that nobody asks for
     haystack.tokens[static_cast<std::size_t>(questions[i])] = key_of[i];
     haystack.questions.push_back(
-        {needles[i], questions[i], value, static_cast<int>(static_cast<std::int64_t>(i) / questions_a_band(bands))});
+        {needles[i], questions[i], value, static_cast<int>(static_cast<std::int64_t>(i) / questions_per_band(bands))});
   }
   return haystack;
 }

@@ -41,7 +41,7 @@ Haystack test_haystack(std::int64_t length, int bands, std::uint64_t seed, std::
 inline constexpr std::int64_t shortest_test = 8 * keys;
 
 /// Questions to each band of a test haystack.
-inline constexpr std::int64_t questions_a_band(int bands) {
+inline constexpr std::int64_t questions_per_band(int bands) {
   return keys / bands;
 }
 

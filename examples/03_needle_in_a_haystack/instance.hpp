@@ -11,12 +11,12 @@
 
 namespace needle {
 
-/// What a query can see.
+/// The part of the sequence that a query can see: everything, or its neighbourhood and the summaries.
 enum class Reach { all, summaries };
 
 /// How the model attends: NSA with small blocks. A query sees 16 blocks of 16 tokens and the last 64, however long the
-/// sequence is; which blocks, the summaries of 8 tokens tell. Reach::summaries takes the rest away, but for a query's
-/// own block and a window of 8.
+/// sequence is; summaries of 8 tokens decide which blocks. Reach::summaries leaves a query only its own block, a window
+/// of 8 and the summaries.
 model::AttentionKind attention_of(const Options& options, cpnsa::DType dtype, Reach reach);
 
 /// The values of all parameters, on the host; every rank has the same.

@@ -44,7 +44,7 @@ void Progress::sequence(std::int64_t length, std::int64_t sequence, std::int64_t
 void print_summary(const Options& options, const Grid& grid, double training_seconds, double evaluation_seconds) {
   const auto row = [](const char* name, const std::string& value) { fmt::print("{:<34}{}\n", name, value); };
   fmt::print("\n{}\n", to_table(grid));
-  row("least of all cells", fmt::format("{} %", per_cent(grid.least_accuracy())));
+  row("least of all cells", fmt::format("{} %", per_cent(grid.min_accuracy())));
   row("training", fmt::format("{:.1f} s", training_seconds));
   row("evaluation", fmt::format("{:.1f} s", evaluation_seconds));
   row("numbers", (options.out / numbers_name).string());

@@ -83,7 +83,7 @@ std::vector<std::int32_t> Retriever::predict(const Rows& rows) {
   const Tokens tokens(operations, rows.tokens), previous(operations, rows.previous);
   const Tensor all = logits(tokens, previous);
   const Tokens best(operations, all.rows());
-  operations.most_likely(best, all);
+  operations.argmax(best, all);
   return best.read(operations);
 }
 

@@ -9,7 +9,7 @@
 
 namespace needle {
 
-/// What the model reads of this rank's rows. The token before a row's may be another rank's; that is why it is told.
+/// The model's inputs for this rank's rows. The token before a row may belong to another rank, so it is given too.
 struct Rows {
   std::vector<std::int32_t> tokens, previous;
 };

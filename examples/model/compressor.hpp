@@ -5,7 +5,7 @@
 
 namespace model {
 
-/// What summaries are before training: anything, or close to the sum of the rows they cover.
+/// The summaries before training: of random weights, or close to the sum of the rows that they cover.
 enum class FirstSummaries { random, sums };
 
 /// The parameters of one of cpnsa's mlp compressors, of the keys or of the values. The library reads them, and writes

@@ -35,12 +35,12 @@ struct AdamWStep {
   double learning_rate, mean_decay, square_decay, mean_scale, square_scale, epsilon, weight_decay;
 };
 
-/// What the model computes with: a device, its stream, and the operations of a transformer beside attention. There are
-/// two implementations, in folders with the same file names: cpu/ and cuda/.
+/// A device, its stream, and the operations of a transformer other than attention. There are two implementations, in
+/// folders with the same file names: cpu/ and cuda/.
 ///
-/// Tensors are row-major in the device's memory, a row a token, of two types: `wide`, of the parameters, their
-/// gradients and the residual stream, and `narrow`, of what matrix products and attention read. Operations are enqueued
-/// on the stream; those that return a value wait for it. Two runs give the same bits.
+/// Tensors are row-major in the device's memory, one row per token, of two types: `wide`, of the parameters, their
+/// gradients and the residual stream, and `narrow`, of the operands of matrix products and attention. Operations are
+/// enqueued on the stream; those that return a value wait for it. Two runs give the same bits.
 ///
 /// Errors: cpnsa::DeviceError.
 class Operations {
@@ -91,7 +91,7 @@ class Operations {
   virtual double cross_entropy(const TensorView& dlogits, const TensorView& logits, TokenView targets,
                                double scale) = 0;
   /// best[i] = the column of the largest logit of row i, the first of equal ones.
-  virtual void most_likely(TokenView best, const TensorView& logits) = 0;
+  virtual void argmax(TokenView best, const TensorView& logits) = 0;
 
   virtual double sum_of_squares(const TensorView& values) = 0;  ///< of wide values
   virtual void sum_parts(const TensorView& sum,

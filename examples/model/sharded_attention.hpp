@@ -9,7 +9,7 @@
 
 namespace model {
 
-/// What attention reads of this rank's rows, or the gradients of it; narrow. `k` and `v` have one tensor for each
+/// The inputs of attention for this rank's rows, or their gradients; narrow. `k` and `v` have one tensor for each
 /// branch (compressed, selected, window), or one that all three share.
 struct AttentionTensors {
   Tensor q;               // [rows, H d_qk]

@@ -5,7 +5,7 @@
 namespace model {
 namespace {
 
-// Of one or two dimensions.
+// A tensor of one or two dimensions.
 Tensor like(Operations& operations, DType dtype, const TensorView& view) {
   return view.rank == 1 ? Tensor(operations, dtype, {view.shape[0]})
                         : Tensor(operations, dtype, {view.shape[0], view.shape[1]});

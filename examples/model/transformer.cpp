@@ -70,7 +70,7 @@ std::vector<std::int32_t> Transformer::predict(std::span<const std::int32_t> tok
   const Tokens tokens(operations, token_values);
   const Tensor logits = linear(parameters_, head_, forward(tokens), operations.wide());
   const Tokens best(operations, logits.rows());
-  operations.most_likely(best, logits);
+  operations.argmax(best, logits);
   return best.read(operations);
 }
 

@@ -30,10 +30,10 @@ class Transformer {
   /// become those of `scale` times the loss.
   double forward_backward(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets, double scale);
 
-  /// The most likely next token after each.
+  /// For each token the most likely next one.
   std::vector<std::int32_t> predict(std::span<const std::int32_t> tokens);
 
-  /// Of the last step, all layers together.
+  /// Statistics of the last step, all layers together.
   std::int64_t bytes_received();
   std::int64_t blocks_fetched();
 

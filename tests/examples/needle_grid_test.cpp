@@ -54,7 +54,7 @@ TEST(NeedleGrid, AccuracyIsOfEachCell) {
   EXPECT_EQ(grid.accuracy(0, 0), 1.0);
   EXPECT_EQ(grid.accuracy(0, 1), 0.9995);
   EXPECT_EQ(grid.accuracy(1, 1), 0.5);
-  EXPECT_EQ(grid.least_accuracy(), 0.0);
+  EXPECT_EQ(grid.min_accuracy(), 0.0);
 }
 
 TEST(NeedleGrid, CsvHasALineACell) {

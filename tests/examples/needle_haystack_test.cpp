@@ -90,7 +90,7 @@ TEST(NeedleHaystack, ToTestWithHasItsNeedlesInTheirBands) {
       }
       EXPECT_EQ(needles.size(), haystack.questions.size());
       EXPECT_EQ(positions.size(), haystack.questions.size());
-      for (const std::int64_t count : asked) EXPECT_EQ(count, questions_a_band(bands));
+      for (const std::int64_t count : asked) EXPECT_EQ(count, questions_per_band(bands));
 
       const auto counts = key_counts(haystack);
       EXPECT_EQ(counts.size(), static_cast<std::size_t>(keys));  // every key has a needle, asked for or not

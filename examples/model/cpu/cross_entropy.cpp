@@ -30,7 +30,7 @@ double CpuOperations::cross_entropy(const TensorView& dlogits, const TensorView&
   });
 }
 
-void CpuOperations::most_likely(TokenView best, const TensorView& logits) {
+void CpuOperations::argmax(TokenView best, const TensorView& logits) {
   with_type(wide(), [&](auto zero) {
     using Real = decltype(zero);
     for (std::int64_t i = 0; i < logits.shape[0]; ++i) {

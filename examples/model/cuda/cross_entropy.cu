@@ -34,7 +34,7 @@ __global__ void cross_entropy_rows(Narrow* dlogits, double* losses, const float*
   }
 }
 
-__global__ void most_likely_of_rows(std::int32_t* best, const float* logits, std::int64_t rows, std::int64_t columns) {
+__global__ void argmax_of_rows(std::int32_t* best, const float* logits, std::int64_t rows, std::int64_t columns) {
   for (std::int64_t row = first_row(); row < rows; row += row_stride()) {
     const float* in = logits + row * columns;
     int index = lane() < columns ? lane() : 0;
@@ -62,11 +62,11 @@ double CudaOperations::cross_entropy(const TensorView& dlogits, const TensorView
   return sum(losses);
 }
 
-void CudaOperations::most_likely(TokenView best, const TensorView& logits) {
+void CudaOperations::argmax(TokenView best, const TensorView& logits) {
   if (best.count == 0) return;
-  most_likely_of_rows<<<blocks_for(best.count, block_warps), block_threads, 0, native()>>>(
-      best.data, data<float>(logits), best.count, logits.shape[1]);
-  check_launch("most_likely_of_rows");
+  argmax_of_rows<<<blocks_for(best.count, block_warps), block_threads, 0, native()>>>(best.data, data<float>(logits),
+                                                                                      best.count, logits.shape[1]);
+  check_launch("argmax_of_rows");
 }
 
 }  // namespace model

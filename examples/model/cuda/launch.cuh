@@ -7,17 +7,17 @@
 #include "cpnsa/tensor_view.hpp"
 #include "examples/model/cuda/check.hpp"
 
-// What the kernels share. Elements are dealt to threads, or rows to warps, by loops over the grid.
+// Pieces that the kernels share. Loops over the grid assign elements to threads, or rows to warps.
 namespace model::cuda {
 
 using Narrow = __nv_bfloat16;
 
 inline constexpr int block_threads = 256, warp_size = 32, block_warps = block_threads / warp_size;
-inline constexpr std::int64_t most_blocks = 65535;
+inline constexpr std::int64_t max_blocks = 65535;
 
-inline unsigned blocks_for(std::int64_t items, std::int64_t items_a_block) {
-  const std::int64_t blocks = (items + items_a_block - 1) / items_a_block;
-  return static_cast<unsigned>(blocks < most_blocks ? blocks : most_blocks);
+inline unsigned blocks_for(std::int64_t items, std::int64_t items_per_block) {
+  const std::int64_t blocks = (items + items_per_block - 1) / items_per_block;
+  return static_cast<unsigned>(blocks < max_blocks ? blocks : max_blocks);
 }
 
 template <class Value>

@@ -24,7 +24,7 @@ class CudaOperations final : public Operations {
   void gated_backward(const TensorView& dgate, const TensorView& dup, const TensorView& dhidden, const TensorView& gate,
                       const TensorView& up) override;
   double cross_entropy(const TensorView& dlogits, const TensorView& logits, TokenView targets, double scale) override;
-  void most_likely(TokenView best, const TensorView& logits) override;
+  void argmax(TokenView best, const TensorView& logits) override;
   double sum_of_squares(const TensorView& values) override;
   void sum_parts(const TensorView& sum, const TensorView& parts) override;
   void adamw(const AdamWStep&) override;

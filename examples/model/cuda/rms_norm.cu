@@ -9,7 +9,7 @@ namespace {
 
 using namespace cuda;
 
-constexpr std::int64_t rows_a_part = 256;  // that are added up before the sums of parts are
+constexpr std::int64_t rows_per_part = 256;  // that are added up before the sums of parts are
 
 // A warp a row. y, x [rows, columns], inverse [rows], gain [columns]
 __global__ void rms_norm_rows(Narrow* y, float* inverse, const float* x, const float* gain, std::int64_t rows,
@@ -44,7 +44,7 @@ __global__ void gain_gradient_parts(float* sums, const float* dy, const float* x
                                     std::int64_t rows, std::int64_t columns) {
   __shared__ float of_warp[block_warps][warp_size];
   const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * warp_size + threadIdx.x;
-  const std::int64_t begin = blockIdx.y * rows_a_part, end = min(rows, begin + rows_a_part);
+  const std::int64_t begin = blockIdx.y * rows_per_part, end = min(rows, begin + rows_per_part);
   float sum = 0;
   if (column < columns)
     for (std::int64_t row = begin + threadIdx.y; row < end; row += block_warps)
@@ -83,7 +83,7 @@ void CudaOperations::rms_norm_backward(const TensorView& dx, const TensorView& d
       data<float>(dx), data<float>(dy), data<float>(x), data<float>(inverse), data<float>(gain), rows, columns);
   check_launch("rms_norm_backward_rows");
 
-  const std::int64_t parts = (rows + rows_a_part - 1) / rows_a_part;
+  const std::int64_t parts = (rows + rows_per_part - 1) / rows_per_part;
   const Tensor sums(*this, DType::f32, {parts, columns});
   const dim3 grid(blocks_for(columns, warp_size), static_cast<unsigned>(parts));
   gain_gradient_parts<<<grid, dim3(warp_size, block_warps), 0, native()>>>(
