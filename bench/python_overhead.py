@@ -82,8 +82,8 @@ class Prepared:
 
     def __init__(self, plan, places):
         memory = {"dtype": torch.uint8, "device": plan.device}
-        self.layer, self.places, self.out_shape = plan._attention, places, plan.out_shape
-        self.state, self.stream = cpnsa._core.Saved(), plan._stream()
+        self.layer, self.places, self.out_shape = plan.steps.attention, places, plan.steps.out_shape
+        self.state, self.stream = cpnsa._core.Saved(), plan.steps._stream()
         self.memory = torch.empty(plan.saved_bytes, **memory)
         self.workspace = torch.empty(plan.workspace_bytes, **memory)
 
@@ -114,7 +114,7 @@ def measure(opts):
     for _ in range(opts.warmup):
         forward().backward(dout)
     synchronized(opts.device)
-    plan._attention = timed = Timed(plan._attention)
+    plan.steps.attention = timed = Timed(plan.steps.attention)
     places, tensors = cpnsa._core._numbered(dtype, *leaves, *sides)
     prepared = Prepared(plan, places)
 

@@ -27,11 +27,13 @@ from .errors import (
     MismatchError,
     UnsupportedError,
 )
+from .options import AttentionOptions
 from .version import __version__
 
 __all__ = [
     "ArgumentError",
     "Attention",
+    "AttentionOptions",
     "Buffer",
     "CommunicationError",
     "Communicator",

@@ -12,6 +12,9 @@ import numpy
 
 from . import _core, tensors
 from .errors import ArgumentError, Refusing
+from .options import options_of
+
+__all__ = ["Attention", "Saved"]
 
 _types = {"f64": numpy.float64, "f32": numpy.float32, "f16": numpy.float16}
 
@@ -29,14 +32,14 @@ class Saved:
 class Attention:
     """One attention layer; this rank's rows of a partition, all of the sequence unless one is given.
 
-    `options` are those of AttentionOptions: refetch_blocks, recompute_branches, reuse_saved,
-    sum_parameter_gradients, timing."""
+    `options` are a cpnsa.AttentionOptions; its fields may be given by name instead."""
 
-    def __init__(self, config, partition=None, *, cu_seqlens=None, communicator=None, dtype="f32", exchange="auto",
-                 backward=True, **options):
+    def __init__(self, config, partition=None, *, cu_seqlens=None, communicator=None, dtype="f32", options=None,
+                 **keywords):
         if communicator is None:
             communicator = _core.threads_communicators(1)[0]
         with Refusing(communicator):
+            options = options_of(options, keywords)
             if dtype not in _types:
                 raise ArgumentError(f"dtype: found {dtype!r}, expected one of {', '.join(_types)}, which NumPy has")
             if (partition is None) == (cu_seqlens is None):
@@ -48,10 +51,10 @@ class Attention:
         self.config = config
         self.partition = partition
         self._device = _core.cpu_device()
-        self._backward = backward
+        self.options = options
+        self._backward = options.backward
         self._attention = _core.Attention(
-            config, partition, self._device, communicator, dtype=dtype, exchange=exchange, backward=backward,
-            **options)
+            config, partition, self._device, communicator, dtype=dtype, **options.to_dict())
         self.rows = self._attention.rows
         self._type = _types[dtype]
         self._accumulate = numpy.float64 if dtype == "f64" else numpy.float32

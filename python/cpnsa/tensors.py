@@ -5,6 +5,9 @@ import operator
 from ._core import tensor_names as names
 from .errors import ArgumentError
 
+__all__ = ["bounds_of", "branches", "first_parameter", "flat", "gradients_of", "names", "of_branches", "of_compressor",
+           "parameter_names", "places"]
+
 branches = ("cmp", "slc", "win")
 parameter_names = ("pos", "weight", "w1", "b1", "w2", "b2")
 _parameter_names = frozenset(parameter_names)
@@ -14,12 +17,24 @@ if len(names) != 1 + 3 + 3 + 1 + 2 * len(parameter_names):
 
 
 def bounds_of(cu_seqlens):
-    """The documents' bounds as a list of integers, of a sequence, an array or a tensor of them."""
-    values = cu_seqlens.tolist() if hasattr(cu_seqlens, "tolist") else cu_seqlens
+    """The documents' bounds as a list of integers: of a sequence, an array or a tensor [n], or [1, n]."""
+    def wrong(found):
+        return ArgumentError(f"cu_seqlens: found {found}, expected integers, the bounds of documents")
+
+    if isinstance(cu_seqlens, (str, bytes, dict, set, frozenset)):
+        raise wrong(repr(cu_seqlens))
     try:
+        values = list(cu_seqlens.tolist() if hasattr(cu_seqlens, "tolist") else cu_seqlens)
+        if len(values) == 1 and hasattr(values[0], "__len__") and not getattr(values[0], "shape", None) == ():
+            values = list(values[0].tolist() if hasattr(values[0], "tolist") else values[0])
+        if any(isinstance(value, bool) for value in values):
+            raise wrong(repr(cu_seqlens))
         bounds = [operator.index(value) for value in values]
-    except TypeError:
-        raise ArgumentError(f"cu_seqlens: found {cu_seqlens!r}, expected integers, the bounds of documents") from None
+    except ArgumentError:
+        raise
+    except Exception as problem:  # whatever a tensor raises that has no values: a fake one, one on "meta"
+        expected = "" if isinstance(problem, TypeError) else f" ({type(problem).__name__}: {problem})"
+        raise wrong(repr(cu_seqlens) + expected) from None
     if any(bound.bit_length() > 62 for bound in bounds):
         raise ArgumentError(f"cu_seqlens: found {max(bounds, key=abs)}, expected integers of 64 bits")
     return bounds
@@ -57,8 +72,8 @@ def flat(q, k, v, gate, compress_k=None, compress_v=None):
 
 
 def places(k, v, flat):
-    """For each of the flat tensors the number of the tensor that it is: one number where one was given for all branches,
-    -1 where none was given."""
+    """For each of the flat tensors the number of the tensor that it is: one number where one was given for all
+    branches, -1 where none was given."""
     shared = (() if isinstance(k, (tuple, list)) else (2, 3)) + (() if isinstance(v, (tuple, list)) else (5, 6))
     numbers = []
     next_number = 0

@@ -8,6 +8,7 @@
 #include <nanobind/stl/string_view.h>
 
 #include <array>
+#include <mutex>
 #include <string>
 
 #include "src/names.hpp"
@@ -134,8 +135,7 @@ SharedAttention::SharedAttention(const Config& config, const Partition& partitio
                                  const SharedCommunicator& communicator, const AttentionOptions& options)
     : config_(config), device_(std::move(device)), communicator_(communicator) {
   Communicator& transport = communicator_.get();
-  const nb::gil_scoped_release released;
-  attention_ = std::make_unique<Attention>(config, partition, *device_, transport, options);
+  communicator_.run([&] { attention_ = std::make_unique<Attention>(config, partition, *device_, transport, options); });
   rows_ = attention_->rows();
   workspace_bytes_ = attention_->workspace_bytes();
   saved_bytes_ = attention_->saved_bytes();
@@ -153,15 +153,17 @@ Attention& SharedAttention::open() const {
 }
 
 void SharedAttention::close() {
-  const nb::gil_scoped_release released;
-  const std::lock_guard lock(mutex_);
-  attention_.reset();
+  communicator_.run([&] {
+    const std::lock_guard lock(lock_);
+    attention_.reset();
+  });
 }
 
 void SharedAttention::refuse(const std::string& problem) {
-  const nb::gil_scoped_release released;
-  const std::lock_guard lock(mutex_);
-  open().refuse(problem);
+  communicator_.run([&] {
+    const std::lock_guard lock(lock_);
+    open().refuse(problem);
+  });
 }
 
 void SharedAttention::refuse_and_throw(const std::string& problem) {
@@ -191,11 +193,13 @@ void SharedAttention::forward(nb::sequence inputs, nb::handle out, nb::handle se
     if (saved) memory = memory_of(saved_memory, "saved", *device_, saved_bytes_, kept);
     work = memory_of(workspace, "workspace", *device_, workspace_bytes_, kept);
   });
-  const nb::gil_scoped_release released;
-  const std::lock_guard lock(mutex_);
-  if (!problem.empty()) refuse_and_throw(problem);
-  if (saved) saved->forward->memory = memory;
-  open().forward(in, result, indices, saved ? saved->forward.get() : nullptr, work, {reinterpret_cast<void*>(stream)});
+  communicator_.run([&] {
+    const std::lock_guard lock(lock_);
+    if (!problem.empty()) refuse_and_throw(problem);
+    if (saved) saved->forward->memory = memory;
+    open().forward(in, result, indices, saved ? saved->forward.get() : nullptr, work,
+                   {reinterpret_cast<void*>(stream)});
+  });
 }
 
 void SharedAttention::backward(nb::sequence inputs, nb::handle dout, const Saved& saved, nb::handle saved_memory,
@@ -213,17 +217,21 @@ void SharedAttention::backward(nb::sequence inputs, nb::handle dout, const Saved
     memory = memory_of(saved_memory, "saved", *device_, saved_bytes_, kept);
     work = memory_of(workspace, "workspace", *device_, workspace_bytes_, kept);
   });
-  const nb::gil_scoped_release released;
-  const std::lock_guard lock(mutex_);
-  if (!problem.empty()) refuse_and_throw(problem);
-  saved.forward->memory = memory;
-  open().backward(in, from, *saved.forward, to, work, {reinterpret_cast<void*>(stream)});
+  communicator_.run([&] {
+    const std::lock_guard lock(lock_);
+    if (!problem.empty()) refuse_and_throw(problem);
+    saved.forward->memory = memory;
+    open().backward(in, from, *saved.forward, to, work, {reinterpret_cast<void*>(stream)});
+  });
 }
 
 Statistics SharedAttention::statistics() {
-  const nb::gil_scoped_release released;
-  const std::lock_guard lock(mutex_);
-  return open().statistics();
+  Statistics statistics;
+  communicator_.run([&] {
+    const std::lock_guard lock(lock_);
+    statistics = open().statistics();
+  });
+  return statistics;
 }
 
 void bind_attention(nb::module_& module) {

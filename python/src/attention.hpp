@@ -1,17 +1,18 @@
 #pragma once
 
 #include <memory>
-#include <mutex>
 #include <string>
 
 #include "cpnsa/attention.hpp"
+#include "src/call_lock.hpp"
 #include "src/communicator.hpp"
 #include "src/saved.hpp"
 #include "src/tensor.hpp"
 
 namespace cpnsa::python {
 
-/// A layer with what it stands on. Calls of several threads are made one after the other.
+/// A layer with what it stands on. Calls of several threads are made one after the other; a call from within a call of
+/// the same thread (a signal handler, a callback) throws ArgumentError.
 class SharedAttention {
  public:
   SharedAttention(const Config& config, const Partition& partition, std::shared_ptr<Device> device,
@@ -43,7 +44,7 @@ class SharedAttention {
   std::unique_ptr<Attention> attention_;  // another thread, or a tensor's own code, may close it between two looks
   std::int64_t rows_ = 0;
   std::size_t workspace_bytes_ = 0, saved_bytes_ = 0;
-  std::mutex mutex_;
+  CallLock lock_;
 };
 
 }  // namespace cpnsa::python

@@ -14,6 +14,7 @@ void bind_device(nb::module_& module);
 void bind_communicator(nb::module_& module);
 void bind_tensor(nb::module_& module);
 void bind_saved(nb::module_& module);
+void bind_token(nb::module_& module);
 void bind_attention(nb::module_& module);
 
 }  // namespace cpnsa::python

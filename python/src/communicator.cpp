@@ -25,59 +25,97 @@ std::vector<SharedCommunicator> threads_communicators(int ranks) {
   return all;
 }
 
+/// The text of an exception; never throws, whatever its __str__ does or its text holds.
+std::string text_of(nb::handle exception) {
+  const nb::object text = nb::steal(PyObject_Str(exception.ptr()));
+  const nb::object bytes =
+      text.is_valid() ? nb::steal(PyUnicode_AsEncodedString(text.ptr(), "utf-8", "backslashreplace")) : nb::object();
+  PyErr_Clear();
+  return bytes.is_valid() ? std::string(PyBytes_AS_STRING(bytes.ptr())) : "an exception whose text cannot be read";
+}
+
+/// Views of C++ memory for one call of a Python function. They are released after it: reading one later is an error in
+/// Python, not a read of memory that may be gone.
+class Memory {
+ public:
+  Memory() = default;
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  ~Memory() {
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    for (const nb::object& view : views_) {
+      const nb::object released = nb::steal(PyObject_CallMethod(view.ptr(), "release", nullptr));
+      if (!released.is_valid()) PyErr_Clear();  // something still exports it
+    }
+    PyErr_Restore(type, value, trace);
+  }
+
+  /// Writable, also where the function only reads: PyTorch warns of memory that is not.
+  nb::object view(void* data, std::size_t bytes) {
+    views_.push_back(
+        nb::steal(PyMemoryView_FromMemory(static_cast<char*>(data), static_cast<Py_ssize_t>(bytes), PyBUF_WRITE)));
+    if (!views_.back().is_valid()) nb::raise_python_error();
+    return views_.back();
+  }
+
+ private:
+  std::vector<nb::object> views_;
+};
+
 /// Python functions that C++ calls and lets go of on threads that do not hold the interpreter's lock.
 class Functions {
  public:
-  Functions(nb::object exchange, nb::object all_gather, nb::object set_deadline)
-      : exchange_(std::move(exchange)), all_gather_(std::move(all_gather)), set_deadline_(std::move(set_deadline)) {}
+  Functions(nb::object exchange, nb::object all_gather, nb::object set_deadline, std::shared_ptr<Interrupt> interrupt)
+      : exchange_(std::move(exchange)),
+        all_gather_(std::move(all_gather)),
+        set_deadline_(std::move(set_deadline)),
+        interrupt_(std::move(interrupt)) {}
   Functions(const Functions&) = delete;
   Functions& operator=(const Functions&) = delete;
   ~Functions() {
     if (!Py_IsInitialized()) {  // nothing of Python is left to be let go of
-      exchange_.release(), all_gather_.release(), set_deadline_.release();
+      exchange_.release(), all_gather_.release(), set_deadline_.release(), interrupt_->exception.release();
       return;
     }
     const nb::gil_scoped_acquire held;
-    exchange_.reset(), all_gather_.reset(), set_deadline_.reset();
+    exchange_.reset(), all_gather_.reset(), set_deadline_.reset(), interrupt_->exception.reset();
   }
 
   void exchange(std::span<const SendMessage> sends, std::span<const ReceiveMessage> receives) const {
-    call([&] {
+    call([&](Memory& memory) {
       nb::list to, from;
       for (const SendMessage& message : sends)
-        to.append(nb::make_tuple(message.peer, memory(const_cast<void*>(message.data), message.bytes)));
+        to.append(nb::make_tuple(message.peer, memory.view(const_cast<void*>(message.data), message.bytes)));
       for (const ReceiveMessage& message : receives)
-        from.append(nb::make_tuple(message.peer, memory(message.data, message.bytes)));
+        from.append(nb::make_tuple(message.peer, memory.view(message.data, message.bytes)));
       exchange_(to, from);
     });
   }
 
   void all_gather(std::byte* all, std::size_t bytes, int ranks) const {
-    call([&] { all_gather_(memory(all, bytes * static_cast<std::size_t>(ranks)), bytes); });
+    call([&](Memory& memory) { all_gather_(memory.view(all, bytes * static_cast<std::size_t>(ranks)), bytes); });
   }
 
   void set_deadline(std::chrono::milliseconds deadline) const {
-    call([&] { set_deadline_(static_cast<double>(deadline.count()) * 1e-3); });
+    call([&](Memory&) { set_deadline_(static_cast<double>(deadline.count()) * 1e-3); });
   }
 
  private:
-  /// Writable, also where the function only reads: PyTorch warns of memory that is not.
-  static nb::object memory(void* data, std::size_t bytes) {
-    return nb::steal(PyMemoryView_FromMemory(static_cast<char*>(data), static_cast<Py_ssize_t>(bytes), PyBUF_WRITE));
-  }
-
-  /// What a function raises becomes text here: it may pass threads that cannot hold a Python exception.
+  /// What a function raises becomes text here: it may pass threads that cannot hold a Python exception. An interrupt is
+  /// kept besides.
   template <class Body>
-  static void call(const Body& body) {
+  void call(const Body& body) const {
     const nb::gil_scoped_acquire held;
     try {
-      body();
+      Memory memory;
+      body(memory);
     } catch (nb::python_error& error) {
-      const nb::object deadline = nb::module_::import_("cpnsa.errors").attr("DeadlineError");
-      const std::string text = nb::str(error.value()).c_str();
-      if (error.matches(deadline)) throw DeadlineError(text);
-      if (error.matches(nb::module_::import_("cpnsa.errors").attr("CommunicationError")))
-        throw CommunicationError(text);
+      const nb::module_ errors = nb::module_::import_("cpnsa.errors");
+      const std::string text = text_of(error.value());
+      if (error.matches(errors.attr("DeadlineError"))) throw DeadlineError(text);
+      if (error.matches(errors.attr("CommunicationError"))) throw CommunicationError(text);
+      if (!error.matches(PyExc_Exception)) interrupt_->exception = nb::borrow(error.value());
       throw CommunicationError(fmt::format("{}: {}", nb::str(error.type().attr("__name__")).c_str(), text));
     }
   }
@@ -85,19 +123,21 @@ class Functions {
   nb::object exchange_;
   nb::object all_gather_;
   nb::object set_deadline_;
+  std::shared_ptr<Interrupt> interrupt_;
 };
 
 SharedCommunicator callback_communicator(int rank, int size, nb::object exchange, nb::object all_gather,
                                          nb::object set_deadline, nb::object owner) {
+  const auto interrupt = std::make_shared<Interrupt>();
   const auto functions =
-      std::make_shared<Functions>(std::move(exchange), std::move(all_gather), std::move(set_deadline));
+      std::make_shared<Functions>(std::move(exchange), std::move(all_gather), std::move(set_deadline), interrupt);
   callbacks::Callbacks callbacks;
   callbacks.exchange = [functions](auto sends, auto receives) { functions->exchange(sends, receives); };
   callbacks.all_gather = [functions, size](std::byte* all, std::size_t bytes) {
     functions->all_gather(all, bytes, size);
   };
   callbacks.set_deadline = [functions](std::chrono::milliseconds deadline) { functions->set_deadline(deadline); };
-  return {callbacks::make_communicator(rank, size, std::move(callbacks)), std::move(owner)};
+  return {callbacks::make_communicator(rank, size, std::move(callbacks)), std::move(owner), interrupt};
 }
 
 }  // namespace
@@ -112,11 +152,20 @@ void SharedCommunicator::refuse(const std::string& problem) const {
   const SharedCommunicator kept = *this;
   Communicator& communicator = get();
   if (communicator.size() == 1) return;
-  const nb::gil_scoped_release released;
-  try {
-    agree(communicator, {}, problem);
-  } catch (const ArgumentError&) {  // what this rank's caller knows
-  }
+  kept.run([&] {
+    try {
+      agree(communicator, {}, problem);
+    } catch (const ArgumentError&) {  // what this rank's caller knows
+    }
+  });
+}
+
+void SharedCommunicator::raise_interrupt() const {
+  if (!state_->interrupt || !state_->interrupt->exception.is_valid()) return;
+  const nb::object exception = std::move(state_->interrupt->exception);
+  state_->interrupt->exception = nb::object();
+  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(exception.ptr())), exception.ptr());
+  nb::raise_python_error();
 }
 
 void bind_communicator(nb::module_& module) {
@@ -133,8 +182,7 @@ void bind_communicator(nb::module_& module) {
            [](const SharedCommunicator& self) {
              const SharedCommunicator kept = self;
              Communicator& communicator = self.get();
-             const nb::gil_scoped_release released;
-             communicator.barrier();
+             kept.run([&] { communicator.barrier(); });
            })
       .def("refuse", &SharedCommunicator::refuse, "problem"_a,
            "Takes the place of this rank's next layer, which it cannot make: the others' raises ArgumentError with the "
@@ -147,8 +195,10 @@ void bind_communicator(nb::module_& module) {
   module.def("callback_communicator", &callback_communicator, "rank"_a, "size"_a, "exchange"_a, "all_gather"_a,
              "set_deadline"_a, "owner"_a.none() = nb::none(),
              "Over Python functions: exchange([(peer, memory)...] to send, [...] to receive), all_gather(memory of all "
-             "parts, bytes a part), set_deadline(seconds). They return when all has arrived; memory is valid until "
-             "then. DeadlineError stays one, anything else that they raise becomes a CommunicationError.");
+             "parts, bytes a part), set_deadline(seconds). They return when all has arrived; the memory views are "
+             "released then. DeadlineError, KeyboardInterrupt and SystemExit stay what they are, any other exception "
+             "becomes a "
+             "CommunicationError.");
   module.def("threads_communicators", &threads_communicators, "ranks"_a,
              "Communicators of ranks that are threads of this process; index = rank.");
 }

@@ -10,12 +10,33 @@
 
 namespace cpnsa::python {
 
+/// A KeyboardInterrupt, SystemExit or other exception that is no Exception, raised by a Python callback of a
+/// communicator. It waits here while C++ code unwinds, and is raised again at the boundary to Python. Used under the
+/// interpreter's lock.
+struct Interrupt {
+  nb::object exception;
+};
+
 /// A communicator and the Python object that it stands on (a process group), shared by the layers made with it. Once
 /// closed, layers refuse to use it, and nothing here keeps the Python object.
 class SharedCommunicator {
  public:
-  SharedCommunicator(std::shared_ptr<Communicator> communicator, nb::object owner)
-      : state_(std::make_shared<State>(State{std::move(communicator), std::move(owner), true})) {}
+  SharedCommunicator(std::shared_ptr<Communicator> communicator, nb::object owner,
+                     std::shared_ptr<Interrupt> interrupt = nullptr)
+      : state_(std::make_shared<State>(State{std::move(communicator), std::move(owner), std::move(interrupt), true})) {}
+
+  /// Runs a call of the library without the interpreter's lock. Where a callback was interrupted, raises that exception
+  /// in place of the library's.
+  template <class Body>
+  void run(const Body& body) const {
+    try {
+      const nb::gil_scoped_release released;
+      body();
+    } catch (...) {
+      raise_interrupt();
+      throw;
+    }
+  }
 
   /// Throws ArgumentError where it was closed.
   Communicator& get() const {
@@ -33,8 +54,11 @@ class SharedCommunicator {
   struct State {
     std::shared_ptr<Communicator> communicator;
     nb::object owner;
+    std::shared_ptr<Interrupt> interrupt;  ///< null for a communicator without Python callbacks
     bool open;
   };
+  void raise_interrupt() const;
+
   std::shared_ptr<State> state_;
 };
 

@@ -11,5 +11,6 @@ NB_MODULE(_core, module) {
   bind_device(module);
   bind_communicator(module);
   bind_saved(module);
+  bind_token(module);
   bind_attention(module);
 }

@@ -31,15 +31,35 @@ def results(tmp_path_factory):
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
 
 
-@pytest.mark.parametrize("name", ["batch", "packed"])
+@pytest.mark.parametrize("name", ["batch", "packed", "branches"])
 def test_same_as_one_rank(results, name):
     assert all(result[name] < 1e-12 for result in results)
     assert any("compress_v.w1" in parameter for parameter in results[0]["names"])
     assert any("gate_projection" in parameter for parameter in results[0]["names"])
+    assert any("linear_branch_kv" in parameter for parameter in results[0]["names"])
 
 
 def test_documents_that_megatron_cuts_inside_a_block_are_refused(results):
     assert all("found a document of 24 tokens" in result["uneven"] for result in results)
+
+
+def test_masks_over_context_parallel_ranks(results):
+    assert all("attention_mask: found one that is not causal alone" in result["mask"] for result in results)
+    assert all(result["causal mask"] for result in results)
+
+
+@pytest.mark.parametrize("name", ["heads split", "one KV head"])
+def test_tensor_parallel_ranks(results, name):
+    """The layer of one rank from the same seed, its gradients, and its checkpoint, also where KV heads are fewer."""
+    for result in results:
+        error, same, counts = result[name]
+        assert error < 1e-12 and same
+        assert len([one for one in counts if "compress_" in one]) == 10
+    offsets = [result[name][2]["core_attention.compress_k.w1"] for result in results]
+    if name == "heads split":
+        assert offsets == [[[0, 0, 0], [0, 0, 0]], [[1, 0, 0], [0, 0, 0]]]
+    else:  # one is saved, and the other is its replica
+        assert offsets == [[[0, 0, 0], [0, 0, 0]], [[0, 0, 0], [0, 1, 0]]]
 
 
 def test_checkpoint_names(results):

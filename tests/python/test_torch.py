@@ -1,6 +1,7 @@
 """PyTorch: gradients against finite differences, the layer against plain PyTorch, and what trainers do to layers."""
 
 import copy
+import gc
 
 import pytest
 
@@ -316,13 +317,49 @@ def test_operators_are_well_formed():
     plan = cpnsa.torch.Plan(configured("mean"), [0, 40])
     tensors = [torch.randn(40, 4, 4), torch.randn(40, 2, 4), torch.randn(40, 2, 3), torch.randn(40, 4, 3)]
     places = [0, 1, 1, 1, 2, 2, 2, 3] + [-1] * 12
-    arguments = (plan.handle, plan.saved_bytes, plan.head_dim_v, places, tensors)
+    arguments = (plan.token, plan.saved_bytes, plan.steps.head_dim_v, places, tensors)
     torch.library.opcheck(compiled.attention_forward, arguments, test_utils=("test_schema", "test_faketensor"))
-    _, memory, token = compiled.attention_forward(*arguments)
-    number = token.item()
-    del token
-    with pytest.raises(cpnsa.ArgumentError, match="is no forward's or one that is gone"):
-        cpnsa.Saved.of_token(number)
+    out, memory, saved = compiled.attention_forward(*arguments)
+    number = saved.item()
+    del saved
+    with pytest.raises(cpnsa.ArgumentError, match="token: found number"):
+        cpnsa._core.of_token(number)
+    number = plan.token.item()
+    del plan  # the arguments hold the layer
+    gc.collect()
+    assert torch.equal(compiled.attention_forward(*arguments)[0], out)
+    del arguments
+    gc.collect()
+    with pytest.raises(cpnsa.ArgumentError, match="token: found number"):
+        cpnsa._core.of_token(number)
+
+
+@pytest.mark.skipif(not compilers,
+                    reason=f"PyTorch {torch.__version__} has no torch.library.custom_op, 2.4 and later do")
+def test_a_compiled_graph_keeps_its_plan():
+    """Between forward and backward, and in a program that was exported."""
+    layer, x = layer_of(configured()), torch.randn(40, 16)
+    expected = gradients_of(layer, lambda: layer(x, [0, 17, 40]))
+    plan = layer.plan([0, 17, 40])
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, backend="aot_eager")
+    layer.zero_grad()
+    out = compiled(x, plan=plan)
+    layer._plans.clear()
     del plan
-    with pytest.raises(cpnsa.ArgumentError, match="whose plan is gone"):
-        compiled.attention_forward(*arguments)
+    gc.collect()
+    (out * torch.linspace(0.5, 1.5, out.shape[-1])).sum().backward()
+    assert_same({name: parameter.grad for name, parameter in layer.named_parameters()}, expected[1], 1e-5)
+
+    class Whole(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.documents = layer, layer.plan([0, 17, 40])
+
+        def forward(self, x):
+            return self.layer(x, plan=self.documents)
+
+    program = torch.export.export(Whole(), (x,), strict=False).module()
+    layer._plans.clear()
+    gc.collect()
+    assert torch.allclose(program(x), expected[0], atol=1e-6)

@@ -6,16 +6,10 @@
 or the layer with its projections, NativeSparseAttention. docs/pytorch.md has complete programs.
 """
 
-import torch
+from .function import attention
+from .groups import communicator_of, release
+from .module import Compressor, NativeSparseAttention
+from .plan import Plan
+from .steps import dtype_names
 
-from .. import _core
-
-dtype_names = {torch.float64: "f64", torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
-_core._use_torch(torch.Tensor, torch.strided, dtype_names)
-
-from .function import attention  # noqa: E402
-from .groups import communicator_of, release  # noqa: E402
-from .module import Compressor, NativeSparseAttention  # noqa: E402
-from .plan import Plan  # noqa: E402
-
-__all__ = ["Compressor", "NativeSparseAttention", "Plan", "attention", "communicator_of", "release"]
+__all__ = ["Compressor", "NativeSparseAttention", "Plan", "attention", "communicator_of", "dtype_names", "release"]

@@ -1,17 +1,26 @@
 """Attention as a differentiable function."""
 
+from typing import Optional
+
 import torch
 
 from .. import _core, tensors
 from ..errors import ArgumentError
-from .plan import Plan
+from .plan import FakeTensor, Plan, like
+from .steps import compiling, dense, has_operators
+
+__all__ = ["attention"]
+
+if has_operators:
+    from . import compiled
 
 
-def attention(plan, q, k, v, gate, compress_k=None, compress_v=None, *, selected=None):
-    """out [rows, H, dv] of this rank's rows; collective, and so is its backward.
+def attention(plan: Plan, q, k, v, gate, compress_k: Optional[dict] = None, compress_v: Optional[dict] = None, *,
+              selected: Optional[torch.Tensor] = None) -> torch.Tensor:
+    """out [rows, H, d_v] of this rank's rows; collective, and so is its backward.
 
-    q [rows, H, dk], k [rows, G, dk], v [rows, G, dv], gate [rows, H, 3] of the plan's type; `k` and `v` may be three
-    tensors, of the compressed, selected and window branch. `compress_k` and `compress_v` are dictionaries of pos,
+    q [rows, H, d_qk], k [rows, G, d_qk], v [rows, G, d_v], gate [rows, H, 3] of the plan's type; `k` and `v` may be
+    three tensors, of the compressed, selected and window branch. `compress_k` and `compress_v` are dictionaries of pos,
     weight, w1, b1, w2, b2, as the compressor has them. `selected`, if given, is written: int32 [rows, G, n].
 
     Tensors that are not contiguous are copied. Under autocast, and for parameters always, tensors of other floating
@@ -19,19 +28,17 @@ def attention(plan, q, k, v, gate, compress_k=None, compress_v=None, *, selected
     """
     if not isinstance(plan, Plan):
         raise ArgumentError(f"plan: found {type(plan).__name__}, expected a cpnsa.torch.Plan")
-    if _compiling():
-        from . import compiled
-
+    if compiling() or (has_operators and isinstance(q, FakeTensor)):
         if selected is not None:
             raise ArgumentError("selected: found a tensor, expected none inside torch.compile")
         places, unique = _checked(plan, False, q, k, v, gate, compress_k, compress_v)
-        return compiled.attention(plan.handle, plan.saved_bytes, plan.head_dim_v, places, unique)
-    try:  # for plan.refusing(), at no cost
+        return compiled.attention(like(plan.token, q), plan.saved_bytes, plan.steps.head_dim_v, places, unique)
+    try:  # for refusing(), at no cost
         places, unique = _checked(plan, True, q, k, v, gate, compress_k, compress_v)
     except Exception as problem:
-        plan.refuse(problem)
+        plan.steps.refuse(problem)
         raise
-    return _Attention.apply(plan, places, selected, *unique)
+    return _Attention.apply(plan.steps, places, selected, *unique)
 
 
 def _checked(plan, eager, q, k, v, gate, compress_k, compress_v):
@@ -51,16 +58,12 @@ def _checked(plan, eager, q, k, v, gate, compress_k, compress_v):
         if not isinstance(tensor, torch.Tensor):
             raise ArgumentError(f"{tensors.names[index]}: found {type(tensor).__name__}, expected a torch.Tensor")
         if tensor.layout is not torch.strided:
-            raise ArgumentError(f"{tensors.names[index]}: found a tensor of layout {tensor.layout}, expected a dense one")
+            raise ArgumentError(f"{tensors.names[index]}: found a tensor of layout {tensor.layout}, expected a dense "
+                                "one")
         if tensor.dtype is not dtype and (cast_all or index >= tensors.first_parameter) and tensor.is_floating_point():
             tensor = tensor.to(dtype)
         unique.append(dense(tensor))
     return places, unique
-
-
-def dense(tensor):
-    """In C order, and not a view whose memory holds the opposite numbers."""
-    return tensor.contiguous().resolve_neg()
 
 
 if hasattr(torch, "get_autocast_dtype"):  # 2.4 and later ask about a device
@@ -71,19 +74,11 @@ else:
         return torch.is_autocast_enabled() if device_type == "cuda" else torch.is_autocast_cpu_enabled()
 
 
-if hasattr(torch, "compiler") and hasattr(torch.compiler, "is_compiling") and hasattr(torch.library, "custom_op"):
-    _compiling = torch.compiler.is_compiling
-else:
-
-    def _compiling():
-        return False
-
-
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, plan, places, selected, *unique):
-        out, state, memory = plan.forward_step(places, unique, selected)
-        ctx.plan, ctx.places, ctx.state = plan, places, state
+    def forward(ctx, steps, places, selected, *unique):
+        out, state, memory = steps.forward(places, unique, selected)
+        ctx.steps, ctx.places, ctx.state = steps, places, state
         ctx.save_for_backward(memory, *unique)
         return out
 
@@ -93,17 +88,17 @@ class _Attention(torch.autograd.Function):
 
 
 def _gradients(ctx, dout):
-    plan = ctx.plan
+    steps = ctx.steps
     try:
-        plan.expect_backward()
+        steps.expect_backward()
         memory, *unique = ctx.saved_tensors  # raises where one was written to since
         needed = ctx.needs_input_grad[3:]
         if dout.is_neg() or not dout.is_contiguous():
             dout = dense(dout)
     except Exception as problem:
-        plan.refuse(problem)
+        steps.refuse(problem)
         raise
-    return (None, None, None, *plan.backward_step(ctx.places, unique, dout, ctx.state, memory, needed))
+    return (None, None, None, *steps.backward_of(ctx.places, unique, dout, ctx.state, memory, needed))
 
 
 _once = torch.autograd.function.once_differentiable(_gradients)  # with create_graph; the rest need not pay for it

@@ -3,26 +3,36 @@
 import contextlib
 import copy
 import math
+from typing import Callable, Optional, Tuple
 
 import torch
 from torch import nn
 
-from ..errors import ArgumentError
+from .. import _core, tensors
+from ..errors import ArgumentError, Refusing
 from .function import attention
-from .plan import Plan
+from .groups import communicator_of
+from .plan import Plan, like
+from .plan_cache import PlanCache
+from .steps import compiling
+
+__all__ = ["Compressor", "NativeSparseAttention"]
 
 
 class Compressor(nn.Module):
     """The parameters that turn blocks of keys, or of values, into their summaries; shapes in docs/algorithm.md.
 
     As initialised, `mean` and `linear` compressors take the mean of a block; `mlp` has the usual variance-keeping
-    normal weights.
+    normal weights. With `part=(i, n)` the module holds KV heads of part i of a compressor that is split by heads into n
+    equal parts, as over tensor-parallel ranks: random numbers are drawn for the whole and cut, so that from one seed
+    the parts together are the same for every n.
     """
 
-    def __init__(self, config, dim, hidden=0, *, position=True, device=None, dtype=None):
+    def __init__(self, config: _core.Config, dim: int, hidden: int = 0, *, position: bool = True,
+                 part: Tuple[int, int] = (0, 1), device=None, dtype: Optional[torch.dtype] = None):
         super().__init__()
         groups, length = config.num_kv_heads, config.compress_block
-        self.kind, self.dim, self.length = config.compressor, dim, length
+        self.kind, self.dim, self.length, self.part = config.compressor, dim, length, tuple(part)
         made = {"device": device, "dtype": dtype}
         shapes = {"pos": (groups, length, dim)} if position else {}
         if self.kind == "linear":
@@ -35,22 +45,58 @@ class Compressor(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.empty(shape, **made)))
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         with torch.no_grad():
-            for name, parameter in self.named_parameters():
+            for name, parameter in self.named_parameters(recurse=False):
                 if name == "pos":
-                    parameter.normal_(0.0, 0.02)
+                    self._normal(parameter, 0.02)
                 elif name == "weight":
-                    mean = torch.eye(self.dim, dtype=torch.float32).repeat(self.length, 1) / self.length
+                    mean = torch.eye(self.dim, dtype=torch.float32, device="cpu").repeat(self.length, 1) / self.length
                     parameter.copy_(_like(parameter, mean.expand_as(parameter)))
                 elif name in ("w1", "w2"):
-                    parameter.normal_(0.0, 1.0 / math.sqrt(parameter.shape[1]))
+                    self._normal(parameter, 1.0 / math.sqrt(parameter.shape[1]))
                 else:
                     parameter.zero_()
 
-    def tensors(self):
+    def _normal(self, parameter, deviation):
+        index, parts = self.part
+        if parts == 1:
+            parameter.normal_(0.0, deviation)
+            return
+        groups = parameter.shape[0]
+        whole = torch.empty((parts * groups, *parameter.shape[1:]), dtype=parameter.dtype, device=parameter.device)
+        whole.normal_(0.0, deviation)
+        parameter.copy_(_like(parameter, whole[index * groups:(index + 1) * groups]))
+
+    def tensors(self) -> dict:
         # By name: wrappers (FSDP, parametrisations) put tensors where parameters were.
         return {name: getattr(self, name) for name in self.names}
+
+    def forward(self, use: Optional[Callable] = None, *args):
+        """use(tensors(), *args), the work that needs the parameters; the tensors themselves without it.
+
+        Wrappers gather parameters before a module's forward() and free them after it (FSDP, Megatron's overlapped
+        gathering), so the work is done inside."""
+        return self.tensors() if use is None else use(self.tensors(), *args)
+
+    def extra_repr(self):
+        shapes = ", ".join(f"{name}={list(getattr(self, name).shape)}" for name in self.names)
+        return f"{self.kind!r}, {shapes}" if shapes else repr(self.kind)
+
+
+class _Projection(nn.Linear):
+    """A linear layer with the layer's initialisation as its own: wrappers reset module by module."""
+
+    def reset_parameters(self):
+        nn.init.xavier_uniform_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class _GateProjection(nn.Linear):
+    def reset_parameters(self):
+        nn.init.normal_(self.weight, 0.0, 0.02)
+        nn.init.zeros_(self.bias)  # gates begin half open
 
 
 def _like(parameter, whole):
@@ -65,16 +111,20 @@ def _like(parameter, whole):
 class NativeSparseAttention(nn.Module):
     """Native sparse attention over this rank's rows of a packed sequence: x [rows, hidden] -> [rows, hidden].
 
-    `config` is a cpnsa.Config. With `branch_kv`, as in the paper, each branch has keys and values of its own.
-    `group` is the context-parallel process group, or None. `rotary(x, positions)`, if given, turns queries and keys
-    [rows, heads, dk] by their positions in their documents [rows].
+    `config` is a cpnsa.Config. With `branch_kv`, the default, each branch has keys and values of its own, as in the
+    paper; without it the branches share one key and one value projection. `group` is the context-parallel process
+    group, or None. `rotary(x, positions)`, if given, turns queries and keys [rows, heads, d_qk] by their positions in
+    their documents [rows]. `bias` gives the projections of q, k, v and the output a bias, `position` the compressors a
+    position encoding.
 
-    Parameters are the same on all ranks of the group (from one seed, say, or by broadcast), and every rank's gradients
-    are those of its own rows: they want summing over the group, as in any data parallelism, the compressors' alike.
+    Parameters are the same on all ranks of the group (from one seed, say, or by broadcast). Each rank's gradients are
+    those of its own rows: they are summed over the group as in data parallelism, those of the compressors too.
     """
 
-    def __init__(self, hidden, config, *, group=None, partition="zigzag", exchange="auto", branch_kv=True, bias=False,
-                 position=True, rotary=None, device=None, dtype=None):
+    def __init__(self, hidden: int, config: _core.Config, *, group=None, partition="zigzag", exchange: str = "auto",
+                 branch_kv: bool = True, bias: bool = False, position: bool = True,
+                 rotary: Optional[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = None, device=None,
+                 dtype: Optional[torch.dtype] = None):
         super().__init__()
         if config.gate != "logits":
             raise ArgumentError(f"gate: found '{config.gate}', expected 'logits', which this layer computes")
@@ -82,79 +132,81 @@ class NativeSparseAttention(nn.Module):
         self.hidden, self.config, self.rotary = hidden, config, rotary
         self.group, self.partition, self.exchange = group, partition, exchange
         self.branches = 3 if branch_kv else 1
-        self.kept_plans = 16
-        self._plans = {}
-        H, G, dk, dv = config.num_q_heads, config.num_kv_heads, config.head_dim_qk, config.head_dim_v
-        self.num_q_heads, self.num_kv_heads, self.head_dim_qk, self.head_dim_v = H, G, dk, dv
-        self.q_proj = nn.Linear(hidden, H * dk, bias=bias, **made)
-        self.k_proj = nn.Linear(hidden, self.branches * G * dk, bias=bias, **made)
-        self.v_proj = nn.Linear(hidden, self.branches * G * dv, bias=bias, **made)
-        self.gate_proj = nn.Linear(hidden, H * 3, bias=True, **made)
-        self.out_proj = nn.Linear(H * dv, hidden, bias=bias, **made)
-        self.compress_k = Compressor(config, dk, config.compress_hidden_k, position=position, **made)
-        self.compress_v = Compressor(config, dv, config.compress_hidden_v, position=position, **made)
-        self.reset_parameters()
+        self._plans = PlanCache()
+        H, G, d_qk, d_v = config.num_q_heads, config.num_kv_heads, config.head_dim_qk, config.head_dim_v
+        self.num_q_heads, self.num_kv_heads, self.head_dim_qk, self.head_dim_v = H, G, d_qk, d_v
+        self.q_proj = _Projection(hidden, H * d_qk, bias=bias, **made)
+        self.k_proj = _Projection(hidden, self.branches * G * d_qk, bias=bias, **made)
+        self.v_proj = _Projection(hidden, self.branches * G * d_v, bias=bias, **made)
+        self.gate_proj = _GateProjection(hidden, H * 3, bias=True, **made)
+        self.out_proj = _Projection(H * d_v, hidden, bias=bias, **made)
+        self.compress_k = Compressor(config, d_qk, config.compress_hidden_k, position=position, **made)
+        self.compress_v = Compressor(config, d_v, config.compress_hidden_v, position=position, **made)
 
-    def reset_parameters(self):
-        for projection in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
-            nn.init.xavier_uniform_(projection.weight)
-            if projection.bias is not None:
-                nn.init.zeros_(projection.bias)
-        nn.init.normal_(self.gate_proj.weight, 0.0, 0.02)
-        nn.init.zeros_(self.gate_proj.bias)  # gates begin half open
-        self.compress_k.reset_parameters()
-        self.compress_v.reset_parameters()
-
-    def plan(self, cu_seqlens, dtype=None, device=None):
-        """The plan for these documents, kept from call to call; collective where it is new.
+    def plan(self, cu_seqlens, dtype: Optional[torch.dtype] = None, device=None) -> Plan:
+        """The plan for these documents, cached from call to call; collective where it is new.
 
         All layers of a model may be given one plan, if their configurations are the same.
         """
         weight = self.q_proj.weight
-        bounds = tuple(cu_seqlens.tolist() if hasattr(cu_seqlens, "tolist") else cu_seqlens)
-        dtype = dtype or weight.dtype
-        key = (bounds, dtype, device or weight.device)
-        if key not in self._plans:
-            if len(self._plans) >= self.kept_plans:
-                self._plans.pop(next(iter(self._plans)))
-            self._plans[key] = Plan(self.config, bounds, group=self.group, dtype=dtype, device=key[2],
-                                    partition=self.partition, exchange=self.exchange)
-        return self._plans[key]
+        with self._refusing():
+            bounds = tensors.bounds_of(cu_seqlens)
+        return self._plans.get(self.config, bounds, group=self.group, dtype=dtype or weight.dtype,
+                               device=device or weight.device, partition=self.partition, exchange=self.exchange)
 
-    def forward(self, x, cu_seqlens=None, plan=None):
+    def forward(self, x: torch.Tensor, cu_seqlens=None, plan: Optional[Plan] = None) -> torch.Tensor:
         """x [rows, hidden] with the documents' bounds in the whole packed sequence, or with a plan; or, on one rank,
-        [batch, length, hidden] alone, a document a sequence."""
-        shape = x.shape
-        if x.dim() == 3:
-            if cu_seqlens is None and plan is None:
-                if self.group is not None:
-                    raise ArgumentError("x: found [batch, length, hidden] with a group, expected [rows, hidden] with "
-                                        "cu_seqlens or a plan")
-                cu_seqlens = [i * shape[1] for i in range(shape[0] + 1)]
-            x = x.reshape(-1, shape[-1])
-        if x.dim() != 2 or x.shape[1] != self.hidden:
-            with contextlib.nullcontext() if plan is None else plan.refusing():
+        [batch, length, hidden] alone, with a document per sequence."""
+        with self._refusing(plan):
+            if plan is not None and not isinstance(plan, Plan):
+                raise ArgumentError(f"plan: found {type(plan).__name__}, expected a cpnsa.torch.Plan")
+            shape = x.shape
+            if x.dim() not in (2, 3) or shape[-1] != self.hidden:
                 raise ArgumentError(f"x: found {list(shape)}, expected [rows, {self.hidden}] or [batch, length, "
                                     f"{self.hidden}]")
-        q = self.q_proj(x)  # under autocast of another type than x
-        if plan is None:
-            if cu_seqlens is None:
+            if x.dim() == 3:
+                if cu_seqlens is None and plan is None:
+                    if self.group is not None:
+                        raise ArgumentError("x: found [batch, length, hidden] with a group, expected [rows, hidden] "
+                                            "with cu_seqlens or a plan")
+                    cu_seqlens = [i * shape[1] for i in range(shape[0] + 1)]
+                x = x.reshape(-1, shape[-1])
+            if plan is None and cu_seqlens is None:
                 raise ArgumentError("cu_seqlens: found neither it nor a plan, expected one of them")
+            q = self.q_proj(x)  # under autocast of another type than x
+        if plan is None:
             plan = self.plan(cu_seqlens, q.dtype, x.device)
-        q = q.view(-1, self.num_q_heads, self.head_dim_qk)
-        k = self.k_proj(x).view(-1, self.branches, self.num_kv_heads, self.head_dim_qk).unbind(1)
-        v = self.v_proj(x).view(-1, self.branches, self.num_kv_heads, self.head_dim_v).unbind(1)
-        if self.rotary is not None:
-            q = self.rotary(q, plan.positions)
-            k = [self.rotary(one, plan.positions) for one in k]
-        gate = self.gate_proj(x).view(-1, self.num_q_heads, 3)
-        out = attention(plan, q, k if self.branches == 3 else k[0], v if self.branches == 3 else v[0], gate,
-                        self.compress_k.tensors(), self.compress_v.tensors())
+        with self._refusing(plan):
+            if not compiling() and x.shape[0] != plan.row_count:
+                raise ArgumentError(_wrong_rows(x.shape[0], plan))
+            q = q.view(-1, self.num_q_heads, self.head_dim_qk)
+            k = self.k_proj(x).view(-1, self.branches, self.num_kv_heads, self.head_dim_qk).unbind(1)
+            v = self.v_proj(x).view(-1, self.branches, self.num_kv_heads, self.head_dim_v).unbind(1)
+            if self.rotary is not None:
+                positions = like(plan.positions, x)
+                q = self.rotary(q, positions)
+                k = [self.rotary(one, positions) for one in k]
+            gate = self.gate_proj(x).view(-1, self.num_q_heads, 3)
+            k, v = (k, v) if self.branches == 3 else (k[0], v[0])
+
+        def with_k(compress_k, q, k, v, gate):
+            return self.compress_v(lambda compress_v, q, k, v, gate:
+                                   attention(plan, q, k, v, gate, compress_k, compress_v), q, k, v, gate)
+
+        out = self.compress_k(with_k, q, k, v, gate)
         return self.out_proj(out.flatten(1)).view(shape)
+
+    def _refusing(self, plan=None):
+        """A context for this rank's work before a collective call: an exception in it is told to the other ranks."""
+        if self.group is None or compiling():
+            return contextlib.nullcontext()
+        if isinstance(plan, Plan):
+            return plan.steps.refusing()
+        return Refusing(communicator_of(self.group, self.q_proj.weight.device))
 
     def __getstate__(self):
         """A copy, or a pickle, makes plans of its own."""
-        return {**self.__dict__, "_plans": {}}
+        return {**self.__dict__, "_plans": PlanCache(self._plans.limit)}
 
     def __deepcopy__(self, memo):
         memo[id(self.group)] = self.group  # a copy is of the same group
@@ -170,3 +222,12 @@ class NativeSparseAttention(nn.Module):
 
     def extra_repr(self):
         return f"hidden={self.hidden}, {self.config!r}"
+
+
+def _wrong_rows(found, plan):
+    tokens, ranks = plan.partition.tokens, plan.partition.ranks
+    if ranks == 1:
+        return f"x: found {found} rows, expected {tokens}: the last bound of cu_seqlens"
+    forgot = "; did you forget plan.shard(x)?" if found == tokens else ""
+    return (f"x: found {found} rows, expected {plan.row_count}: this rank's part of the {tokens} tokens of cu_seqlens"
+            + forgot)

@@ -1,24 +1,25 @@
 """How attention runs over one packed sequence: made once, used by any number of layers and steps."""
 
-import itertools
-import weakref
+from typing import Optional, Union
 
 import torch
 
 from .. import _core, tensors
-from ..errors import ArgumentError, Refusing, refuse
+from ..errors import ArgumentError, Refusing
+from ..options import AttentionOptions, options_of
 from .groups import communicator_of
+from .steps import Steps, compiling, dtype_names
 
-if hasattr(torch._C, "_cuda_getCurrentRawStream"):  # not where PyTorch was built without CUDA; a tenth of the time
-    _current_stream = torch._C._cuda_getCurrentRawStream
-else:
+try:
+    from torch._subclasses.fake_tensor import FakeTensor
+    from torch._subclasses.fake_tensor import unset_fake_temporarily as real_tensors
+except ImportError:  # PyTorch before 2.2
+    import contextlib
 
-    def _current_stream(index):
-        return torch.cuda.current_stream(index).cuda_stream
+    FakeTensor, real_tensors = (), contextlib.nullcontext
 
+__all__ = ["Plan", "partitions"]
 
-_plans = weakref.WeakValueDictionary()  # by handle, for compiled graphs, which carry numbers and tensors
-_handles = itertools.count(1)
 _devices = {}
 
 partitions = {
@@ -28,15 +29,8 @@ partitions = {
 }
 
 
-def of_handle(handle):
-    plan = _plans.get(handle)
-    if plan is None:
-        raise ArgumentError(f"plan: found handle {handle}, whose plan is gone, expected that of a living one")
-    return plan
-
-
 def _device_of(device):
-    """One library device a card and process."""
+    """One library device per GPU and process."""
     if device not in _devices:
         if device.type == "cpu":
             _devices[device] = _core.cpu_device()
@@ -47,7 +41,8 @@ def _device_of(device):
     return _devices[device]
 
 
-def _indexed(device):
+def indexed(device) -> torch.device:
+    """The device with its index where it is a GPU, without one where it is the CPU."""
     device = torch.device(device)
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
@@ -59,26 +54,20 @@ class Plan:
 
     Collective: every rank of the group makes the same plans in the same order. `group` is a process group, a
     one-dimensional DeviceMesh, or None for this process alone; `partition` is "zigzag", "contiguous",
-    "zigzag_per_document" (Megatron's layout), or a cpnsa.Partition. `dtype` is the type of q, k, v and gate.
-    `backward=False` keeps nothing for a backward; `refetch_blocks=False` keeps other ranks' blocks for it, which are sent
-    twice otherwise; `recompute_branches` keeps no branch's output, but computes them again; with `reuse_saved` a
-    backward needs less memory and is the only one of its forward (no retain_graph). With
-    `sum_parameter_gradients` the compressors' gradients are summed over the group here; without it they are this rank's
-    share, as those of all other parameters are.
+    "zigzag_per_document" (Megatron's layout), or a cpnsa.Partition. `dtype` is the type of q, k, v and gate. `deadline`
+    is the longest wait for other ranks, in seconds. `options` are a cpnsa.AttentionOptions; its fields may be given by
+    name instead, e.g. Plan(..., refetch_blocks=False).
     """
 
-    def __init__(self, config, cu_seqlens, *, group=None, dtype=torch.float32, device="cpu", partition="zigzag",
-                 exchange="auto", backward=True, refetch_blocks=True, recompute_branches=False, reuse_saved=False,
-                 sum_parameter_gradients=False, timing=False, deadline=None):
-        from . import dtype_names
-
+    def __init__(self, config: _core.Config, cu_seqlens, *, group=None, dtype: torch.dtype = torch.float32,
+                 device: Union[str, torch.device] = "cpu", partition: Union[str, _core.Partition] = "zigzag",
+                 deadline: Optional[float] = None, options: Optional[AttentionOptions] = None, **keywords):
         self.config = config
         self.dtype = dtype
-        self.device = _indexed(device)
-        self._card = self.device.index
-        self.backward = backward
+        self.device = indexed(device)
         self.communicator = communicator_of(group, self.device)
         with Refusing(self.communicator):
+            options = options_of(options, keywords)
             if deadline is not None:
                 self.communicator.set_deadline(deadline)
             library_device = _device_of(self.device)
@@ -92,82 +81,47 @@ class Plan:
             if not isinstance(partition, _core.Partition):
                 raise ArgumentError(f"partition: found {partition!r}, expected one of {', '.join(partitions)}, or a "
                                     "cpnsa.Partition")
+            keywords = {**options.to_dict(), "dtype": dtype_names[dtype]}
+            if keywords["parameter_gradient_dtype"] is None:
+                keywords["parameter_gradient_dtype"] = dtype_names[dtype]
+        self.options = options
         self.partition = partition
-        self._attention = _core.Attention(
-            config, partition, library_device, self.communicator, dtype=dtype_names[dtype], exchange=exchange,
-            parameter_gradient_dtype=dtype_names[dtype], backward=backward, refetch_blocks=refetch_blocks,
-            recompute_branches=recompute_branches, reuse_saved=reuse_saved,
-            sum_parameter_gradients=sum_parameter_gradients, timing=timing)
-        self.row_count = self._attention.rows
-        self.saved_bytes = self._attention.saved_bytes
-        self.workspace_bytes = self._attention.workspace_bytes
-        self.head_dim_v = config.head_dim_v  # plain numbers: compilers do not look into a Config
-        self.out_shape = (self.row_count, config.num_q_heads, config.head_dim_v)
-        rows = torch.from_dlpack(partition.global_rows(self.communicator.rank))
-        bounds = torch.tensor(partition.cu_seqlens)
-        #: The token of the packed sequence that each local row is: int64 [rows], on the plan's device.
-        self.rows = rows.to(self.device)
-        #: Each local row's position in its document, e.g. for rotary embeddings: int64 [rows].
-        self.positions = (rows - bounds[torch.bucketize(rows, bounds, right=True) - 1]).to(self.device)
-        self.handle = next(_handles)
-        _plans[self.handle] = self
+        attention = _core.Attention(config, partition, library_device, self.communicator, **keywords)
+        #: What runs; apart from the plan, so that a graph that holds it does not hold the plan.
+        self.steps = Steps(attention, config, dtype, self.device, options.backward)
+        self.backward = options.backward
+        self.row_count = attention.rows
+        self.saved_bytes = attention.saved_bytes
+        self.workspace_bytes = attention.workspace_bytes
+        with real_tensors():
+            self.token = torch.from_dlpack(_core.token(self.steps))
+            rows = torch.from_dlpack(partition.global_rows(self.communicator.rank))
+            bounds = torch.tensor(partition.cu_seqlens, device="cpu")
+            #: The token of the packed sequence that each local row is: int64 [rows], on the plan's device.
+            self.rows = rows.to(self.device)
+            positions = rows - bounds[torch.bucketize(rows, bounds, right=True) - 1]
+            #: Each local row's position in its document, e.g. for rotary embeddings: int64 [rows].
+            self.positions = positions.to(self.device)
 
-    def shard(self, packed, dim=0):
+    def shard(self, packed: torch.Tensor, dim: int = 0) -> torch.Tensor:
         """This rank's rows of a tensor that every rank has whole."""
         if packed.shape[dim] != self.partition.tokens:
             raise ArgumentError(f"shard: found {packed.shape[dim]} tokens in dimension {dim}, expected "
                                 f"{self.partition.tokens}")
-        return packed.index_select(dim, self.rows.to(packed.device))
+        return packed.index_select(dim, like(self.rows, packed).to(packed.device))
 
-    def statistics(self):
+    def statistics(self) -> dict:
         """What the last forward and the backward after it did on this rank; waits for them."""
-        return self._attention.statistics()
+        return self.steps.attention.statistics()
 
-    def refusing(self):
-        """A context for what this rank does on its way to a step; see Refusing."""
-        return Refusing(self._attention)
-
-    def refuse(self, problem):
-        """What refusing() does; a step costs less with `try`."""
-        refuse(self._attention, problem)
-
-    def close(self):
+    def close(self) -> None:
         """Frees what the plan holds; a later call raises ArgumentError."""
-        self._attention.close()
+        self.steps.attention.close()
 
-    def forward_step(self, places, unique, selected=None):
-        """out, and what a backward needs: the library's Saved and its memory."""
-        try:
-            out = torch.empty(self.out_shape, dtype=self.dtype, device=self.device)
-            # Of PyTorch's caching allocator, which may hand them on as soon as this stream has passed the step.
-            workspace = torch.empty(self.workspace_bytes, dtype=torch.uint8, device=self.device)
-            memory = torch.empty(self.saved_bytes, dtype=torch.uint8, device=self.device)
-            state = _core.Saved() if self.backward else None
-        except Exception as problem:
-            self.refuse(problem)
-            raise
-        self._attention.forward(unique, out, selected, state, memory, workspace, self._stream(), places)
-        return out, state, memory
 
-    def expect_backward(self):
-        if not self.backward:
-            raise ArgumentError("backward: found a plan made with backward=False, expected one made for it")
-
-    def backward_step(self, places, unique, dout, state, memory, needed):
-        """Gradients of the `unique` tensors, None for parameters that are not `needed`."""
-        try:
-            if False in needed:
-                first = max(places[:tensors.first_parameter]) + 1  # of the parameters among `unique`
-                gradients = [torch.empty_like(tensor) if need or index < first else None
-                             for index, (tensor, need) in enumerate(zip(unique, needed))]
-            else:
-                gradients = list(map(torch.empty_like, unique))
-            workspace = torch.empty(self.workspace_bytes, dtype=torch.uint8, device=self.device)
-        except Exception as problem:
-            self.refuse(problem)
-            raise
-        self._attention.backward(unique, dout, state, memory, gradients, workspace, self._stream(), places)
-        return gradients
-
-    def _stream(self):
-        return 0 if self._card is None else _current_stream(self._card)
+def like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """A real tensor as one that can be used with `other`: a fake one, where `other` is fake (FakeTensorMode). A
+    compiler makes its own of what it finds."""
+    if isinstance(other, FakeTensor) and not isinstance(tensor, FakeTensor) and not compiling():
+        return other.fake_mode.from_tensor(tensor)
+    return tensor

@@ -1,0 +1,43 @@
+"""Plans that callers of a layer make again and again: kept by the values that they were made of."""
+
+import collections
+
+from .plan import Plan
+
+__all__ = ["PlanCache"]
+
+
+class PlanCache:
+    """The newest plans by configuration, documents, group, type, device and layout.
+
+    A group is a part of the key itself, not its id(), which a later group may have.
+    """
+
+    def __init__(self, limit: int = 16):
+        self.limit = limit
+        self._plans = collections.OrderedDict()
+
+    def find(self, config, bounds, *, group, dtype, device, partition, exchange):
+        """The plan that was made of equal values, or None."""
+        return self._plans.get(self._key(config, bounds, group, dtype, device, partition, exchange))
+
+    def get(self, config, bounds, *, group, dtype, device, partition, exchange) -> Plan:
+        """The plan of these values; makes it, which is collective, where there is none."""
+        key = self._key(config, bounds, group, dtype, device, partition, exchange)
+        plan = self._plans.get(key)
+        if plan is None:
+            while self._plans and len(self._plans) >= self.limit:
+                self._plans.popitem(last=False)
+            plan = self._plans[key] = Plan(config, bounds, group=group, dtype=dtype, device=device,
+                                           partition=partition, exchange=exchange)
+        return plan
+
+    def clear(self) -> None:
+        self._plans.clear()
+
+    def __len__(self):
+        return len(self._plans)
+
+    @staticmethod
+    def _key(config, bounds, group, dtype, device, partition, exchange):
+        return config, tuple(bounds), group, dtype, device, partition, exchange
