@@ -3,9 +3,12 @@
 import copy
 import datetime
 import json
+import os
 import pathlib
 import pickle
+import signal
 import sys
+import threading
 import time
 
 import torch
@@ -115,6 +118,7 @@ def checks(rank, ranks):
     results["wrong type on rank 2"] = raised(lambda: cpnsa.torch.attention(
         plan, *(tensor.float() if rank == 2 and i == 0 else tensor for i, tensor in enumerate(layer_tensors(plan)))))
     results.update(mistakes_found_in_python(rank, world, plan))
+    results.update(mistakes_without_a_plan(rank, layer, x))
     results.update(copies(layer))
     results.update(fsdp2())
     results.update(few_rows(world, ranks))
@@ -133,7 +137,24 @@ def checks(rank, ranks):
         results["late"] = raised(lambda: cpnsa.torch.Plan(cpnsa.Config(**keys), cu_seqlens, group=world))
         results["late again"] = raised(communicator.barrier)
         results["seconds"] = time.monotonic() - begin
+    results.update(interrupted(rank, ranks))
     return results
+
+
+def interrupted(rank, ranks):
+    """Ctrl-C while a rank waits for another."""
+    group = dist.new_group(list(range(ranks)))
+    plan = cpnsa.torch.Plan(cpnsa.Config(**keys), cu_seqlens, group=group, dtype=torch.float64)
+    if rank == 0:
+        time.sleep(3)
+        return {}
+    threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    begin = time.monotonic()
+    try:
+        cpnsa.torch.attention(plan, *layer_tensors(plan))
+    except KeyboardInterrupt:
+        return {"interrupted after": time.monotonic() - begin}
+    return {}
 
 
 def mistakes_found_in_python(rank, world, plan):
@@ -166,6 +187,15 @@ def mistakes_found_in_python(rank, world, plan):
     results["x on rank 2"] = raised(lambda: layer(x, plan=plan))
     results["order of layers"] = raised(lambda: cpnsa.torch.attention(called, *layer_tensors(called)))
     return results
+
+
+def mistakes_without_a_plan(rank, layer, x):
+    """Of rank 2 in layer(x, cu_seqlens), where the others know the plan."""
+    odd = rank == 2
+    return {f"{name} on rank 2": raised(lambda given=given: layer(*given) if odd else layer(x, cu_seqlens))
+            for name, given in {"narrow x": (x[:, :15], cu_seqlens), "neither": (x, None), "a batch": (x[None], None),
+                                "whole x": (sequence(), cu_seqlens), "few rows": (x[1:], cu_seqlens),
+                                "bounds": (x, [0, "a"]), "a tensor for a plan": (x, cu_seqlens, x)}.items()}
 
 
 def copies(layer):
@@ -207,7 +237,43 @@ def fsdp2():
         made.weight.zero_()
     fully_shard(made, mesh=both)
     made.reset_parameters()
-    return {"fsdp2": max(errors), "fsdp2 initialises": torch.equal(made.weight.full_tensor(), expected.weight)}
+    results = {"fsdp2": max(errors), "fsdp2 initialises": torch.equal(made.weight.full_tensor(), expected.weight)}
+
+    # Each submodule by itself, so that its parameters are whole inside its forward() alone.
+    layer = layer_of(mesh["cp"].get_group())
+    for module in [*layer.children(), layer]:
+        fully_shard(module, mesh=both, reshard_after_forward=True)
+    plan = layer.plan(cu_seqlens, torch.float64, torch.device("cpu"))
+    (layer(plan.shard(sequence()), plan=plan).sum() * 2).backward()
+    results["fsdp2 of submodules"] = max(error_of(found.grad.full_tensor(), expected.grad)
+                                         for found, expected in zip(layer.parameters(), alone.parameters()))
+    results.update(fsdp1(alone, mesh["cp"].get_group(), both.get_group()))
+    return results
+
+
+def fsdp1(alone, group, both):
+    """Wrapped module by module; and from the meta device, where the wrapper resets each module."""
+    import functools
+
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+
+    cpu = functools.partial(FullyShardedDataParallel, process_group=both, device_id=torch.device("cpu"),
+                            use_orig_params=True)
+    layer = layer_of(group)
+    plan = layer.plan(cu_seqlens, torch.float64, torch.device("cpu"))
+    kinds = {type(module) for module in layer.children()}
+    wrapped = cpu(layer, auto_wrap_policy=ModuleWrapPolicy(kinds))
+    (wrapped(plan.shard(sequence()), plan=plan).sum() * 2).backward()
+    with FullyShardedDataParallel.summon_full_params(wrapped, with_grads=True):
+        errors = [error_of(found.grad, expected.grad)
+                  for found, expected in zip(layer.parameters(), alone.parameters())]
+    with torch.device("meta"):
+        meta = layer_of(group, bias=True)
+    with FullyShardedDataParallel.summon_full_params(cpu(meta)):
+        sizes = {name: parameter.detach().std().item() for name, parameter in meta.named_parameters()}
+        expected = {name: parameter.detach().std().item() for name, parameter in layer_of(bias=True).named_parameters()}
+    return {"fsdp1": max(errors), "fsdp1 sizes": [[name, sizes[name], expected[name]] for name in expected]}
 
 
 def layer_tensors(plan):
@@ -236,6 +302,7 @@ def main():
     results = checks(rank, ranks)
     (folder / f"{rank}.json").write_text(json.dumps(results))
     cpnsa.torch.release()
+    os._exit(0)  # a wait that was interrupted goes on in PyTorch until its deadline
 
 
 if __name__ == "__main__":

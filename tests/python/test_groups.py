@@ -40,6 +40,18 @@ def test_fsdp2(results):
     if "fsdp2" not in results[0]:
         pytest.skip(f"PyTorch {torch.__version__} has no torch.distributed.fsdp.fully_shard")
     assert all(result["fsdp2"] < 1e-12 and result["fsdp2 initialises"] for result in results)
+    assert all(result["fsdp2 of submodules"] < 1e-12 and result["fsdp1"] < 1e-12 for result in results)
+
+
+def test_a_start_from_the_meta_device_is_initialised_as_on_the_cpu(results):
+    if "fsdp1 sizes" not in results[0]:
+        pytest.skip(f"PyTorch {torch.__version__} has no torch.distributed.fsdp.fully_shard")
+    for name, found, expected in results[0]["fsdp1 sizes"]:
+        assert abs(found - expected) <= 0.25 * expected, name  # zeros stay zeros
+
+
+def test_ctrl_c_ends_a_wait(results):
+    assert all(result["interrupted after"] < 2 for result in results[1:])
 
 
 @pytest.mark.parametrize("name", ["checkpoint", "goes on", "own messages", "copy has the group"])
@@ -64,6 +76,13 @@ def test_holds(results, name):
     ("cu_seqlens on rank 2", "cu_seqlens: found 'x'"),
     ("written to on rank 2", "modified by an inplace operation"),
     ("x on rank 2", "x: found ["),
+    ("narrow x on rank 2", "x: found ["),
+    ("neither on rank 2", "cu_seqlens: found neither it nor a plan"),
+    ("a batch on rank 2", "x: found [batch, length, hidden] with a group"),
+    ("whole x on rank 2", "did you forget plan.shard(x)?"),
+    ("few rows on rank 2", "this rank's part of the 91 tokens of cu_seqlens"),
+    ("bounds on rank 2", "cu_seqlens: found [0, 'a'], expected integers"),
+    ("a tensor for a plan on rank 2", "plan: found Tensor, expected a cpnsa.torch.Plan"),
     ("order of layers", "MismatchError: rank 2: found \"layer="),
     ("pickle", "ArgumentError: pickle: found a layer with a group"),
 ])

@@ -96,6 +96,78 @@ def test_views_of_opposite_numbers():
                        cpnsa.torch.attention(plan, -q, k, v, gate))
 
 
+@pytest.mark.parametrize("cu_seqlens", [
+    torch.tensor([[0, 17, T]]), [[0, 17, T]], [torch.tensor(0), torch.tensor(17), torch.tensor(T)],
+    torch.tensor([0, 17, T], dtype=torch.int32), (0, 17, T), torch.tensor([0, 17, T]).numpy()])
+def test_forms_of_bounds(cu_seqlens):
+    layer, x = layer_of(), torch.randn(T, 16)
+    assert torch.equal(layer(x, cu_seqlens), layer(x, [0, 17, T]))
+    assert len(layer._plans) == 1  # by value
+
+
+def test_bounds_that_are_refilled_in_place():
+    layer, x = layer_of(), torch.randn(T, 16)
+    bounds = torch.tensor([0, 17, T])
+    first = layer(x, bounds)
+    bounds[1] = 23
+    assert torch.equal(layer(x, bounds), layer(x, [0, 23, T])) and torch.equal(first, layer(x, [0, 17, T]))
+
+
+@pytest.mark.parametrize("given, match", [
+    (lambda x: dict(cu_seqlens=[0, 30]), "x: found 40 rows, expected 30: the last bound of cu_seqlens"),
+    (lambda x: dict(), "cu_seqlens: found neither"), (lambda x: dict(plan=x), "plan: found Tensor"),
+    (lambda x: dict(cu_seqlens=torch.empty(3, device="meta")), "cu_seqlens: found"),
+    (lambda x: dict(cu_seqlens=[[0, 17], [17, T]]), "cu_seqlens: found"),
+    (lambda x: dict(cu_seqlens=[False, T]), "cu_seqlens: found")])
+def test_errors_in_the_words_of_the_caller(given, match):
+    x = torch.randn(T, 16)
+    with pytest.raises(cpnsa.ArgumentError, match=match):
+        layer_of()(x, **given(x))
+
+
+@pytest.mark.skipif(not hasattr(torch, "set_default_device"),
+                    reason=f"PyTorch {torch.__version__} has no torch.set_default_device, 2.0 and later do")
+def test_another_default_device():
+    layer, x = layer_of(rotary=rotary), torch.randn(T, 16)
+    expected = layer(x, [0, 17, T])
+    torch.set_default_device("meta")
+    try:
+        layer._plans.clear()
+        found = layer(x, [0, 17, T])
+    finally:
+        torch.set_default_device(None)
+    assert torch.equal(found, expected)
+
+
+@needs_compiler
+def test_fake_tensors():
+    """As tools that estimate a model's memory use: shapes alone, forward and backward."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        layer, x = layer_of(rotary=rotary), torch.randn(T, 16, requires_grad=True)
+        out = layer(x, [0, 17, T])
+        out.sum().backward()
+        plan = layer.plan([0, 17, T])
+        assert plan.shard(x).shape == x.shape
+        with pytest.raises(cpnsa.ArgumentError, match="cu_seqlens: found"):
+            layer(x, torch.tensor([0, 17, T]).cos().long())
+    assert out.shape == x.shape == x.grad.shape and isinstance(out, torch._subclasses.FakeTensor)
+    assert all(parameter.grad.shape == parameter.shape for parameter in layer.parameters())
+
+
+def test_options_are_one_object_or_names():
+    options = cpnsa.AttentionOptions(backward=False, timing=True)
+    plan = cpnsa.torch.Plan(mean, [0, T], options=options)
+    assert plan.options == cpnsa.torch.Plan(mean, [0, T], backward=False, timing=True).options
+    with pytest.raises(Exception, match="cannot assign"):
+        options.timing = False
+    with pytest.raises(cpnsa.ArgumentError, match="options: found them, and timing by name"):
+        cpnsa.torch.Plan(mean, [0, T], options=options, timing=True)
+    with pytest.raises(TypeError, match="'windows'"):
+        cpnsa.torch.Plan(mean, [0, T], windows=3)
+
+
 @pytest.mark.parametrize("cu_seqlens", ["bounds", ["a", "b"], [0, 40.0], torch.tensor([0.0, 40.0]), [0, 2**70],
                                         [0, None]])
 def test_bounds_that_are_no_integers(cu_seqlens):

@@ -6,8 +6,9 @@ import torch
 
 from .. import _core, tensors
 from ..errors import ArgumentError
-from .plan import FakeTensor, Plan, like
-from .steps import compiling, dense, has_operators
+from .plan import Plan
+from .steps import dense
+from .tracing import FakeTensor, compiling, has_operators, like
 
 __all__ = ["attention"]
 

@@ -1,6 +1,8 @@
 """The library's communicator over a torch.distributed process group, which stays the caller's."""
 
 import datetime
+import queue
+import threading
 import time
 import weakref
 
@@ -9,11 +11,14 @@ import torch.distributed as dist
 
 from .. import _core
 from ..errors import ArgumentError, CommunicationError, DeadlineError
+from .tracing import real_tensors
+
+__all__ = ["communicator_of", "release"]
 
 # Of the messages over gloo; apart from the caller's own, whose tag is 0 unless they say otherwise.
 _tag = 7241
 
-_made = {}  # (group's id, device) -> (group, communicator), so that all layers of a group share one
+_made = {}  # (group, device) -> communicator, so that all layers of a group share one; keeps the group
 
 
 def communicator_of(group, device, deadline=None):
@@ -33,10 +38,10 @@ def communicator_of(group, device, deadline=None):
     if not isinstance(group, dist.ProcessGroup):
         raise ArgumentError(f"group: found {type(group).__name__}, expected a torch.distributed process group that "
                             "this process belongs to, a one-dimensional DeviceMesh, or None")
-    key = (id(group), device)
+    key = (group, device)
     if key not in _made:
-        _made[key] = (group, _make(group, device))
-    communicator = _made[key][1]
+        _made[key] = _make(group, device)
+    communicator = _made[key]
     if deadline is not None:
         communicator.set_deadline(deadline)
     return communicator
@@ -44,8 +49,8 @@ def communicator_of(group, device, deadline=None):
 
 def release(group=None):
     """Forgets the communicators of this group, or of all: before destroy_process_group()."""
-    for key in [key for key, (of, _) in _made.items() if group is None or of is group]:
-        _made.pop(key)[1].close()
+    for key in [key for key in _made if group is None or key[0] is group]:
+        _made.pop(key).close()
 
 
 def _make(group, device):
@@ -91,7 +96,7 @@ def _over_nccl(group, device):
     # The group's communicator is made by its first collective.
     own = torch.zeros(_nccl.id_bytes, dtype=torch.uint8, device=device)
     if group.rank() == 0:
-        own.copy_(torch.frombuffer(bytearray(_nccl.unique_id()), dtype=torch.uint8))
+        own.copy_(_tensor(bytearray(_nccl.unique_id())))
     ids = [torch.empty_like(own) for _ in range(group.size())]
     dist.all_gather(ids, own, group=group)
 
@@ -118,15 +123,26 @@ class _ProcessGroupTransport:
         self._ranks = group.size()
         self._rank = group.rank()
         self._deadline = 300.0
+        self._waiter = _Waiter()
 
     def set_deadline(self, seconds):
         self._deadline = seconds
 
     def exchange(self, sends, receives):
-        # Receives first: what arrives finds its place.
-        works = [("from", peer, self._group.recv([_tensor(memory)], peer, _tag)) for peer, memory in receives]
-        works += [("to", peer, self._group.send([_tensor(memory)], peer, _tag)) for peer, memory in sends]
-        self._wait(works)
+        with real_tensors():
+            self._exchange(sends, receives)
+
+    def _exchange(self, sends, receives):
+        # A message may still be moved after Ctrl-C has ended the wait for it, so it is moved through memory of its own.
+        arrived = [(peer, memory, torch.empty(len(memory), dtype=torch.uint8, device="cpu"))
+                   for peer, memory in receives]
+        sent = [(peer, _tensor(memory).clone()) for peer, memory in sends]
+        # Receives first: a message that arrives finds its buffer.
+        works = [("from", peer, self._group.recv([tensor], peer, _tag), tensor) for peer, _, tensor in arrived]
+        works += [("to", peer, self._group.send([tensor], peer, _tag), tensor) for peer, tensor in sent]
+        self._waiter.run(self._wait, works)
+        for _, memory, tensor in arrived:
+            _tensor(memory).copy_(tensor)
 
     def all_gather(self, memory, part):
         parts = [memory[peer * part:(peer + 1) * part] for peer in range(self._ranks)]
@@ -135,7 +151,7 @@ class _ProcessGroupTransport:
 
     def _wait(self, works):
         end = time.monotonic() + self._deadline
-        for direction, peer, work in works:
+        for direction, peer, work, _ in works:
             left = max(end - time.monotonic(), 1e-3)
             try:
                 finished = work.wait(datetime.timedelta(seconds=left))
@@ -145,6 +161,42 @@ class _ProcessGroupTransport:
                 raise CommunicationError(f"message {direction} rank {peer}: {error}") from error
             if finished is False:
                 raise CommunicationError(f"message {direction} rank {peer}: the process group did not finish it")
+
+
+class _Waiter:
+    """Runs waits on a thread of its own, so that the main thread can be interrupted: Python handles signals only there,
+    and not inside a wait of PyTorch's."""
+
+    def __init__(self):
+        self._requests = queue.SimpleQueue()
+        self._thread = None
+        weakref.finalize(self, self._requests.put, None)
+
+    def run(self, function, *args):
+        if threading.current_thread() is not threading.main_thread():
+            return function(*args)
+        if self._thread is None or not self._thread.is_alive():  # not made yet, or lost in a fork
+            self._thread = threading.Thread(target=_serve, args=(self._requests,), name="cpnsa waits", daemon=True)
+            self._thread.start()
+        reply = queue.SimpleQueue()
+        self._requests.put((function, args, reply))
+        problem, value = reply.get()
+        if problem is not None:
+            raise problem
+        return value
+
+
+def _serve(requests):
+    while True:
+        request = requests.get()
+        if request is None:
+            return
+        function, args, reply = request
+        try:
+            reply.put((None, function(*args)))
+        except BaseException as problem:
+            reply.put((problem, None))
+        request = function = args = reply = None
 
 
 def _tensor(memory):

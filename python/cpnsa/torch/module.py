@@ -12,9 +12,9 @@ from .. import _core, tensors
 from ..errors import ArgumentError, Refusing
 from .function import attention
 from .groups import communicator_of
-from .plan import Plan, like
+from .plan import Plan
 from .plan_cache import PlanCache
-from .steps import compiling
+from .tracing import compiling, like
 
 __all__ = ["Compressor", "NativeSparseAttention"]
 

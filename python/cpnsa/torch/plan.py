@@ -8,15 +8,8 @@ from .. import _core, tensors
 from ..errors import ArgumentError, Refusing
 from ..options import AttentionOptions, options_of
 from .groups import communicator_of
-from .steps import Steps, compiling, dtype_names
-
-try:
-    from torch._subclasses.fake_tensor import FakeTensor
-    from torch._subclasses.fake_tensor import unset_fake_temporarily as real_tensors
-except ImportError:  # PyTorch before 2.2
-    import contextlib
-
-    FakeTensor, real_tensors = (), contextlib.nullcontext
+from .steps import Steps, dtype_names
+from .tracing import like, real_tensors
 
 __all__ = ["Plan", "partitions"]
 
@@ -117,11 +110,3 @@ class Plan:
     def close(self) -> None:
         """Frees what the plan holds; a later call raises ArgumentError."""
         self.steps.attention.close()
-
-
-def like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """A real tensor as one that can be used with `other`: a fake one, where `other` is fake (FakeTensorMode). A
-    compiler makes its own of what it finds."""
-    if isinstance(other, FakeTensor) and not isinstance(tensor, FakeTensor) and not compiling():
-        return other.fake_mode.from_tensor(tensor)
-    return tensor

@@ -7,7 +7,7 @@ import torch
 from .. import _core, tensors
 from ..errors import ArgumentError, Refusing, refuse
 
-__all__ = ["Steps", "compiling", "dense", "dtype_names", "has_operators"]
+__all__ = ["Steps", "dense", "dtype_names"]
 
 dtype_names = {torch.float64: "f64", torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 _core._use_torch(torch.Tensor, torch.strided, dtype_names)
@@ -18,17 +18,6 @@ else:
 
     def _current_stream(index):
         return torch.cuda.current_stream(index).cuda_stream
-
-
-#: Whether PyTorch has the operators of compiled.py: 2.4 and later.
-has_operators = hasattr(torch, "compiler") and hasattr(torch.compiler, "is_compiling") and hasattr(torch.library,
-                                                                                                  "custom_op")
-if has_operators:
-    compiling = torch.compiler.is_compiling
-else:
-
-    def compiling():
-        return False
 
 
 def dense(tensor: torch.Tensor) -> torch.Tensor:
