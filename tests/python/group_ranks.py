@@ -66,6 +66,18 @@ def against_one_rank(group, **options):
     return max(errors)
 
 
+def unsharded(rank, group):
+    """The whole on every rank, and its gradient: each rank weighs the whole otherwise, and a row gets the sum."""
+    plan = layer_of(group, partition="contiguous").plan(cu_seqlens)
+    whole = sequence().requires_grad_()
+    found = plan.unshard(plan.shard(whole))
+    turned = plan.unshard(plan.shard(whole).T, dim=1)
+    (found * (rank + 1)).sum().backward()
+    expected = torch.zeros_like(whole)
+    expected[plan.rows] = 10.0  # 1 + 2 + 3 + 4
+    return [torch.equal(found, whole), torch.equal(turned, whole.T), torch.equal(whole.grad, expected)]
+
+
 def raised(body):
     try:
         body()
@@ -100,6 +112,8 @@ def checks(rank, ranks):
         gradient = layer.compress_v.w1.grad
         tensors[sums] = gradient if sums else summed(gradient, world)
     results["sums"] = error_of(tensors[True], tensors[False])
+
+    results["unshard"] = unsharded(rank, world)
 
     layer = layer_of(world)
     from torch.utils.checkpoint import checkpoint

@@ -54,6 +54,10 @@ def test_ctrl_c_ends_a_wait(results):
     assert all(result["interrupted after"] < 2 for result in results[1:])
 
 
+def test_unshard(results):
+    assert all(result["unshard"] == [True] * 3 for result in results)
+
+
 @pytest.mark.parametrize("name", ["checkpoint", "goes on", "own messages", "copy has the group"])
 def test_holds(results, name):
     assert all(result[name] is True for result in results)

@@ -10,6 +10,7 @@ from ..options import AttentionOptions, options_of
 from .groups import communicator_of
 from .steps import Steps, dtype_names
 from .tracing import like, real_tensors
+from .unshard import unshard
 
 __all__ = ["Plan", "partitions"]
 
@@ -56,6 +57,7 @@ class Plan:
                  device: Union[str, torch.device] = "cpu", partition: Union[str, _core.Partition] = "zigzag",
                  deadline: Optional[float] = None, options: Optional[AttentionOptions] = None, **keywords):
         self.config = config
+        self.group = group
         self.dtype = dtype
         self.device = indexed(device)
         self.communicator = communicator_of(group, self.device)
@@ -102,6 +104,16 @@ class Plan:
             raise ArgumentError(f"shard: found {packed.shape[dim]} tokens in dimension {dim}, expected "
                                 f"{self.partition.tokens}")
         return packed.index_select(dim, like(self.rows, packed).to(packed.device))
+
+    def unshard(self, rows: torch.Tensor, dim: int = 0) -> torch.Tensor:
+        """The whole packed tensor on every rank, of each rank's rows in dimension `dim`; collective, and so is its
+        backward, in which a rank's rows get the sum of all ranks' gradients."""
+        if rows.shape[dim] != self.row_count:
+            raise ArgumentError(f"unshard: found {rows.shape[dim]} rows in dimension {dim}, expected "
+                                f"{self.row_count}")
+        if self.partition.ranks > 1 and isinstance(self.group, _core.Communicator):
+            raise ArgumentError("unshard: found a plan over a cpnsa.Communicator, expected one over a process group")
+        return unshard(rows, self, dim)
 
     def statistics(self) -> dict:
         """What the last forward and the backward after it did on this rank; waits for them."""
