@@ -17,43 +17,44 @@
 
 namespace cpnsa {
 
-/// How selected blocks of other ranks are brought in: `fetch` moves only the (block, KV head) pairs that the rank's
-/// queries selected; `gather` brings one KV head after another whole, without reading the demand; `automatic` decides
-/// a call at a time from the demand matrix, all ranks alike.
+/// How a rank gets the selected blocks of other ranks. `fetch` moves only the (block, KV head) pairs that its queries
+/// selected. `gather` moves all blocks that its queries can reach, one KV head at a time, without waiting for the
+/// ranks' block requests. `automatic` chooses between them in each call from the block requests of all ranks.
 enum class Exchange { automatic, fetch, gather };
 constexpr auto names_of(Exchange) {
   return std::to_array<std::string_view>({"auto", "fetch", "gather"});
 }
 
+/// The options of a layer, the same on every rank.
 struct AttentionOptions {
   DType dtype = DType::f32;
   Exchange exchange = Exchange::automatic;
-  std::optional<DType> gradient_dtype{};  ///< of dq, dk, dv, dgate: dtype (default) or accumulate_dtype(dtype)
-  /// Of the compressors' gradients: accumulate_dtype(dtype) (default), or dtype, for parameters in as many elements of
-  /// the accumulating type more of workspace_bytes().
+  std::optional<DType> gradient_dtype{};  ///< type of dq, dk, dv, dgate: dtype (default) or accumulate_dtype(dtype)
+  /// Type of the gradients of the compressors' parameters: accumulate_dtype(dtype) (default), or dtype, which adds one
+  /// element of accumulate_dtype(dtype) per parameter to workspace_bytes().
   std::optional<DType> parameter_gradient_dtype{};
-  bool backward = true;  ///< whether backward() will be called: sizes the workspace and what is saved
-  /// Whether backward() has other ranks' blocks sent once more; if not, the forward keeps them, and saved_bytes() grows
-  /// by all blocks that the rank's queries can reach, of every KV head.
+  bool backward = true;  ///< whether backward() will be called; if not, nothing is saved
+  /// If true, other ranks' blocks are sent again for backward(). If false, the forward saves them, and saved_bytes()
+  /// grows by all blocks that the rank's queries can reach, for every KV head.
   bool refetch_blocks = true;
-  /// Whether backward() computes the branches' outputs again instead of finding them saved: 3 rows H d_v elements less
-  /// in saved_bytes(), as many more in workspace_bytes(), for three of the forward's stages once more.
+  /// If true, backward() recomputes the outputs of the branches, which runs three of the forward's ops again, instead
+  /// of reading saved ones: 3 rows H d_v elements less in saved_bytes(), as many more in workspace_bytes().
   bool recompute_branches = false;
-  /// Whether backward() may sum gradients where the forward saved the branches' outputs, once it has read those: up to
-  /// 4 rows H d_qk bytes less in workspace_bytes(). Each forward then has one backward.
+  /// If true, backward() may overwrite the saved outputs of the branches with sums of gradients once it has read them:
+  /// up to 4 rows H d_qk bytes less in workspace_bytes(). Each forward then allows one backward.
   bool reuse_saved = false;
-  bool sum_parameter_gradients = false;  ///< whether backward() also sums the compressor's gradients over the ranks
-  bool timing = false;                   ///< whether Statistics::seconds is measured (events around each stage)
+  bool sum_parameter_gradients = false;  ///< whether backward() sums the compressors' gradients over the ranks
+  bool timing = false;                   ///< whether Statistics::seconds is measured, by events around each stage
 };
 
-/// The keys or the values of the three branches. The same view may be given for all three.
+/// The keys or the values of the compressed, selected and window branch. The three views may be equal.
 struct BranchTensors {
   TensorView cmp;
   TensorView slc;
   TensorView win;
 };
 
-/// Parameters, or gradients of parameters, of one compressor; shapes in docs/algorithm.md.
+/// The parameters of one compressor, or their gradients. The compressor of Config decides which ones are given.
 struct CompressorTensors {
   TensorView pos;     ///< [G, l, d], optional
   TensorView weight;  ///< [G, l d, d], linear
@@ -63,7 +64,8 @@ struct CompressorTensors {
   TensorView b2;      ///< [G, d], mlp
 };
 
-/// This rank's rows, in the order of its Partition ranges; all of the layer's type.
+/// This rank's rows, in the order of its Partition ranges, and the compressors' parameters, the same on every rank. All
+/// tensors have the layer's type.
 struct AttentionInputs {
   TensorView q;     ///< [rows, H, d_qk]
   BranchTensors k;  ///< [rows, G, d_qk]
@@ -73,9 +75,9 @@ struct AttentionInputs {
   CompressorTensors compress_v;
 };
 
-/// Gradients, overwritten. Those of q, k, v and gate have AttentionOptions::gradient_dtype and must be given; those of
-/// parameters have parameter_gradient_dtype, and one not given is not computed. Branches whose gradient views are the
-/// same memory get their sum.
+/// Gradients, overwritten, in the shapes of AttentionInputs. Those of q, k, v and gate have gradient_dtype and must be
+/// given; those of parameters have parameter_gradient_dtype, and are computed only if given. Branches whose gradient
+/// views are the same memory get the sum of their gradients.
 struct AttentionGradients {
   TensorView q;
   BranchTensors k;
@@ -85,12 +87,12 @@ struct AttentionGradients {
   CompressorTensors compress_v;
 };
 
-/// What a rank receives and when; indices of Statistics::bytes_received.
+/// The kinds of data that a rank receives; indices of Statistics::bytes_received.
 enum class Traffic {
   summaries,
   halo,
   blocks,
-  refetched_blocks,  ///< the same blocks once more, for the backward; some twice where it recomputes the branches
+  refetched_blocks,  ///< blocks sent again for the backward; some are sent twice if it recomputes the branches
   block_gradients,
   summary_gradients,
   halo_gradients,
@@ -103,7 +105,7 @@ constexpr auto names_of(Traffic) {
 }
 inline constexpr int traffic_kinds = static_cast<int>(enum_names<Traffic>.size());
 
-/// Stages in the order of a step; indices of Statistics::seconds.
+/// The parts of a step that are timed, in the order of a step; indices of Statistics::seconds.
 enum class Stage {
   exchange_halo,
   compress,
@@ -150,19 +152,19 @@ constexpr auto names_of(Stage) {
 }
 inline constexpr int stage_count = static_cast<int>(enum_names<Stage>.size());
 
-/// What the last forward() and the backward() after it did on this rank.
+/// The work of the last forward(), and of the backward() after it, on this rank.
 struct Statistics {
-  Exchange exchange = Exchange::fetch;                        ///< what was done; never automatic
+  Exchange exchange = Exchange::fetch;                        ///< the exchange that was used; never automatic
   std::array<std::int64_t, traffic_kinds> bytes_received{};   ///< by Traffic
-  std::array<std::int64_t, traffic_kinds> bytes_predicted{};  ///< what the plan said would be received
+  std::array<std::int64_t, traffic_kinds> bytes_predicted{};  ///< by Traffic, from the plan
   std::int64_t blocks_needed = 0;    ///< (block, KV head) pairs that the rank's queries selected and it does not own
   std::int64_t blocks_fetched = 0;   ///< (block, KV head) pairs received by the forward
-  std::int64_t workspace_bytes = 0;  ///< most memory beyond the caller's tensors that the rank held
+  std::int64_t workspace_bytes = 0;  ///< maximum memory of the rank beyond the caller's tensors
   std::array<double, stage_count> seconds{};  ///< by Stage; zero unless AttentionOptions::timing
 };
 
-/// What a forward leaves for its backward: device memory that the caller owns, of Attention::saved_bytes(), and the
-/// demand the ranks agreed on. One per forward whose backward is still to come.
+/// The state that a forward saves for its backward: device memory of Attention::saved_bytes(), which the caller owns,
+/// and the block requests of the ranks. Use one per forward whose backward is still to come.
 class SavedForward {
  public:
   SavedForward();
@@ -182,22 +184,22 @@ class SavedForward {
 
 /// One attention layer over a sequence sharded by `partition` over the ranks of `communicator`.
 ///
-/// Construction plans: it validates, makes sure that every rank was given the same configuration, partition and
-/// options, and allocates small index lists on the device. forward() and backward() only enqueue on `stream` and on one
-/// stream of their own, allocate nothing, and wait on the host in two places: forward() reads the demand once (not with
-/// Exchange::gather), and transports that work on the host wait for what they move.
+/// The constructor plans: it validates, checks that every rank was given the same configuration, partition and options,
+/// and allocates small index lists on the device. forward() and backward() enqueue on `stream` and on streams of the
+/// layer, and allocate nothing. They wait on the host in two cases: forward() reads the ranks' block requests once (not
+/// with Exchange::gather), and transports that work on the host wait for the data that they move.
 ///
-/// All three are collective. What is wrong on one rank is an exception on every rank. Not thread-safe; the device and
-/// communicator must outlive it. Results of two runs of the same setting are equal to the last bit; the selection is
-/// equal for every rank count, partition, transport and exchange mode.
+/// The constructor, forward() and backward() are collective. An error on one rank is an exception on every rank. Not
+/// thread-safe. The device and the communicator must outlive the layer. Two runs of the same setting give equal bits;
+/// the selection is the same for every number of ranks, partition, transport and exchange mode.
 class Attention {
  public:
-  /// Errors: ConfigError, ArgumentError (partition of another rank count or block size), UnsupportedError,
+  /// Errors: ConfigError, ArgumentError (a partition for another number of ranks or block size), UnsupportedError,
   /// MismatchError, CommunicationError, DeviceError.
   Attention(const Config& config, const Partition& partition, Device& device, Communicator& communicator,
             const AttentionOptions& options);
-  /// Waits for the last step. One that waits for ranks that never come, on a communicator that only its owner can
-  /// abort, is left behind with what it uses once the communicator's deadline is over.
+  /// Waits for the last step, up to the communicator's deadline. A step that is still pending then (on a borrowed
+  /// communicator, which only its owner can abort) is abandoned, and the memory that it uses is not freed.
   ~Attention();
   Attention(Attention&&) noexcept;
 
@@ -205,8 +207,11 @@ class Attention {
   std::size_t workspace_bytes() const;  ///< device memory for one forward or one backward, reusable between them
   std::size_t saved_bytes() const;      ///< device memory of one SavedForward; 0 without AttentionOptions::backward
 
-  /// out [rows, H, d_v] of the layer's type; selected, if not null, int32 [rows, G, n] in device memory. `saved` is
-  /// null exactly when options.backward is false.
+  /// Computes out [rows, H, d_v], of the layer's type, and if `selected` is not null, the selected blocks: int32 [rows,
+  /// G, n] in device memory, indices in their documents, ascending, padded with -1. `workspace` is device memory of
+  /// workspace_bytes(), 256-byte aligned. `saved` is null exactly if options.backward is false.
+  ///
+  /// Errors: ArgumentError, MismatchError, CommunicationError, DeviceError.
   void forward(const AttentionInputs& inputs, const TensorView& out, std::int32_t* selected, SavedForward* saved,
                void* workspace, Stream stream);
 
@@ -219,7 +224,7 @@ class Attention {
   /// backward(), which it cannot make because of `problem`; the other ranks' throws ArgumentError with it.
   void refuse(std::string_view problem);
 
-  /// Waits for the last step.
+  /// Waits for the last step. Errors: CommunicationError, DeviceError.
   Statistics statistics();
 
   struct Impl;

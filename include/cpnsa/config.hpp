@@ -33,18 +33,18 @@ struct Config {
   std::int64_t head_dim_qk = 0;   ///< d_qk
   std::int64_t head_dim_v = 0;    ///< d_v, need not equal d_qk
 
-  std::int64_t compress_block = 32;   ///< l, tokens a summary covers, at most m
-  std::int64_t compress_stride = 16;  ///< s, tokens between summaries, divides l and m
+  std::int64_t compress_block = 32;   ///< l, tokens that a summary covers, at most m
+  std::int64_t compress_stride = 16;  ///< s, distance of summaries in tokens, divides l and m
   std::int64_t select_block = 64;     ///< m, tokens of a selection block
-  std::int64_t select_count = 16;     ///< n, blocks a query selects, forced ones included
-  std::int64_t init_blocks = 1;       ///< forced blocks at the document's start
-  std::int64_t local_blocks = 2;      ///< forced blocks ending at the query's own
-  std::int64_t window = 512;          ///< w, tokens of the sliding window, the query's own included
+  std::int64_t select_count = 16;     ///< n, blocks that a query selects, including the forced ones
+  std::int64_t init_blocks = 1;       ///< forced blocks at the start of the document
+  std::int64_t local_blocks = 2;      ///< forced blocks that end with the query's own block
+  std::int64_t window = 512;          ///< w, tokens of the sliding window, including the query's own
 
   std::optional<double> softmax_scale;  ///< 1/sqrt(d_qk) unless set
 
   Compressor compressor = Compressor::mlp;
-  Activation activation = Activation::silu;  ///< of the mlp compressor
+  Activation activation = Activation::silu;  ///< activation of the mlp compressor
   GateKind gate = GateKind::logits;
 
   /// Width of the mlp compressors' hidden layer, for keys and for values; 0 stands for twice the head dimension.
@@ -53,9 +53,9 @@ struct Config {
   std::int64_t compress_hidden_v = 0;
 
   std::int64_t heads_per_group() const { return num_q_heads / num_kv_heads; }  ///< R
-  double scale() const;                                                        ///< softmax_scale, or 1/sqrt(d_qk)
+  double scale() const;                                                        ///< softmax_scale, or 1 / sqrt(d_qk)
   std::int64_t summaries_of(std::int64_t length) const;                        ///< C of a document of `length` tokens
-  std::int64_t blocks_of(std::int64_t length) const;  ///< selection blocks of a document, the last may be partial
+  std::int64_t blocks_of(std::int64_t length) const;  ///< selection blocks of a document; the last may be partial
 
   /// The same with the widths that 0 stands for filled in, if the compressor is mlp.
   Config with_defaults() const;

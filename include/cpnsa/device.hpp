@@ -95,7 +95,7 @@ class Device : public OpInterface<DeviceOps> {
   /// Prepares a rank's segments; called when planning, may allocate.
   virtual std::unique_ptr<SegmentSchedule> schedule(std::span<const Segment> segments, const Config&);
 
-  /// Whether SelectedAttention of these queries can also do the work of CombineBranches, at less cost.
+  /// True if SelectedAttention of these queries can also do the work of CombineBranches, at less cost.
   virtual bool combines_selected(const Config&, DType, const SegmentSchedule&) const { return false; }
 
  private:

@@ -9,7 +9,7 @@
 
 namespace cpnsa {
 
-/// Element type of a tensor. Tensors of one layer share one type; what is accumulated is kept in accumulate_dtype().
+/// Element type of a tensor. The tensors of a layer have one type; sums are accumulated in accumulate_dtype().
 enum class DType : std::int32_t { f64, f32, bf16, f16 };
 constexpr auto names_of(DType) {
   return std::to_array<std::string_view>({"f64", "f32", "bf16", "f16"});
@@ -26,7 +26,7 @@ constexpr std::size_t size_of(DType dtype) {
   return 0;
 }
 
-/// The type of log-sum-exps, scores and every reduction of gradients: float64 for float64 layers, float32 otherwise.
+/// The type of log-sum-exps, scores and all reductions of gradients: float64 for float64 layers, float32 otherwise.
 constexpr DType accumulate_dtype(DType dtype) {
   return dtype == DType::f64 ? DType::f64 : DType::f32;
 }

@@ -25,27 +25,31 @@ constexpr auto names_of(PartitionKind) {
   return std::to_array<std::string_view>({"contiguous", "zigzag", "zigzag_per_document"});
 }
 
-/// Which rank owns which tokens of a packed sequence: for each rank an ordered list of ranges, whose concatenation is
-/// the order of the rank's local rows. Every range starts and ends on a selection-block boundary of a document or at a
-/// document's end, so a selection block has one owner. A range may span documents; a rank may own nothing.
+/// The assignment of the tokens of a packed sequence to ranks: for each rank an ordered list of ranges, whose
+/// concatenation is the order of the rank's local rows. Every range starts and ends at a selection-block boundary of a
+/// document or at the end of a document, so a selection block has one owner. A range may span documents; a rank may own
+/// nothing.
 class Partition {
  public:
-  /// `cu_seqlens` [B + 1] bounds the documents: starts at 0, does not descend (an empty document is allowed), ends at
-  /// T >= 1. Throws ArgumentError otherwise. Sizes are as even as whole blocks allow.
+  /// One contiguous part per rank, as even as whole selection blocks allow. Document i has tokens [cu_seqlens[i],
+  /// cu_seqlens[i + 1]); an empty document is allowed. Throws ArgumentError unless `cu_seqlens` starts at 0, does not
+  /// descend and ends at T >= 1, and `select_block` and `ranks` are at least 1.
   static Partition contiguous(std::span<const std::int64_t> cu_seqlens, std::int64_t select_block, int ranks);
 
-  /// The packed sequence in 2P chunks; rank r owns chunks r and 2P - 1 - r. Evens out the causal compressed branch.
+  /// The packed sequence in 2P chunks, of which rank r of P owns chunks r and 2P - 1 - r, which balances the work of
+  /// the causal compressed branch. Errors as above.
   static Partition zigzag(std::span<const std::int64_t> cu_seqlens, std::int64_t select_block, int ranks);
 
-  /// Every document in 2P chunks of its own (the layout of Megatron-LM for packed sequences).
+  /// Each document in 2P chunks, assigned as by zigzag() (the layout of Megatron-LM for packed sequences). Errors as
+  /// above.
   static Partition zigzag_per_document(std::span<const std::int64_t> cu_seqlens, std::int64_t select_block, int ranks);
 
-  /// One of these by its kind.
+  /// One of the above by its kind.
   static Partition make(PartitionKind kind, std::span<const std::int64_t> cu_seqlens, std::int64_t select_block,
                         int ranks);
 
-  /// The caller's own: ranges[r] are rank r's. Throws ArgumentError naming the rank and range unless every token has
-  /// exactly one owner and every bound is a block boundary or a document's end.
+  /// Rank r owns ranges[r]. Throws ArgumentError that names the rank and the range unless every token has exactly one
+  /// owner and every bound is a block boundary or the end of a document.
   static Partition custom(std::span<const std::int64_t> cu_seqlens, std::int64_t select_block,
                           std::vector<std::vector<TokenRange>> ranges);
 
@@ -54,13 +58,14 @@ class Partition {
   std::int64_t select_block() const { return select_block_; }
   std::span<const std::int64_t> cu_seqlens() const { return cu_seqlens_; }
   std::span<const TokenRange> ranges(int rank) const { return ranges_[static_cast<std::size_t>(rank)]; }
-  std::int64_t local_tokens(int rank) const;
+  std::int64_t local_tokens(int rank) const;  ///< number of tokens, and of local rows, of the rank
 
-  /// The global token that each of the rank's local rows is. [local_tokens(rank)]
+  /// For each local row of the rank, its token in the packed sequence: [local_tokens(rank)].
   std::vector<std::int64_t> global_rows(int rank) const;
 
-  /// Copies the rank's rows out of a packed tensor, or back into it; rows are `row_bytes` long, in host memory.
+  /// local [local_tokens(rank)] = the rank's rows of packed [T]. Both are in host memory; a row is `row_bytes` long.
   void scatter(const void* packed, void* local, int rank, std::size_t row_bytes) const;
+  /// The rank's rows of packed [T] = local [local_tokens(rank)]: the inverse of scatter().
   void gather(const void* local, void* packed, int rank, std::size_t row_bytes) const;
 
  private:

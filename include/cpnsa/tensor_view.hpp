@@ -11,8 +11,8 @@
 
 namespace cpnsa {
 
-/// A non-owning, trivially copyable view of a dense C-order tensor in the device's memory. A view with no data stands
-/// for "not given"; a tensor of zero elements may have any data pointer.
+/// A non-owning, trivially copyable view of a dense C-order tensor in device memory. A default-constructed view stands
+/// for "not given". A tensor with zero elements may have any data pointer.
 struct TensorView {
   static constexpr int max_rank = 4;
 
@@ -20,7 +20,7 @@ struct TensorView {
   DType dtype = DType::f32;
   int rank = 0;
   std::array<std::int64_t, max_rank> shape{};
-  bool given = false;  ///< false only for the default-constructed "no tensor"
+  bool given = false;  ///< false only for a default-constructed view
 
   TensorView() = default;
   TensorView(void* data, DType dtype, std::initializer_list<std::int64_t> dims);
@@ -30,7 +30,7 @@ struct TensorView {
   std::size_t bytes() const { return static_cast<std::size_t>(elements()) * size_of(dtype); }
 };
 
-/// "f32 [700, 4, 16]"
+/// Type and shape as text: "f32 [700, 4, 16]".
 std::string describe(const TensorView&);
 
 /// Throws ArgumentError "<name>: found f32 [3, 4], expected f32 [3, 5]" unless the view has that type and shape.

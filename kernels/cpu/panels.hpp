@@ -72,7 +72,7 @@ class RowPanel {
   }
   void start() { finite_ = true; }
 
-  /// Whether every element loaded since start() is finite.
+  /// True if every element loaded since start() is finite.
   bool finite() const { return finite_; }
   Rows<const A> rows(std::int64_t first = 0) const { return {data_.data() + first * stride_, stride_}; }
 

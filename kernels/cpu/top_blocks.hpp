@@ -30,7 +30,7 @@ class TopBlocks {
     best_.clear();
   }
 
-  /// Whether scores matter: if there are at most n causal blocks, all of them are selected.
+  /// True if scores matter: with at most n causal blocks, all of them are selected.
   bool chooses() const { return causal_ > config_->select_count; }
 
   /// Adds importance[0, count) of summaries first, first + 1, ... to the blocks they overlap.

@@ -6,8 +6,8 @@
 
 namespace cpnsa::cpu {
 
-/// The CPU device: plain loops on the calling thread, f64, f32, and bf16 or f16 storage with f32 arithmetic. It is the
-/// executable specification that every other device is checked against. Work is done when a call returns.
+/// The CPU device: plain loops on the calling thread, for f64 and f32, and for bf16 and f16 with f32 arithmetic. It is
+/// the executable specification with which other devices are compared. The work is done when a call returns.
 std::unique_ptr<Device> make_device();
 
 }  // namespace cpnsa::cpu

@@ -6,14 +6,15 @@
 
 namespace cpnsa::cuda {
 
-/// The card that is current on the calling thread.
+/// Stands for the GPU that is current on the calling thread.
 inline constexpr int current_device = -1;
 
-/// An NVIDIA GPU of compute capability 8.0 or later, as the CUDA runtime numbers them: bf16 and f16 layers, float32
-/// arithmetic. Stream handles are cudaStream_t, null the legacy default stream; tensors are the card's memory, aligned
-/// to 16 bytes. The device makes itself current on threads that call it. It may be shared by threads.
+/// The device of an NVIDIA GPU of compute capability 8.0 or later; `index` is the CUDA runtime's. It runs bf16 and f16
+/// layers with float32 arithmetic. Stream handles are cudaStream_t; null is the legacy default stream. Tensors are
+/// memory of the GPU, aligned to 16 bytes. The device makes itself current on threads that call it, and threads may
+/// share it.
 ///
-/// Throws DeviceError where there is no such card, UnsupportedError where it is older than 8.0.
+/// Errors: DeviceError if there is no such GPU, UnsupportedError if its compute capability is below 8.0.
 std::unique_ptr<Device> make_device(int index = current_device);
 
 }  // namespace cpnsa::cuda
