@@ -1,7 +1,6 @@
 #include "cpnsa/attention.hpp"
 
 #include <exception>
-#include <functional>
 #include <memory>
 #include <tuple>
 
@@ -13,29 +12,25 @@ using cpnsa::Attention;
 
 namespace {
 
-// Tells the ranks that are waiting in the same call of what this rank found before it could join them.
-void tell(const std::exception& problem, const std::function<void(const char*)>& refuse) {
+// What `prepare` returns: a collective call's arguments as the library's. They are what one rank can be wrong in alone;
+// `refuse` tells the ranks that are waiting in the call.
+template <class Prepare, class Refuse>
+auto prepared_or_refused(const Prepare& prepare, const Refuse& refuse) {
   try {
+    return prepare();
+  } catch (const std::exception& problem) {
     refuse(problem.what());
-  } catch (const std::exception&) {  // the caller is told the problem, not that it could not be told to others
+    throw;
   }
 }
 
-// Runs one collective call of a layer: `prepare` turns the arguments into the library's, and is what a rank can be
-// wrong in alone; `call` runs with what it returns.
+// Runs one collective call of a layer with its prepared arguments.
 template <class Prepare, class Call>
 void run(cpnsa_attention handle, Prepare prepare, Call call) {
   const auto object = attentions().find(handle);
   const InUse layer(object->exclusive), communicator(object->communicator->exclusive);
-  const auto prepared = [&] {
-    try {
-      return prepare();
-    } catch (const std::exception& problem) {
-      tell(problem, [&](const char* text) { object->attention->refuse(text); });
-      throw;
-    }
-  };
-  call(*object->attention, prepared());
+  call(*object->attention,
+       prepared_or_refused(prepare, [&](const char* problem) { object->attention->refuse(problem); }));
 }
 
 // The saved forward of a handle while a call uses it; none for NULL.
@@ -56,16 +51,13 @@ cpnsa_status cpnsa_attention_create(const cpnsa_config* config, const cpnsa_opti
   return guarded(__func__, [&] {
     const auto ranks = communicators().find(communicator);
     const InUse in_use(ranks->exclusive);
-    const auto plan = [&] {
-      try {
-        not_null(out, "attention") = nullptr;
-        return std::tuple(to_config(config), to_options(options), partitions().find(partition), devices().find(device));
-      } catch (const std::exception& problem) {
-        tell(problem, [&](const char* text) { cpnsa::agree(*ranks->communicator, {}, text); });
-        throw;
-      }
-    };
-    const auto [made_config, made_options, made_partition, made_device] = plan();
+    const auto [made_config, made_options, made_partition, made_device] = prepared_or_refused(
+        [&] {
+          not_null(out, "attention") = nullptr;
+          return std::tuple(to_config(config), to_options(options), partitions().find(partition),
+                            devices().find(device));
+        },
+        [&](const char* problem) { cpnsa::refuse(*ranks->communicator, problem); });
     const auto object = std::make_shared<AttentionObject>(made_device, ranks);
     object->attention =
         std::make_unique<Attention>(made_config, *made_partition, *made_device, *ranks->communicator, made_options);

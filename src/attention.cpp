@@ -65,26 +65,6 @@ void validate_plan(const Config& config, const Partition& partition, Device& dev
     throw ArgumentError(fmt::format("tokens: found {}, expected at most {}", partition.tokens(), most_rows));
 }
 
-/// Agrees on the call; a rank with a problem of its own throws that, the others learn of it.
-void agree_on(Communicator& communicator, const std::string& call, const std::function<void()>& validate) {
-  std::exception_ptr problem;
-  std::string text;
-  try {
-    validate();
-  } catch (const std::exception& error) {
-    problem = std::current_exception();
-    text = error.what();
-  }
-  if (communicator.size() > 1) {
-    try {
-      agree(communicator, call, text);
-    } catch (const ArgumentError&) {
-      if (!problem) throw;
-    }
-  }
-  if (problem) std::rethrow_exception(problem);
-}
-
 std::vector<RowRange> reversed(std::vector<RowRange> ranges) {
   for (RowRange& range : ranges) std::swap(range.source, range.destination);
   return ranges;
@@ -127,8 +107,8 @@ std::size_t HaloLists::device_bytes() const {
   return bytes;
 }
 
-Attention::Impl::Impl(const Config& config_, const Partition& partition, Device& device_, Communicator& communicator_,
-                      const AttentionOptions& options_)
+Layer::Layer(const Config& config_, const Partition& partition, Device& device_, Communicator& communicator_,
+             const AttentionOptions& options_)
     : config(config_),
       device(device_),
       communicator(communicator_),
@@ -153,7 +133,7 @@ Attention::Impl::Impl(const Config& config_, const Partition& partition, Device&
       own_table(device, plan.blocks.any_reachable() ? std::vector<BlockLocation>{} : everything->table),
       forward_lists(device, list_bytes()),
       backward_lists(device, options.backward ? list_bytes() : 0),
-      demand_host(device, demand_bytes() * static_cast<std::size_t>(communicator.size()), DeviceMemory::Place::host),
+      demand_host(device, demand_bytes() * static_cast<std::size_t>(communicator.size())),
       demand_read(device),
       communication(device),
       beside(device),
@@ -178,22 +158,22 @@ Attention::Impl::Impl(const Config& config_, const Partition& partition, Device&
   }
 }
 
-std::int64_t Attention::Impl::next_number() {
+std::int64_t Layer::next_number() {
   static std::atomic<std::int64_t> given{0};
   return ++given;
 }
 
-std::size_t Attention::Impl::list_bytes() const {
+std::size_t Layer::list_bytes() const {
   return static_cast<std::size_t>(plan.layout.blocks * config.num_kv_heads) * sizeof(BlockLocation) +
          static_cast<std::size_t>(plan.blocks.send_slots() * config.num_kv_heads) * sizeof(BlockSlot);
 }
 
-std::size_t Attention::Impl::demand_bytes() const {
+std::size_t Layer::demand_bytes() const {
   return static_cast<std::size_t>(planning::DemandMatrix::words_of(plan.layout.blocks, config.num_kv_heads)) *
          sizeof(std::uint32_t);
 }
 
-BackwardBuffers Attention::Impl::backward_buffers(Arena& arena, const BranchBuffers& saved) const {
+BackwardBuffers Layer::backward_buffers(Arena& arena, const BranchBuffers& saved) const {
   const bool sums = options.sum_parameter_gradients && communicator.size() > 1;
   const std::int64_t parameters = parameter_elements(config);
   return {arena,
@@ -207,13 +187,13 @@ BackwardBuffers Attention::Impl::backward_buffers(Arena& arena, const BranchBuff
           scratch_bytes};
 }
 
-void Attention::Impl::enter(const std::string& call, const std::function<void()>& validate) {
+void Layer::enter(const std::string& call, const std::function<void()>& validate) {
   device.activate();
   agree_on(communicator, fmt::format("layer={:x} call={} {}", fingerprint, calls + 1, call), validate);
   ++calls;  // of those that all ranks made: one that some made of another layer leaves none out of step
 }
 
-void Attention::Impl::guarded(Stream compute, const std::function<void()>& step) {
+void Layer::guarded(Stream compute, const std::function<void()>& step) {
   try {
     step();
     hand_over(compute, communication.get());  // whose end is now that of the step
@@ -228,12 +208,12 @@ void Attention::Impl::guarded(Stream compute, const std::function<void()>& step)
   }
 }
 
-void Attention::Impl::wait_for_steps() {
+void Layer::wait_for_steps() {
   device.activate();
   communicator.wait(device, communication.get());
 }
 
-bool Attention::Impl::drained() noexcept {
+bool Layer::drained() noexcept {
   try {
     wait_for_steps();
     return true;
@@ -255,9 +235,10 @@ bool Attention::Impl::drained() noexcept {
 namespace {
 
 // Never freed, yet within reach: no leak to those who look for leaks.
-void leave_behind(std::unique_ptr<Attention::Impl> layer) noexcept {
+template <class Layer>
+void leave_behind(std::unique_ptr<Layer> layer) noexcept {
   static std::mutex mutex;
-  static auto& layers = *new std::vector<Attention::Impl*>;
+  static auto& layers = *new std::vector<Layer*>;
   const std::lock_guard lock(mutex);
   layers.push_back(layer.release());
 }
@@ -296,11 +277,8 @@ std::size_t Attention::saved_bytes() const {
   return impl_->saved_bytes;
 }
 
-void Attention::refuse(std::string_view problem) {
-  try {
-    impl_->enter("refused", [&] { throw ArgumentError(std::string(problem)); });
-  } catch (const ArgumentError&) {  // what this rank's caller knows
-  }
+void Attention::refuse(std::string_view problem) noexcept {
+  cpnsa::refuse(impl_->communicator, problem);
 }
 
 Statistics Attention::statistics() {

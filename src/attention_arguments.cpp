@@ -7,19 +7,18 @@
 
 namespace cpnsa {
 
-void Attention::Impl::check(const TensorView& view, const std::string& name, DType dtype,
-                            const schema::Shape& shape) const {
+void Layer::check(const TensorView& view, const std::string& name, DType dtype, const schema::Shape& shape) const {
   expect(view, name, dtype, schema::sizes_of(shape, config, plan.rows));
   device.check_pointer(view.data, view.bytes(), name);
 }
 
-void Attention::Impl::check_used(const TensorView& view, const schema::Tensor& tensor, const std::string& name) const {
+void Layer::check_used(const TensorView& view, const schema::Tensor& tensor, const std::string& name) const {
   if (view && !tensor.used_by(config.compressor))
     throw ArgumentError(fmt::format("{}: found {}, expected no tensor with the {} compressor", name, describe(view),
                                     name_of(config.compressor)));
 }
 
-void Attention::Impl::validate_inputs(const AttentionInputs& inputs) const {
+void Layer::validate_inputs(const AttentionInputs& inputs) const {
   schema::for_each_tensor(
       [&](const schema::Tensor& tensor, const TensorView& view) {
         const std::string name = tensor.name.str();
@@ -30,7 +29,7 @@ void Attention::Impl::validate_inputs(const AttentionInputs& inputs) const {
       inputs);
 }
 
-void Attention::Impl::validate_gradients(const AttentionInputs& inputs, const AttentionGradients& gradients) const {
+void Layer::validate_gradients(const AttentionInputs& inputs, const AttentionGradients& gradients) const {
   schema::for_each_tensor(
       [&](const schema::Tensor& tensor, const TensorView& view, const TensorView& input) {
         const std::string name = tensor.gradient_name().str();
@@ -43,9 +42,8 @@ void Attention::Impl::validate_gradients(const AttentionInputs& inputs, const At
       gradients, inputs);
 }
 
-void Attention::Impl::validate_forward(const AttentionInputs& inputs, const TensorView& out,
-                                       const std::int32_t* selected, const SavedForward* saved,
-                                       const void* workspace) const {
+void Layer::validate_forward(const AttentionInputs& inputs, const TensorView& out, const std::int32_t* selected,
+                             const SavedForward* saved, const void* workspace) const {
   validate_inputs(inputs);
   check(out, "out", options.dtype, schema::out_shape);
   if (selected)
@@ -60,19 +58,18 @@ void Attention::Impl::validate_forward(const AttentionInputs& inputs, const Tens
   device.check_pointer(workspace, forward_bytes, "workspace");
 }
 
-void Attention::Impl::validate_backward(const AttentionInputs& inputs, const TensorView& dout,
-                                        const SavedForward& saved, const AttentionGradients& gradients,
-                                        const void* workspace) const {
+void Layer::validate_backward(const AttentionInputs& inputs, const TensorView& dout, const SavedForward& saved,
+                              const AttentionGradients& gradients, const void* workspace) const {
   if (!options.backward) throw ArgumentError("backward: found options.backward = false, expected true");
-  if (saved.state().layer == 0) throw ArgumentError("saved: found none, expected that of a forward");
-  if (saved.state().layer != number)
+  if (record.layer == 0) throw ArgumentError("saved: found none, expected that of a forward");
+  if (record.layer != number)
     throw ArgumentError("saved: found that of another layer's forward, expected this layer's");
-  if (saved.state().spent)
+  if (record.spent)
     throw ArgumentError("saved: found that of a forward whose backward has run, expected another (reuse_saved)");
   validate_inputs(inputs);
   check(dout, "dout", options.dtype, schema::out_shape);
   validate_gradients(inputs, gradients);
-  device.check_pointer(saved.memory, saved_bytes, "saved");
+  device.check_pointer(saved_memory, saved_bytes, "saved");
   device.check_pointer(workspace, backward_bytes, "workspace");
 }
 

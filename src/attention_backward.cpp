@@ -18,8 +18,9 @@ enum Branch { cmp, slc, win };
 
 class BackwardStep {
  public:
-  BackwardStep(Attention::Impl& attention, const AttentionInputs& inputs, const void* dout, const SavedForward& saved,
-               const AttentionGradients& gradients, void* workspace, Stream compute);
+  BackwardStep(Layer& attention, const AttentionInputs& inputs, const void* dout, void* saved_memory,
+               const planning::BlockSchedule& schedule, const AttentionGradients& gradients, void* workspace,
+               Stream compute);
 
   void run();
   std::int64_t parameter_bytes() const { return parameters_received; }
@@ -49,7 +50,7 @@ class BackwardStep {
     return LayerSizes::bytes(rows, width, a.sizes.accumulated);
   }
 
-  Attention::Impl& a;
+  Layer& a;
   const AttentionInputs& in;
   const void* dout;
   const planning::BlockSchedule& schedule;
@@ -68,15 +69,15 @@ class BackwardStep {
   std::size_t present_from;  // rounds whose blocks need not be brought: they are kept, or still in their pools
 };
 
-BackwardStep::BackwardStep(Attention::Impl& attention, const AttentionInputs& inputs, const void* dout,
-                           const SavedForward& saved, const AttentionGradients& gradients, void* workspace,
-                           Stream compute)
+BackwardStep::BackwardStep(Layer& attention, const AttentionInputs& inputs, const void* dout, void* saved_memory,
+                           const planning::BlockSchedule& schedule, const AttentionGradients& gradients,
+                           void* workspace, Stream compute)
     : a(attention),
       in(inputs),
       dout(dout),
-      schedule(*saved.state().schedule),
+      schedule(schedule),
       out(gradients),
-      saved_arena(saved.memory),
+      saved_arena(saved_memory),
       work_arena(workspace),
       kept(a.saved_buffers(saved_arena)),
       work(a.backward_buffers(work_arena, kept.branches)),
@@ -344,21 +345,22 @@ void BackwardStep::compress() {
 
 }  // namespace
 
-void Attention::backward(const AttentionInputs& inputs, const TensorView& dout, const SavedForward& saved,
+void Attention::backward(const AttentionInputs& inputs, const TensorView& dout, SavedForward& saved,
                          const AttentionGradients& gradients, void* workspace, Stream stream) {
   Impl& self = *impl_;
   // Of one forward on every rank: each has its own schedule of blocks.
   const std::string call =
-      "backward of_call=" + std::to_string(saved.state().call) + " parameters=" + given_parameters(gradients);
+      "backward of_call=" + std::to_string(saved.state_->call) + " parameters=" + given_parameters(gradients);
   self.enter(call, [&] {
     self.device.check_stream(stream);
-    self.validate_backward(inputs, dout, saved, gradients, workspace);
+    self.validate_backward(inputs, dout, *saved.state_, saved.memory, gradients, workspace);
   });
   self.guarded(stream, [&] {
-    saved.state().spent = self.sizes.reuses_branches && self.sizes.keeps_branches;
-    BackwardStep step(self, inputs, dout.data, saved, gradients, workspace, stream);
+    saved.state_->spent = self.sizes.reuses_branches && self.sizes.keeps_branches;
+    const planning::BlockSchedule& schedule = *saved.state_->schedule;
+    BackwardStep step(self, inputs, dout.data, saved.memory, schedule, gradients, workspace, stream);
     step.run();
-    auto predicted = self.plan.bytes_backward(*saved.state().schedule);
+    auto predicted = self.plan.bytes_backward(schedule);
     predicted[static_cast<std::size_t>(Traffic::parameter_gradients)] += step.parameter_bytes();
     self.account(predicted, 0);
   });

@@ -11,8 +11,8 @@ namespace {
 
 class ForwardStep {
  public:
-  ForwardStep(Attention::Impl& attention, const AttentionInputs& inputs, void* out, SavedForward* saved,
-              void* workspace, Stream compute);
+  ForwardStep(Layer& attention, const AttentionInputs& inputs, void* out, SavedForward* saved, void* workspace,
+              Stream compute);
 
   void run(std::int32_t* selected_out);
 
@@ -42,7 +42,7 @@ class ForwardStep {
     return a.stage<Arguments>(work.scratch);
   }
 
-  Attention::Impl& a;
+  Layer& a;
   const AttentionInputs& in;
   void* out;
   Arena saved_arena;
@@ -59,7 +59,7 @@ class ForwardStep {
   Stream wire;
 };
 
-ForwardStep::ForwardStep(Attention::Impl& attention, const AttentionInputs& inputs, void* out, SavedForward* saved,
+ForwardStep::ForwardStep(Layer& attention, const AttentionInputs& inputs, void* out, SavedForward* saved,
                          void* workspace, Stream compute)
     : a(attention),
       in(inputs),
@@ -308,10 +308,10 @@ void Attention::forward(const AttentionInputs& inputs, const TensorView& out, st
   self.guarded(stream, [&] {
     self.statistics = {};
     self.timer.reset();
-    if (saved) saved->state() = {};
+    if (saved) *saved->state_ = {};
     ForwardStep step(self, inputs, out.data, saved, workspace, stream);
     step.run(selected);
-    if (saved) saved->state() = {self.number, self.calls, step.schedule()};
+    if (saved) *saved->state_ = {{self.number, self.calls, step.schedule()}};
     self.account(self.plan.bytes_forward(*step.schedule()), step.demand_bytes());
   });
 }

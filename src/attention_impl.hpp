@@ -7,19 +7,21 @@
 #include "cpnsa/attention.hpp"
 #include "cpnsa/schema.hpp"
 #include "src/buffers.hpp"
-#include "src/device_memory.hpp"
+#include "src/device_list.hpp"
 #include "src/plan.hpp"
 #include "src/stage_timer.hpp"
 
 namespace cpnsa {
 
-/// The demand that the ranks agreed on in a forward, and what follows from it.
-struct SavedForward::State {
-  std::int64_t layer = 0;  ///< the Attention::Impl::number whose forward it is; 0 until one has run to its end
-  std::int64_t call = 0;   ///< that forward's Attention::Impl::calls, the same on every rank
+/// The forward that a SavedForward is of.
+struct ForwardRecord {
+  std::int64_t layer = 0;  ///< Layer::number of its layer; 0 until a forward has run to its end
+  std::int64_t call = 0;   ///< Layer::calls at that forward, the same on every rank
   std::shared_ptr<const planning::BlockSchedule> schedule;
-  mutable bool spent = false;  ///< whether a backward has written where the forward saved
+  bool spent = false;  ///< whether a backward has written where the forward saved
 };
+
+struct SavedForward::State : ForwardRecord {};
 
 /// A planned halo's lists in the device's memory. Forward: pack -> exchange -> place. Backward: the way back.
 struct HaloLists {
@@ -37,18 +39,17 @@ struct HaloLists {
 /// Host memory that this call's lists are copied to the device from; the event keeps the next call from overwriting
 /// what is still being copied.
 struct ListStaging {
-  ListStaging(Device& device, std::size_t bytes)
-      : memory(device, bytes, DeviceMemory::Place::host), copied(device), waits(device) {}
-  DeviceMemory memory;
+  ListStaging(Device& device, std::size_t bytes) : memory(device, bytes), copied(device), waits(device) {}
+  PinnedBuffer memory;
   OwnedEvent copied;
   OwnedStream waits;  ///< drains with `copied`, so that the communicator's wait, which has a deadline, serves for it
   bool in_use = false;
 };
 
 /// How one attention layer runs on one rank. Members in the order they are built from one another.
-struct Attention::Impl {
-  Impl(const Config& config, const Partition& partition, Device& device, Communicator& communicator,
-       const AttentionOptions& options);
+struct Layer {
+  Layer(const Config& config, const Partition& partition, Device& device, Communicator& communicator,
+        const AttentionOptions& options);
 
   /// Runs `validate` here and agrees with the other ranks on the call: all go on, or all throw.
   void enter(const std::string& call, const std::function<void()>& validate);
@@ -111,8 +112,8 @@ struct Attention::Impl {
   void validate_inputs(const AttentionInputs& inputs) const;
   void validate_forward(const AttentionInputs& inputs, const TensorView& out, const std::int32_t* selected,
                         const SavedForward* saved, const void* workspace) const;
-  void validate_backward(const AttentionInputs& inputs, const TensorView& dout, const SavedForward& saved,
-                         const AttentionGradients& gradients, const void* workspace) const;
+  void validate_backward(const AttentionInputs& inputs, const TensorView& dout, const ForwardRecord& record,
+                         const void* saved_memory, const AttentionGradients& gradients, const void* workspace) const;
   void validate_gradients(const AttentionInputs& inputs, const AttentionGradients& gradients) const;
   void check_used(const TensorView& view, const schema::Tensor& tensor, const std::string& name) const;
   void check(const TensorView& view, const std::string& name, DType dtype, const schema::Shape& shape) const;
@@ -150,7 +151,7 @@ struct Attention::Impl {
 
   ListStaging forward_lists;
   ListStaging backward_lists;
-  DeviceMemory demand_host;  ///< [P, words], what the forward reads
+  PinnedBuffer demand_host;  ///< [P, words], what the forward reads
   OwnedEvent demand_read;
   OwnedStream communication;
   OwnedStream beside;  ///< of computations that leave room on the card
@@ -166,6 +167,10 @@ struct Attention::Impl {
   std::int64_t calls = 0;
   std::uint64_t fingerprint = 0;  ///< of what all ranks were given alike: shows layers called in another order
   const std::int64_t number = next_number();  ///< of all layers of this process its own, from 1
+};
+
+struct Attention::Impl : Layer {
+  using Layer::Layer;
 };
 
 /// Elements of all parameters of both compressors.

@@ -7,26 +7,24 @@
 
 namespace cpnsa {
 
-void Attention::Impl::hand_over(Stream from, Stream to) {
+void Layer::hand_over(Stream from, Stream to) {
   device.record(handed_over.get(), from);
   device.wait(to, handed_over.get());
 }
 
-void Attention::Impl::count_received(Traffic traffic, std::int64_t bytes) {
+void Layer::count_received(Traffic traffic, std::int64_t bytes) {
   statistics.bytes_received[static_cast<std::size_t>(traffic)] += bytes;
 }
 
-void Attention::Impl::account(const std::array<std::int64_t, traffic_kinds>& predicted,
-                              std::int64_t predicted_control) {
+void Layer::account(const std::array<std::int64_t, traffic_kinds>& predicted, std::int64_t predicted_control) {
   const std::int64_t agreement = static_cast<std::int64_t>(agreement_bytes) * (communicator.size() - 1);
   count_received(Traffic::control, agreement);
   for (std::size_t kind = 0; kind < predicted.size(); ++kind) statistics.bytes_predicted[kind] += predicted[kind];
   statistics.bytes_predicted[static_cast<std::size_t>(Traffic::control)] += predicted_control + agreement;
 }
 
-void Attention::Impl::exchange(Traffic traffic, const std::vector<planning::PeerRange>& sends, const void* send_base,
-                               const std::vector<planning::PeerRange>& receives, void* receive_base,
-                               std::size_t item_bytes) {
+void Layer::exchange(Traffic traffic, const std::vector<planning::PeerRange>& sends, const void* send_base,
+                     const std::vector<planning::PeerRange>& receives, void* receive_base, std::size_t item_bytes) {
   std::vector<SendMessage> outgoing;
   for (const planning::PeerRange& range : sends)
     outgoing.push_back({range.peer,
@@ -42,21 +40,21 @@ void Attention::Impl::exchange(Traffic traffic, const std::vector<planning::Peer
   communicator.exchange(outgoing, incoming, device, communication.get());
 }
 
-void Attention::Impl::copy_rows(const ListView<RowRange>& ranges, const void* source, void* destination,
-                                std::int64_t width, std::size_t element, Stream stream) {
+void Layer::copy_rows(const ListView<RowRange>& ranges, const void* source, void* destination, std::int64_t width,
+                      std::size_t element, Stream stream) {
   if (ranges.count == 0) return;
   const auto stride = static_cast<std::int64_t>(element) * width;
   device.run(CopyRows{source, destination, stride, stride, stride, ranges}, stream);
 }
 
-void Attention::Impl::add_rows(const ListView<RowRange>& ranges, const void* source, void* destination,
-                               std::int64_t width, Stream stream) {
+void Layer::add_rows(const ListView<RowRange>& ranges, const void* source, void* destination, std::int64_t width,
+                     Stream stream) {
   if (ranges.count == 0) return;
   device.run(AddRows{source, destination, width, width, width, accumulate, ranges}, stream);
 }
 
-void Attention::Impl::rows_to_tokens(const ListView<RowRange>& ranges, const void* k, const void* v, void* tokens,
-                                     std::size_t element, Stream stream) {
+void Layer::rows_to_tokens(const ListView<RowRange>& ranges, const void* k, const void* v, void* tokens,
+                           std::size_t element, Stream stream) {
   if (ranges.count == 0) return;
   const std::int64_t k_bytes = sizes.k_width * static_cast<std::int64_t>(element);
   const std::int64_t v_bytes = sizes.v_width * static_cast<std::int64_t>(element);
@@ -65,8 +63,8 @@ void Attention::Impl::rows_to_tokens(const ListView<RowRange>& ranges, const voi
              stream);
 }
 
-void Attention::Impl::tokens_to_rows(const ListView<RowRange>& ranges, const void* tokens, void* k, void* v,
-                                     std::size_t element, Stream stream) {
+void Layer::tokens_to_rows(const ListView<RowRange>& ranges, const void* tokens, void* k, void* v, std::size_t element,
+                           Stream stream) {
   if (ranges.count == 0) return;
   const std::int64_t k_bytes = sizes.k_width * static_cast<std::int64_t>(element);
   const std::int64_t v_bytes = sizes.v_width * static_cast<std::int64_t>(element);
@@ -75,8 +73,7 @@ void Attention::Impl::tokens_to_rows(const ListView<RowRange>& ranges, const voi
              stream);
 }
 
-void Attention::Impl::add_tokens_to_rows(const ListView<RowRange>& ranges, const void* tokens, void* k, void* v,
-                                         Stream stream) {
+void Layer::add_tokens_to_rows(const ListView<RowRange>& ranges, const void* tokens, void* k, void* v, Stream stream) {
   if (ranges.count == 0) return;
   const auto k_bytes = static_cast<std::size_t>(sizes.k_width) * sizes.accumulated;
   device.run(AddRows{tokens, k, sizes.token_width(), sizes.k_width, sizes.k_width, accumulate, ranges}, stream);
@@ -85,8 +82,8 @@ void Attention::Impl::add_tokens_to_rows(const ListView<RowRange>& ranges, const
              stream);
 }
 
-ListView<BlockSlot> Attention::Impl::packed_of(const planning::BlockSchedule& schedule, std::size_t round,
-                                               const ExchangeBuffers& buffers) const {
+ListView<BlockSlot> Layer::packed_of(const planning::BlockSchedule& schedule, std::size_t round,
+                                     const ExchangeBuffers& buffers) const {
   std::size_t first = 0;
   for (std::size_t earlier = 0; earlier < round; ++earlier) first += schedule.rounds[earlier].packed.size();
   const std::vector<BlockSlot>& packed = schedule.rounds[round].packed;
@@ -94,8 +91,8 @@ ListView<BlockSlot> Attention::Impl::packed_of(const planning::BlockSchedule& sc
   return {packed.data(), device_list, static_cast<std::int64_t>(packed.size())};
 }
 
-const BlockLocation* Attention::Impl::upload(const planning::BlockSchedule& schedule, const ExchangeBuffers& buffers,
-                                             ListStaging& staging, Stream stream) {
+const BlockLocation* Layer::upload(const planning::BlockSchedule& schedule, const ExchangeBuffers& buffers,
+                                   ListStaging& staging, Stream stream) {
   if (!plan.blocks.any_reachable()) return own_table.view().device;
   if (staging.in_use && !device.done(staging.copied.get())) {
     device.wait(staging.waits.get(), staging.copied.get());
@@ -122,16 +119,16 @@ const BlockLocation* Attention::Impl::upload(const planning::BlockSchedule& sche
   return buffers.table;
 }
 
-void* Attention::Impl::pool_of(const planning::BlockSchedule& schedule, std::size_t round,
-                               const ExchangeBuffers& buffers, const SavedBuffers& kept) const {
+void* Layer::pool_of(const planning::BlockSchedule& schedule, std::size_t round, const ExchangeBuffers& buffers,
+                     const SavedBuffers& kept) const {
   if (!sizes.keeps_blocks) return buffers.pools[round % 2];
   std::int64_t first = 0;
   for (std::size_t earlier = 0; earlier < round; ++earlier) first += schedule.rounds[earlier].received;
   return static_cast<std::byte*>(kept.blocks) + LayerSizes::bytes(first, sizes.slot_elements, sizes.element);
 }
 
-void Attention::Impl::fetch(const planning::BlockSchedule& schedule, std::size_t round, const ExchangeBuffers& buffers,
-                            void* pool, const void* k, const void* v, Traffic traffic, Stage stage_name) {
+void Layer::fetch(const planning::BlockSchedule& schedule, std::size_t round, const ExchangeBuffers& buffers,
+                  void* pool, const void* k, const void* v, Traffic traffic, Stage stage_name) {
   const planning::ExchangeRound& now = schedule.rounds[round];
   const Stream stream = communication.get();
   const StageTimer::Scope timed(timer, stage_name, stream);

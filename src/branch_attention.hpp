@@ -8,8 +8,8 @@ namespace cpnsa {
 /// recomputes it. Everything it reads must be in place: halos, summaries, selected blocks.
 class BranchAttention {
  public:
-  BranchAttention(Attention::Impl& attention, const AttentionInputs& inputs, const SavedBuffers& kept,
-                  const BranchBuffers& out, void* scratch, Stream stream)
+  BranchAttention(Layer& attention, const AttentionInputs& inputs, const SavedBuffers& kept, const BranchBuffers& out,
+                  void* scratch, Stream stream)
       : a(attention), in(inputs), kept(kept), out(out), scratch(scratch), stream(stream) {}
 
   void window() const;
@@ -19,7 +19,7 @@ class BranchAttention {
                 const CombineBranches* combine = nullptr) const;
 
  private:
-  Attention::Impl& a;
+  Layer& a;
   const AttentionInputs& in;
   const SavedBuffers& kept;
   const BranchBuffers& out;

@@ -6,6 +6,9 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <exception>
+#include <new>
+#include <string>
 #include <vector>
 
 #include "cpnsa/error.hpp"
@@ -57,6 +60,36 @@ void agree(Communicator& communicator, std::string_view call, std::string_view p
       throw MismatchError(fmt::format("rank {}: found \"{}\", expected \"{}\" as on rank 0", rank,
                                       differing_word(text_of(all[rank]), text_of(all[0])),
                                       differing_word(text_of(all[0]), text_of(all[rank]))));
+}
+
+void agree_on(Communicator& communicator, std::string_view call, const std::function<void()>& validate) {
+  std::exception_ptr own;
+  std::string problem;
+  try {
+    validate();
+  } catch (const std::bad_alloc&) {
+    own = std::current_exception();
+    problem = "found no host memory left, expected enough for this rank's part";
+  } catch (const std::exception& error) {
+    own = std::current_exception();
+    problem = *error.what() ? error.what() : "unknown error";
+  } catch (...) {
+    own = std::current_exception();
+    problem = "an exception that is no std::exception";
+  }
+  if (own) {
+    refuse(communicator, problem);
+    std::rethrow_exception(own);
+  }
+  if (communicator.size() > 1) agree(communicator, call);
+}
+
+void refuse(Communicator& communicator, std::string_view problem) noexcept {
+  if (communicator.size() == 1) return;
+  try {
+    agree(communicator, {}, problem.empty() ? "unknown error" : problem);
+  } catch (const std::exception&) {  // this rank's problem, or that the others could not be told
+  }
 }
 
 }  // namespace cpnsa

@@ -17,8 +17,7 @@ void for_each_sum(const std::array<void*, 3>& sums, const Function& function) {
 
 }  // namespace
 
-GradientSums::GradientSums(const Attention::Impl& attention, const AttentionGradients& wanted,
-                           const BackwardBuffers& workspace)
+GradientSums::GradientSums(const Layer& attention, const AttentionGradients& wanted, const BackwardBuffers& workspace)
     : parameters(wanted), a_(attention), wanted_(wanted) {
   const bool in_place = a_.gradient_type == a_.accumulate;
   q = in_place ? wanted.q.data : workspace.dq;

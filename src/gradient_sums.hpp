@@ -11,7 +11,7 @@ namespace cpnsa {
 /// wants another type.
 class GradientSums {
  public:
-  GradientSums(const Attention::Impl& attention, const AttentionGradients& wanted, const BackwardBuffers& workspace);
+  GradientSums(const Layer& attention, const AttentionGradients& wanted, const BackwardBuffers& workspace);
 
   /// Everything to zero but the gate's gradients, which nothing is added to.
   void zero(Stream stream) const;
@@ -25,7 +25,7 @@ class GradientSums {
   AttentionGradients parameters;  ///< of it the compressors' alone
 
  private:
-  const Attention::Impl& a_;
+  const Layer& a_;
   const AttentionGradients& wanted_;
   void* own_parameters_ = nullptr;  ///< if they are in the workspace: all of them
   std::size_t own_parameter_bytes_ = 0;

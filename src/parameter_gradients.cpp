@@ -36,7 +36,7 @@ std::string given_parameters(const AttentionGradients& gradients) {
 }
 
 // Reduce-scatter, then all-gather: each rank sums one chunk of all parameters, ranks ascending.
-std::int64_t Attention::Impl::sum_parameters(const AttentionGradients& gradients, void* work, Stream compute) {
+std::int64_t Layer::sum_parameters(const AttentionGradients& gradients, void* work, Stream compute) {
   const int ranks = communicator.size();
   if (!options.sum_parameter_gradients || ranks == 1) return 0;
   const StageTimer::Scope timed(timer, Stage::finish_gradients, compute);

@@ -5,7 +5,7 @@
 #include <exception>
 
 #include "cpnsa/attention.hpp"
-#include "src/device_memory.hpp"
+#include "cpnsa/device_memory.hpp"
 
 namespace cpnsa {
 

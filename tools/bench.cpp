@@ -16,7 +16,6 @@
 #include "tools/files.hpp"
 #include "tools/layer_memory.hpp"
 #include "tools/progress.hpp"
-#include "tools/together.hpp"
 
 namespace cpnsa::tool {
 namespace {
@@ -124,7 +123,7 @@ class CacheFlush {
   CacheFlush(Device& device, Stream stream)
       : device_(device), stream_(stream), memory_(device, device.host_accessible() ? 0 : bytes) {}
   void enqueue() const {
-    for (int pass = 0; memory_.get() && pass < passes; ++pass) device_.fill_zero(memory_.get(), bytes, stream_);
+    for (int pass = 0; memory_.data() && pass < passes; ++pass) device_.fill_zero(memory_.data(), bytes, stream_);
   }
 
  private:
@@ -152,10 +151,7 @@ class LengthBench {
 
   /// Collective.
   void make_inputs(const BenchInputs& inputs) {
-    together(control_, [&] {
-      allocate(inputs);
-      return std::string();
-    });
+    agree_on(control_, "allocate inputs", [&] { allocate(inputs); });
   }
 
   BenchRow measure() {
@@ -210,12 +206,11 @@ class LengthBench {
     std::optional<DeviceBuffer> workspace, saved_memory;
     std::optional<CacheFlush> flush;
     SavedForward saved;
-    together(control_, [&] {
+    agree_on(control_, "allocate the workspace", [&] {
       flush.emplace(device_, stream_.get());
       workspace.emplace(device_, attention.workspace_bytes());
       saved_memory.emplace(device_, attention.saved_bytes());
-      saved.memory = saved_memory->get();
-      return std::string();
+      saved.memory = saved_memory->data();
     });
 
     Samples samples{stages ? 2 * column_count : 2, {}};
@@ -226,15 +221,13 @@ class LengthBench {
       flush->enqueue();
       device_.record(begin.get(), stream_.get());
       attention.forward(set.inputs(), set.out().view(), set.selected(), options.backward ? &saved : nullptr,
-                        workspace->get(), stream_.get());
+                        workspace->data(), stream_.get());
       device_.record(middle.get(), stream_.get());
       if (options.backward)
-        attention.backward(set.inputs(), set.dout().view(), saved, set.gradients(), workspace->get(), stream_.get());
+        attention.backward(set.inputs(), set.dout().view(), saved, set.gradients(), workspace->data(), stream_.get());
       device_.record(end.get(), stream_.get());
-      together(control_, [&] {  // a device's failure shows here, on the failing rank alone
-        execution_.communicator().wait(device_, stream_.get());
-        return std::string();
-      });
+      // A device's failure shows here, on the failing rank alone.
+      agree_on(control_, "finish the step", [&] { execution_.communicator().wait(device_, stream_.get()); });
       if (i < 0) continue;
       if (stages) {
         add_stages(samples, attention.statistics());
@@ -284,10 +277,7 @@ class LengthBench {
   }
 
   void add_facts(BenchRow& row) {
-    together(control_, [&] {
-      measure_overlap();
-      return std::string();
-    });
+    agree_on(control_, "measure overlap", [&] { measure_overlap(); });
     facts_.tensor_bytes = static_cast<std::int64_t>(sets_.front()->bytes());
     std::vector<RankFacts> all(static_cast<std::size_t>(control_.size()));
     control_.all_gather_host(&facts_, all.data(), sizeof facts_);
@@ -332,7 +322,7 @@ void bench(const BenchOptions& options, const RankPlace& place) {
   std::optional<BenchInputs> inputs;
   std::optional<ReportFile> report;
   BenchSetting setting;
-  together(control, [&] {
+  agree_on(control, "open", [&] {
     execution.emplace(options.execution, place);
     Device& device = execution->device();
     setting = {decided(options, device.name() == "cuda"),
@@ -344,8 +334,8 @@ void bench(const BenchOptions& options, const RankPlace& place) {
     device.check_supported(setting.options.config, setting.dtype);
     inputs.emplace(setting.dtype, options.selection, options.seed);
     if (leads && !options.json.empty()) report.emplace(options.json);
-    return execution->describe() + " " + setting.options.describe();
   });
+  agree(control, execution->describe() + " " + setting.options.describe());
   execution->connect();
   execution->device().activate();
 
@@ -354,10 +344,7 @@ void bench(const BenchOptions& options, const RankPlace& place) {
   for (std::int64_t tokens = *setting.options.begin; tokens <= *setting.options.end; tokens *= setting.options.factor) {
     Progress progress(leads);
     std::optional<LengthBench> length;
-    together(control, [&] {
-      length.emplace(setting, tokens, *execution, control);
-      return std::string();
-    });
+    agree_on(control, "set a length up", [&] { length.emplace(setting, tokens, *execution, control); });
     progress.show(fmt::format("making inputs of {} tokens", tokens));
     length->make_inputs(*inputs);
     progress.show(fmt::format("measuring {} tokens", tokens));
@@ -368,9 +355,8 @@ void bench(const BenchOptions& options, const RankPlace& place) {
       std::fflush(stdout);
     }
   }
-  together(control, [&] {
+  agree_on(control, "report", [&] {
     if (report) report->write(json_of(setting, rows));
-    return std::string();
   });
 }
 

@@ -20,7 +20,7 @@ TensorView shaped(DType dtype, const std::vector<std::int64_t>& shape) {
 
 DeviceTensor::DeviceTensor(Device& device, DType dtype, const std::vector<std::int64_t>& shape)
     : view_(shaped(dtype, shape)), memory_(device, view_.bytes()) {
-  view_.data = memory_.get();
+  view_.data = memory_.data();
 }
 
 std::int64_t DeviceTensor::elements_per_row() const {
@@ -29,15 +29,10 @@ std::int64_t DeviceTensor::elements_per_row() const {
   return elements;
 }
 
-Staging::Staging(Device& device, Stream stream)
-    : device_(device), stream_(stream), bytes_(staging_bytes), memory_(device.allocate_host(bytes_)) {}
+Staging::Staging(Device& device, Stream stream) : device_(device), stream_(stream), memory_(device, staging_bytes) {}
 
 void Staging::reserve(std::size_t bytes) {
-  if (bytes <= bytes_) return;
-  void* larger = device_.allocate_host(bytes);
-  device_.deallocate_host(memory_);
-  memory_ = larger;
-  bytes_ = bytes;
+  if (bytes > memory_.size()) memory_ = PinnedBuffer(device_, bytes);
 }
 
 void Staging::copy(void* destination, const void* source, std::size_t bytes) {

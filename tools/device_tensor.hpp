@@ -3,58 +3,12 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <string>
-#include <utility>
 #include <vector>
 
-#include "cpnsa/device.hpp"
+#include "cpnsa/device_memory.hpp"
 #include "cpnsa/tensor_view.hpp"
 
 namespace cpnsa::tool {
-
-/// Device memory with an owner.
-class DeviceBuffer {
- public:
-  DeviceBuffer(Device& device, std::size_t bytes)
-      : device_(&device), data_(bytes == 0 ? nullptr : device.allocate(bytes)) {}
-  DeviceBuffer(DeviceBuffer&& other) noexcept : device_(other.device_), data_(std::exchange(other.data_, nullptr)) {}
-  ~DeviceBuffer() {
-    if (data_) device_->deallocate(data_);
-  }
-  void* get() const { return data_; }
-
- private:
-  Device* device_;
-  void* data_;
-};
-
-/// A stream with an owner.
-class OwnedStream {
- public:
-  explicit OwnedStream(Device& device) : device_(device), stream_(device.create_stream()) {}
-  OwnedStream(const OwnedStream&) = delete;
-  OwnedStream& operator=(const OwnedStream&) = delete;
-  ~OwnedStream() { device_.destroy_stream(stream_); }
-  Stream get() const { return stream_; }
-
- private:
-  Device& device_;
-  Stream stream_;
-};
-
-/// An event with an owner.
-class OwnedEvent {
- public:
-  explicit OwnedEvent(Device& device) : device_(device), event_(device.create_event()) {}
-  OwnedEvent(const OwnedEvent&) = delete;
-  OwnedEvent& operator=(const OwnedEvent&) = delete;
-  ~OwnedEvent() { device_.destroy_event(event_); }
-  Event get() const { return event_; }
-
- private:
-  Device& device_;
-  Event event_;
-};
 
 /// A tensor in device memory with its owner.
 class DeviceTensor {
@@ -75,9 +29,6 @@ class DeviceTensor {
 class Staging {
  public:
   Staging(Device& device, Stream stream);
-  Staging(const Staging&) = delete;
-  Staging& operator=(const Staging&) = delete;
-  ~Staging() { device_.deallocate_host(memory_); }
 
   /// Fills `items` items of `item_bytes` at `destination` in device memory: fill(first, count, host) writes items
   /// [first, first + count) to the host memory. Returns when they are there.
@@ -107,8 +58,9 @@ class Staging {
   void each_chunk(std::int64_t items, std::size_t item_bytes, const Body& body) {
     if (item_bytes == 0) return;
     reserve(item_bytes);
-    const auto most = static_cast<std::int64_t>(bytes_ / item_bytes);
-    for (std::int64_t first = 0; first < items; first += most) body(first, std::min(most, items - first), memory_);
+    const auto most = static_cast<std::int64_t>(memory_.size() / item_bytes);
+    for (std::int64_t first = 0; first < items; first += most)
+      body(first, std::min(most, items - first), memory_.data());
   }
 
   void reserve(std::size_t bytes);
@@ -116,8 +68,7 @@ class Staging {
 
   Device& device_;
   Stream stream_;
-  std::size_t bytes_;
-  void* memory_;
+  PinnedBuffer memory_;
 };
 
 }  // namespace cpnsa::tool

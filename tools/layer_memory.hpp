@@ -21,7 +21,7 @@ class LayerMemory {
   DeviceTensor& gradient(const std::string& name) { return tensors_.at("d" + name); }
   DeviceTensor& out() { return out_; }
   DeviceTensor& dout() { return tensors_.at("dout"); }
-  std::int32_t* selected() const { return static_cast<std::int32_t*>(selected_.get()); }  ///< [rows, G, n]
+  std::int32_t* selected() const { return static_cast<std::int32_t*>(selected_.data()); }  ///< [rows, G, n]
 
   const AttentionInputs& inputs() const { return inputs_; }
   const AttentionGradients& gradients() const { return gradients_; }

@@ -12,7 +12,6 @@
 #include "tools/command_line.hpp"
 #include "tools/ranks.hpp"
 #include "tools/run.hpp"
-#include "tools/together.hpp"
 
 namespace cpnsa::tool {
 namespace {
@@ -34,9 +33,9 @@ bool all_was_written() {
 }
 
 void run_rank(const Invocation& invocation, const RankPlace& place) {
-  together(place.control, [&]() -> std::string {
+  const char* command = !invocation.help.empty() ? "command=help" : invocation.bench ? "command=bench" : "command=run";
+  agree_on(place.control, command, [&] {
     if (!invocation.problem.empty()) throw ArgumentError(invocation.problem);
-    return !invocation.help.empty() ? "command=help" : invocation.bench ? "command=bench" : "command=run";
   });
   if (!invocation.help.empty()) {
     if (place.control.rank() == 0) fmt::print("{}", invocation.help);

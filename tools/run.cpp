@@ -14,7 +14,6 @@
 #include "tools/output_folder.hpp"
 #include "tools/progress.hpp"
 #include "tools/run_report.hpp"
-#include "tools/together.hpp"
 
 namespace cpnsa::tool {
 namespace {
@@ -55,23 +54,23 @@ class RankRun {
   bool leads() const { return control_.rank() == 0; }
 
   void open() {
-    together(control_, [&] {
+    agree_on(control_, "open", [&] {
       execution_.emplace(options_.execution, place_);
       files_.emplace(options_.in, options_.execution.backward);
       execution_->device().check_supported(files_->config(), execution_->dtype());
       partition_.emplace(make_partition(options_.execution.partition, files_->cu_seqlens(),
                                         files_->config().select_block, control_.size()));
-      return execution_->describe() + " " + files_->describe();
     });
+    agree(control_, execution_->describe() + " " + files_->describe());
     execution_->connect();
   }
 
   // Rank 0 makes the files at their full length, so that what cannot be written is known before anything is computed.
   void prepare_output() {
     std::array<char, 4096> own{};
-    together(control_, [&] {
+    agree_on(control_, "prepare output", [&] {
       allocate();
-      if (!leads()) return std::string();
+      if (!leads()) return;
       output_.emplace(options_.out);
       for (const Result& result : results()) output_->add_array(result.file_name, result.array);
       const std::string folder = output_->unfinished().string();
@@ -79,7 +78,6 @@ class RankRun {
         throw ArgumentError(
             fmt::format("--out: found a path of {} bytes, expected fewer than {}", folder.size(), own.size()));
       std::memcpy(own.data(), folder.data(), folder.size());
-      return std::string();
     });
     std::vector<std::array<char, 4096>> all(static_cast<std::size_t>(control_.size()));
     control_.all_gather_host(own.data(), all.data(), own.size());
@@ -100,10 +98,9 @@ class RankRun {
 
   void load() {
     progress_.show("reading the inputs");
-    together(control_, [&] {
+    agree_on(control_, "load", [&] {
       for (const LayerFiles::Input& input : files_->inputs()) load(input, memory_->input(input.tensor.name));
       if (files_->dout()) load(*files_->dout(), memory_->dout());
-      return std::string();
     });
   }
 
@@ -135,40 +132,34 @@ class RankRun {
 
     std::optional<DeviceBuffer> workspace, saved_memory;
     SavedForward saved;
-    together(control_, [&] {
+    agree_on(control_, "allocate the workspace", [&] {
       workspace.emplace(device, attention.workspace_bytes());
       saved_memory.emplace(device, attention.saved_bytes());
-      saved.memory = saved_memory->get();
-      return std::string();
+      saved.memory = saved_memory->data();
     });
 
     report_.tokens = attention.rows();
     progress_.show("forward");
     const Stopwatch forward;
     attention.forward(memory_->inputs(), memory_->out().view(), memory_->selected(), backward ? &saved : nullptr,
-                      workspace->get(), stream_->get());
+                      workspace->data(), stream_->get());
     finish_step();
     report_.forward_seconds = forward.seconds();
     if (backward) {
       progress_.show("backward");
       const Stopwatch watch;
-      attention.backward(memory_->inputs(), memory_->dout().view(), saved, memory_->gradients(), workspace->get(),
+      attention.backward(memory_->inputs(), memory_->dout().view(), saved, memory_->gradients(), workspace->data(),
                          stream_->get());
       finish_step();
       report_.backward_seconds = watch.seconds();
     }
-    together(control_, [&] {
-      report_.statistics = attention.statistics();
-      return std::string();
-    });
+    agree_on(control_, "statistics", [&] { report_.statistics = attention.statistics(); });
   }
 
   // A device's failure shows when its stream is waited for, and on the failing rank alone.
   void finish_step() {
-    together(control_, [&] {
-      execution_->communicator().wait(execution_->device(), stream_->get());
-      return std::string();
-    });
+    agree_on(control_, "finish the step",
+             [&] { execution_->communicator().wait(execution_->device(), stream_->get()); });
   }
 
   std::vector<Result> results() {
@@ -197,17 +188,15 @@ class RankRun {
   // Every rank its own rows, and rank 0 the parameters' gradients, which all ranks hold alike.
   void write() {
     progress_.show("writing the results");
-    together(control_, [&] {
+    agree_on(control_, "write", [&] {
       for (const Result& result : results())
         if (result.per_token || leads()) write(result);
-      return std::string();
     });
     const RunReport report = gather_report();
-    together(control_, [&] {
-      if (!leads()) return std::string();
+    agree_on(control_, "finish the output", [&] {
+      if (!leads()) return;
       output_->add_text("stats.json", report.json());
       output_->commit(possible_files());
-      return std::string();
     });
     progress_.show("");
     if (leads()) fmt::print("{}", report.table());

@@ -267,18 +267,8 @@ std::unique_ptr<Communicator> make_communicator(const ncclUniqueId& id, int size
 }
 
 std::unique_ptr<Communicator> make_communicator(Communicator& control, Device& device, const Options& options) {
-  // What fails on one rank must not leave the others waiting for it.
-  const auto together = [&](const char* step, const std::function<void()>& local) {
-    std::string problem;
-    try {
-      local();
-    } catch (const std::exception& error) {
-      problem = *error.what() ? error.what() : "unknown error";
-    }
-    agree(control, step, problem);
-  };
   ncclUniqueId own{};
-  together("nccl::make_communicator: id", [&] {
+  agree_on(control, "nccl::make_communicator: id", [&] {
     device.activate();
     if (control.rank() == 0) check(ncclGetUniqueId(&own), "ncclGetUniqueId", nullptr);
   });
@@ -286,7 +276,7 @@ std::unique_ptr<Communicator> make_communicator(Communicator& control, Device& d
   control.all_gather_host(&own, all.data(), sizeof own);
 
   std::unique_ptr<Communicator> communicator;
-  together("nccl::make_communicator: connection", [&] {
+  agree_on(control, "nccl::make_communicator: connection", [&] {
     communicator = std::make_unique<NcclCommunicator>(all.front(), control.size(), control.rank(), options, &control);
   });
   return communicator;

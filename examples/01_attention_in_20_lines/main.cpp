@@ -10,6 +10,7 @@
 
 #include "cpnsa/attention.hpp"
 #include "cpnsa/cpu/device.hpp"
+#include "cpnsa/device_memory.hpp"
 #include "cpnsa/threads/communicator.hpp"
 
 namespace {
@@ -90,13 +91,12 @@ void attend(cpnsa::Communicator& communicator) {
   gradients.k.cmp = gradients.k.slc = gradients.k.win = tensors.zeros({rows, G, d_qk});
   gradients.v.cmp = gradients.v.slc = gradients.v.win = tensors.zeros({rows, G, d_v});
 
+  const cpnsa::DeviceBuffer workspace(*device, attention.workspace_bytes());
+  const cpnsa::DeviceBuffer saved_memory(*device, attention.saved_bytes());
   cpnsa::SavedForward saved;  // memory is the caller's: workspace_bytes() and saved_bytes() say how much
-  saved.memory = device->allocate(attention.saved_bytes());
-  void* workspace = device->allocate(attention.workspace_bytes());
-  attention.forward(inputs, out, nullptr, &saved, workspace, {});
-  attention.backward(inputs, dout, saved, gradients, workspace, {});
-  device->deallocate(workspace);
-  device->deallocate(saved.memory);
+  saved.memory = saved_memory.data();
+  attention.forward(inputs, out, nullptr, &saved, workspace.data(), {});
+  attention.backward(inputs, dout, saved, gradients, workspace.data(), {});
 
   const double own[] = {sum_of_squares(out), sum_of_squares(gradients.k.slc)};
   std::vector<double> all(2 * static_cast<std::size_t>(communicator.size()));

@@ -13,7 +13,6 @@
 #include "report.hpp"
 #include "text.hpp"
 #include "tools/execution.hpp"
-#include "tools/together.hpp"
 #include "trainer.hpp"
 
 namespace language_model {
@@ -64,7 +63,7 @@ void train(const Options& options, const cpnsa::tool::RankPlace& place) {
   std::optional<Text> text;
   std::optional<cpnsa::tool::Execution> execution;
   std::unique_ptr<model::Operations> operations;
-  cpnsa::tool::together(control, [&] {
+  cpnsa::agree_on(control, "open", [&] {
     text.emplace(options.text, options.tokens);
     execution.emplace(options.execution, place);
     operations = model::make_operations(execution->device(), execution->dtype());
@@ -73,8 +72,9 @@ void train(const Options& options, const cpnsa::tool::RankPlace& place) {
       for (const std::string& path : options.compare) curves.push_back(read_curve(path));
       create_folder(options.out);
     }
-    return fmt::format("{} {} text={:016x}", options.describe(), execution->describe(), text->fingerprint());
   });
+  cpnsa::agree(control,
+               fmt::format("{} {} text={:016x}", options.describe(), execution->describe(), text->fingerprint()));
   execution->connect();
 
   cpnsa::Communicator& communicator = execution->communicator();
@@ -88,9 +88,8 @@ void train(const Options& options, const cpnsa::tool::RankPlace& place) {
   const auto begin = std::chrono::steady_clock::now();
   curves.front() = run(trainer, options, name, communicator);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-  cpnsa::tool::together(control, [&] {
+  cpnsa::agree_on(control, "results", [&] {
     if (first) write_results(options, *text, curves);
-    return std::string("results");
   });
   if (first) print_summary(options, *text, curves.front(), seconds.count(), operations->peak_bytes());
 }

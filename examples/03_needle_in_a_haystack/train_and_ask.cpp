@@ -14,7 +14,6 @@
 #include "evaluation.hpp"
 #include "report.hpp"
 #include "tools/execution.hpp"
-#include "tools/together.hpp"
 
 namespace needle {
 namespace {
@@ -91,15 +90,15 @@ void train_and_ask(const Options& options, const cpnsa::tool::RankPlace& place) 
   const bool first = control.rank() == 0;
   std::optional<cpnsa::tool::Execution> execution;
   std::unique_ptr<model::Operations> operations;
-  cpnsa::tool::together(control, [&] {
+  cpnsa::agree_on(control, "open", [&] {
     execution.emplace(options.execution, place);
     operations = model::make_operations(execution->device(), execution->dtype());
     if (first) {
       create_folder(options.out);
       for (const char* name : {numbers_name, picture_name}) check_writable(options.out / name);
     }
-    return fmt::format("{} {}", options.describe(), execution->describe());
   });
+  cpnsa::agree(control, fmt::format("{} {}", options.describe(), execution->describe()));
   execution->connect();
 
   if (first) {
@@ -108,12 +107,11 @@ void train_and_ask(const Options& options, const cpnsa::tool::RankPlace& place) 
     std::fflush(stdout);
   }
   const Result result = run(options, *operations, execution->communicator());
-  cpnsa::tool::together(control, [&] {
+  cpnsa::agree_on(control, "results", [&] {
     if (first) {
       write_file(options.out / numbers_name, to_csv(result.grid));
       write_file(options.out / picture_name, to_heat_map(result.grid));
     }
-    return std::string("results");
   });
   if (first) print_summary(options, result.grid, result.training_seconds, result.evaluation_seconds);
 }

@@ -10,7 +10,8 @@
 
 namespace model {
 
-/// Owner of memory of the operations' device.
+/// Memory of the operations' pool. It is given back in the order of their stream and counted in their peak, unlike that
+/// of a cpnsa::DeviceBuffer, which is freed at once.
 class Memory {
  public:
   Memory() = default;

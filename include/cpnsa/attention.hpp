@@ -174,11 +174,9 @@ class SavedForward {
 
   void* memory = nullptr;  ///< saved_bytes() of device memory, 256-byte aligned; set by the caller before forward()
 
-  struct State;
-  State& state() { return *state_; }
-  const State& state() const { return *state_; }
-
  private:
+  friend class Attention;
+  struct State;
   std::unique_ptr<State> state_;
 };
 
@@ -215,21 +213,21 @@ class Attention {
   void forward(const AttentionInputs& inputs, const TensorView& out, std::int32_t* selected, SavedForward* saved,
                void* workspace, Stream stream);
 
-  /// Gradients of sum(out * dout) with the selection held fixed. `inputs` and `saved` are those of the forward; what
-  /// `saved` holds is spent by it with AttentionOptions::reuse_saved.
-  void backward(const AttentionInputs& inputs, const TensorView& dout, const SavedForward& saved,
+  /// Gradients of sum(out * dout) with the selection held fixed. `inputs` and `saved` are those of the forward. With
+  /// AttentionOptions::reuse_saved the backward writes to the saved memory, and `saved` serves no other.
+  void backward(const AttentionInputs& inputs, const TensorView& dout, SavedForward& saved,
                 const AttentionGradients& gradients, void* workspace, Stream stream);
 
   /// For callers that check their own arguments first, as bindings do: takes the place of this rank's next forward() or
-  /// backward(), which it cannot make because of `problem`; the other ranks' throws ArgumentError with it.
-  void refuse(std::string_view problem);
+  /// backward(), which it cannot make because of `problem`; the other ranks' throws ArgumentError with it. Throws
+  /// nothing.
+  void refuse(std::string_view problem) noexcept;
 
   /// Waits for the last step. Errors: CommunicationError, DeviceError.
   Statistics statistics();
 
-  struct Impl;
-
  private:
+  struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -79,5 +80,15 @@ inline constexpr std::size_t agreement_bytes = 1024;
 /// Otherwise every rank throws: ArgumentError with the lowest failing rank's problem ("rank 2: ..."), or MismatchError
 /// that shows where the calls first differ. `call` says what is being called, e.g. "forward #3" or a configuration.
 void agree(Communicator& communicator, std::string_view call, std::string_view problem = {});
+
+/// What a collective call begins with: runs `validate`, which must not communicate, and agrees with the other ranks on
+/// what came of it. Returns where it returned on every rank and `call` is equal on every rank. A rank whose `validate`
+/// threw rethrows that exception once the others know of it; they throw ArgumentError with its message ("rank 2: ...").
+void agree_on(Communicator& communicator, std::string_view call, const std::function<void()>& validate);
+
+/// For a rank that has found `problem` before it could join the other ranks in agree() or agree_on(): takes part in its
+/// place, so that the others throw ArgumentError with the problem. Throws nothing: the caller has the problem to
+/// report.
+void refuse(Communicator& communicator, std::string_view problem) noexcept;
 
 }  // namespace cpnsa

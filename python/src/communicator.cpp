@@ -151,13 +151,8 @@ std::chrono::milliseconds deadline_of(double seconds) {
 void SharedCommunicator::refuse(const std::string& problem) const {
   const SharedCommunicator kept = *this;
   Communicator& communicator = get();
-  if (communicator.size() == 1) return;
-  kept.run([&] {
-    try {
-      agree(communicator, {}, problem);
-    } catch (const ArgumentError&) {  // what this rank's caller knows
-    }
-  });
+  kept.run([&] { cpnsa::refuse(communicator, problem); });
+  kept.raise_interrupt();  // of the wait, which refuse() does not throw
 }
 
 void SharedCommunicator::raise_interrupt() const {

@@ -2,38 +2,22 @@
 
 #include <algorithm>
 #include <cstring>
-#include <utility>
 
 namespace cpnsa::test {
 
 DeviceBuffer::DeviceBuffer(Device& device, std::size_t bytes)
-    : device_(&device), data_(device.allocate(std::max<std::size_t>(bytes, 1))), bytes_(bytes) {
+    : device_(&device), memory_(device, std::max<std::size_t>(bytes, 1)), bytes_(bytes) {
   poison();
 }
 
 DeviceBuffer::DeviceBuffer(Device& device, DType dtype, const Values& values)
     : DeviceBuffer(device, encode(dtype, values)) {}
 
-DeviceBuffer::DeviceBuffer(DeviceBuffer&& other) noexcept {
-  *this = std::move(other);
-}
-
-DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&& other) noexcept {
-  std::swap(device_, other.device_);
-  std::swap(data_, other.data_);
-  std::swap(bytes_, other.bytes_);
-  return *this;
-}
-
-DeviceBuffer::~DeviceBuffer() {
-  if (data_) device_->deallocate(data_);
-}
-
 void DeviceBuffer::fill(unsigned char byte) {
   constexpr std::size_t longest = std::size_t{1} << 20;
   const std::vector<std::byte> pattern(std::min(bytes_, longest), static_cast<std::byte>(byte));
   write(pattern.data(), pattern.size());
-  auto* const begin = static_cast<std::byte*>(data_);
+  auto* const begin = static_cast<std::byte*>(data());
   for (std::size_t filled = pattern.size(); filled < bytes_;) {  // each copy doubles the filled part
     const std::size_t next = std::min(filled, bytes_ - filled);
     device_->copy(begin + filled, begin, next, Stream{});
@@ -44,14 +28,14 @@ void DeviceBuffer::fill(unsigned char byte) {
 
 void DeviceBuffer::write(const std::byte* source, std::size_t bytes) {
   if (bytes == 0) return;
-  device_->copy(data_, source, bytes, Stream{});
+  device_->copy(data(), source, bytes, Stream{});
   device_->synchronize(Stream{});
 }
 
 std::vector<std::byte> DeviceBuffer::read() const {
   std::vector<std::byte> bytes(bytes_);
   if (bytes_ == 0) return bytes;
-  device_->copy(bytes.data(), data_, bytes_, Stream{});
+  device_->copy(bytes.data(), data(), bytes_, Stream{});
   device_->synchronize(Stream{});
   return bytes;
 }

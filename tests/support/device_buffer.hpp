@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "cpnsa/device.hpp"
+#include "cpnsa/device_memory.hpp"
 #include "tests/support/numbers.hpp"
 
 namespace cpnsa::test {
@@ -20,11 +20,8 @@ class DeviceBuffer {
   DeviceBuffer(Device& device, const std::vector<T>& items) : DeviceBuffer(device, items.size() * sizeof(T)) {
     write(reinterpret_cast<const std::byte*>(items.data()), bytes_);
   }
-  DeviceBuffer(DeviceBuffer&& other) noexcept;
-  DeviceBuffer& operator=(DeviceBuffer&& other) noexcept;
-  ~DeviceBuffer();
 
-  void* data() const { return data_; }
+  void* data() const { return memory_.data(); }
   std::size_t bytes() const { return bytes_; }
 
   void poison() { fill(0xff); }
@@ -36,7 +33,7 @@ class DeviceBuffer {
 
  private:
   Device* device_ = nullptr;
-  void* data_ = nullptr;
+  cpnsa::DeviceBuffer memory_;
   std::size_t bytes_ = 0;
 };
 

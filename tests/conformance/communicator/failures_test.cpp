@@ -187,5 +187,43 @@ TEST_P(Calls, AgreeTellsEveryRankTheSame) {
       2);
 }
 
+TEST_P(Calls, AgreeOnTellsEveryRankWhatOneFound) {
+  run(
+      [](Communicator& communicator, Device&) {
+        const int rank = communicator.rank();
+        int validated = 0;
+        agree_on(communicator, "forward #1", [&] { ++validated; });
+        EXPECT_EQ(validated, 1);
+
+        const auto fails_on_1 = [&] {
+          if (rank == 1) throw UnsupportedError("head_dim_qk: found 7, expected a multiple of 8");
+        };
+        if (rank == 1)  // as it was thrown
+          EXPECT_EQ(text_thrown<UnsupportedError>([&] { agree_on(communicator, "forward #2", fails_on_1); }),
+                    "head_dim_qk: found 7, expected a multiple of 8");
+        else
+          EXPECT_EQ(text_thrown<ArgumentError>([&] { agree_on(communicator, "forward #2", fails_on_1); }),
+                    "rank 1: head_dim_qk: found 7, expected a multiple of 8");
+
+        EXPECT_THAT(text_thrown<MismatchError>(
+                        [&] { agree_on(communicator, rank == 1 ? "forward dtype=f32" : "forward dtype=f64", [] {}); }),
+                    AllOf(HasSubstr("rank 1"), HasSubstr("dtype=f32")));
+        agree_on(communicator, "forward #3", [] {});
+      },
+      2);
+}
+
+TEST_P(Calls, ARefusalTakesTheRanksPlaceInTheCall) {
+  run([](Communicator& communicator, Device&) {
+    const int last = communicator.size() - 1;
+    if (communicator.rank() == last)
+      refuse(communicator, "q: found no tensor");
+    else
+      EXPECT_EQ(text_thrown<ArgumentError>([&] { agree_on(communicator, "forward", [] {}); }),
+                "rank " + std::to_string(last) + ": q: found no tensor");
+    agree(communicator, "next");
+  });
+}
+
 }  // namespace
 }  // namespace cpnsa::test
