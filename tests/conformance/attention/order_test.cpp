@@ -22,7 +22,7 @@ struct Layer {
   void forward(LayerMemory& to) {
     attention.forward(tensors.inputs, tensors.out, tensors.selected, &to.saved, memory.workspace(), Stream{});
   }
-  void backward(const LayerMemory& from) {
+  void backward(LayerMemory& from) {
     attention.backward(tensors.inputs, tensors.dout, from.saved, tensors.gradients, memory.workspace(), Stream{});
   }
 
