@@ -58,8 +58,9 @@ void Layer::validate_forward(const AttentionInputs& inputs, const TensorView& ou
   device.check_pointer(workspace, forward_bytes, "workspace");
 }
 
-void Layer::validate_backward(const AttentionInputs& inputs, const TensorView& dout, const SavedForward& saved,
-                              const AttentionGradients& gradients, const void* workspace) const {
+void Layer::validate_backward(const AttentionInputs& inputs, const TensorView& dout, const ForwardRecord& record,
+                              const void* saved_memory, const AttentionGradients& gradients,
+                              const void* workspace) const {
   if (!options.backward) throw ArgumentError("backward: found options.backward = false, expected true");
   if (record.layer == 0) throw ArgumentError("saved: found none, expected that of a forward");
   if (record.layer != number)
