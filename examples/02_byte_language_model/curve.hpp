@@ -5,19 +5,19 @@
 
 namespace language_model {
 
-/// The loss of every step, in nats a byte.
+/// The loss of every step, in nats per byte.
 struct Curve {
   std::string name;
-  std::vector<double> losses;  ///< of steps 1, 2, ...
+  std::vector<double> losses;  ///< losses of steps 1, 2, ...
 };
 
-/// Columns step, loss (nats a byte, with all digits) and bits_per_byte.
+/// Columns step, loss (nats per byte, with all digits) and bits_per_byte.
 std::string to_csv(const Curve& curve);
 
-/// Reads what to_csv() wrote; the curve is named after the folder of the file. Throws cpnsa::ArgumentError.
+/// Reads a file written by to_csv(); the curve gets the name of the file's folder. Throws cpnsa::ArgumentError.
 Curve read_curve(const std::string& path);
 
-/// Writes a file whole. Throws cpnsa::ArgumentError.
+/// Writes a whole file. Throws cpnsa::ArgumentError.
 void write_file(const std::string& path, const std::string& content);
 
 }  // namespace language_model

@@ -108,7 +108,7 @@ void add_flags(CLI::App& app, Options& options) {
          "how selected blocks of other ranks are brought in (default: auto)");
 }
 
-// CLI11 puts some messages on several lines.
+// Some messages of CLI11 have several lines.
 std::string one_line(std::string text) {
   for (char& c : text)
     if (static_cast<unsigned char>(c) < ' ') c = ' ';

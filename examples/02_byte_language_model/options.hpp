@@ -22,15 +22,15 @@ struct Options {
   bool full_attention = false;
   double learning_rate = 4e-3;
   std::uint64_t seed = 1;
-  std::int64_t compress_block = 16, compress_stride = 8;  ///< of NSA, as the window below
+  std::int64_t compress_block = 16, compress_stride = 8;  ///< of NSA, like the window below
   std::int64_t select_block = 32, select_count = 6;
   std::int64_t window = 64;
   cpnsa::tool::ExecutionOptions execution;  ///< ranks, device, transport, partition, exchange, dtype
 
-  /// Every option that must be the same on all ranks, on one line.
+  /// Every option that must be equal on all ranks, on one line.
   std::string describe() const;
 
-  /// How a layer attends, but for the type.
+  /// The kind of attention, except for the type.
   model::AttentionKind attention() const;
 };
 

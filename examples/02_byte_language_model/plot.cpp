@@ -14,14 +14,14 @@ namespace {
 constexpr double width = 860, height = 500, left = 70, right = 24, top = 32, bottom = 60;
 constexpr std::array<const char*, 6> colours{"#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf"};
 
-// Numbers on an axis from 0 to at least `largest`: a round distance between ticks, and where the last one is.
+// Ticks of an axis from 0 to at least `max`: a round distance between them, and the position of the last.
 struct Axis {
-  explicit Axis(double largest, double min_tick) {
-    const double power = std::pow(10.0, std::floor(std::log10(std::max(largest / 5, min_tick))));
+  explicit Axis(double max, double min_tick) {
+    const double power = std::pow(10.0, std::floor(std::log10(std::max(max / 5, min_tick))));
     tick = power;
     for (const double factor : {2.0, 5.0, 10.0})
-      if (largest / tick > 8) tick = factor * power;
-    ticks = std::max(1, static_cast<int>(std::ceil(largest / tick)));
+      if (max / tick > 8) tick = factor * power;
+    ticks = std::max(1, static_cast<int>(std::ceil(max / tick)));
     end = tick * ticks;
   }
   double tick, end;
@@ -115,13 +115,13 @@ std::string lines_of(const Curve& curve, const Frame& frame, const char* colour)
 
 std::string plot(std::span<const Curve> curves, double unigram_entropy, const std::string& title) {
   std::size_t steps = 1;
-  double largest = unigram_entropy;
+  double max = unigram_entropy;
   for (const Curve& curve : curves) {
     steps = std::max(steps, curve.losses.size());
     for (const double loss : curve.losses)
-      if (std::isfinite(loss)) largest = std::max(largest, loss);
+      if (std::isfinite(loss)) max = std::max(max, loss);
   }
-  const Frame frame{Axis(static_cast<double>(steps), 1.0), Axis(largest, 1e-3)};
+  const Frame frame{Axis(static_cast<double>(steps), 1.0), Axis(max, 1e-3)};
 
   std::string svg = fmt::format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0:g}\" height=\"{1:g}\" viewBox=\"0 0 {0:g} {1:g}\" "

@@ -11,7 +11,7 @@
 namespace language_model {
 namespace {
 
-// The mean loss of the last steps; single steps differ by what the text holds.
+// The mean loss of the last steps; single steps vary with their text.
 double final_loss(const Curve& curve) {
   const std::size_t count = std::min<std::size_t>(20, curve.losses.size());
   return std::accumulate(curve.losses.end() - static_cast<std::ptrdiff_t>(count), curve.losses.end(), 0.0) /

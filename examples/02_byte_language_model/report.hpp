@@ -10,8 +10,8 @@
 
 namespace language_model {
 
-/// A line on standard output for the first step, for every twentieth part of the steps, and for the last step: the
-/// means over the steps since the line before.
+/// Prints a line to standard output for the first step, for every twentieth part of the steps, and for the last step:
+/// the means over the steps since the previous line.
 class Progress {
  public:
   explicit Progress(const Options& options) : options_(options) {}

@@ -28,7 +28,7 @@ std::string chosen(const std::string& path) {
       fmt::format("--text: found none of {}, expected the name of a text", fmt::join(texts, ", ")));
 }
 
-// A well mixed 64-bit number from another (SplitMix64's last step).
+// Mixes the bits of a 64-bit number (the last step of SplitMix64).
 std::uint64_t mix(std::uint64_t x) {
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
   x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
@@ -71,8 +71,8 @@ std::uint64_t Text::fingerprint() const {
 }
 
 std::span<const std::uint8_t> Text::sequence(std::int64_t tokens, std::uint64_t seed, std::int64_t step) const {
-  const std::uint64_t places = static_cast<std::uint64_t>(size() - tokens);
-  const std::uint64_t begin = mix(mix(seed + 1) + static_cast<std::uint64_t>(step)) % places;
+  const std::uint64_t positions = static_cast<std::uint64_t>(size() - tokens);
+  const std::uint64_t begin = mix(mix(seed + 1) + static_cast<std::uint64_t>(step)) % positions;
   return std::span(bytes_).subspan(begin, static_cast<std::size_t>(tokens) + 1);
 }
 

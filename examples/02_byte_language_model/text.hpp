@@ -7,23 +7,24 @@
 
 namespace language_model {
 
-/// Texts that a Debian or Ubuntu machine carries, the ones to be preferred first.
+/// Texts that Debian and Ubuntu install, in order of preference.
 std::span<const char* const> default_texts();
 
-/// A text to learn, in memory.
+/// A text to train on, in memory.
 class Text {
  public:
-  /// Reads a file, or the first of default_texts() where `path` is empty. Throws cpnsa::ArgumentError unless it can be
+  /// Reads a file, or the first of default_texts() if `path` is empty. Throws cpnsa::ArgumentError unless it can be
   /// read and holds a sequence of `tokens` bytes and the byte after it.
   Text(const std::string& path, std::int64_t tokens);
 
   const std::string& path() const { return path_; }
   std::int64_t size() const { return static_cast<std::int64_t>(bytes_.size()); }
 
-  double unigram_entropy() const;     ///< of its bytes, in nats: the loss of a model that knows their frequencies alone
-  std::uint64_t fingerprint() const;  ///< equal texts have equal ones
+  double unigram_entropy() const;     ///< of its bytes, in nats: the loss of a model that knows only their frequencies
+  std::uint64_t fingerprint() const;  ///< equal for equal texts
 
-  /// The sequence of a step: `tokens` bytes and the one after them, from a place that depends on the seed and the step.
+  /// The sequence of a step: `tokens` bytes and the one after them, from a position that depends on the seed and the
+  /// step.
   std::span<const std::uint8_t> sequence(std::int64_t tokens, std::uint64_t seed, std::int64_t step) const;
 
  private:

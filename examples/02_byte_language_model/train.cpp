@@ -35,7 +35,7 @@ void write_results(const Options& options, const Text& text, const std::vector<C
   write_file((folder / "loss.svg").string(), plot(curves, text.unigram_entropy(), title));
 }
 
-// Ends the other ranks' waits too, should this rank fail alone, and does nothing to ranks that failed alike.
+// If this rank fails alone, ends the waits of the others too; no effect if all ranks fail with the same error.
 Curve run(Trainer& trainer, const Options& options, const std::string& name, cpnsa::Communicator& communicator) {
   Curve curve{name, {}};
   Progress progress(options);
@@ -59,7 +59,7 @@ void train(const Options& options, const cpnsa::tool::RankPlace& place) {
   const bool first = control.rank() == 0;
   const std::string name = fmt::format("{} attention, {} rank{}", options.full_attention ? "full" : "nsa",
                                        control.size(), control.size() == 1 ? "" : "s");
-  std::vector<Curve> curves{{name, {}}};  // this run's, and those to compare it with
+  std::vector<Curve> curves{{name, {}}};  // the curve of this run, and those to compare it with
   std::optional<Text> text;
   std::optional<cpnsa::tool::Execution> execution;
   std::unique_ptr<model::Operations> operations;

@@ -14,10 +14,10 @@ namespace language_model {
 
 /// The results of a step, summed over the ranks.
 struct StepReport {
-  double loss = 0;             ///< mean of the sequence, nats a byte
-  double attention_bytes = 0;  ///< received by cpnsa
-  double gradient_bytes = 0;   ///< received by the all-reduce of the gradients
-  double blocks_fetched = 0;   ///< (block, KV head) pairs, in all layers
+  double loss = 0;             ///< mean over the sequence, nats per byte
+  double attention_bytes = 0;  ///< bytes received by cpnsa
+  double gradient_bytes = 0;   ///< bytes received by the all-reduce of gradients
+  double blocks_fetched = 0;   ///< (block, KV head) pairs in all layers
 };
 
 /// A rank's model and its part of the sequence. Both calls are collective.
@@ -36,7 +36,7 @@ class Trainer {
   model::Operations& operations_;
   model::AttentionKind kind_;
   cpnsa::Partition partition_;
-  std::vector<std::int64_t> tokens_;  // of the sequence, that this rank's rows are
+  std::vector<std::int64_t> tokens_;  // the sequence's tokens of this rank's rows
   model::Parameters parameters_;
   model::Transformer transformer_;
   model::AllReduce all_reduce_;

@@ -9,11 +9,11 @@
 
 namespace needle {
 
-/// Haystacks packed one behind the other, each a document of its own.
+/// Haystacks packed one after another, each a document.
 struct Batch {
   std::vector<std::int64_t> cu_seqlens;
   std::vector<std::int32_t> tokens;
-  std::vector<std::int32_t> previous;  ///< the token before each; at a document's start a filler
+  std::vector<std::int32_t> previous;  ///< the token before each; a filler at the start of a document
   std::vector<std::int32_t> targets;   ///< the value asked for, or model::ignored
 
   explicit Batch(std::span<const Haystack> haystacks);

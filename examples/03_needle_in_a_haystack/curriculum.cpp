@@ -19,7 +19,7 @@ std::vector<Haystack> haystacks_of(const Lesson& lesson, const Options& options,
   return haystacks;
 }
 
-// The model as it is, and the same with the summaries alone: one set of values, that of `whole`, for both.
+// The model, and the same model with the summaries alone; both use the values of `whole`.
 class Pair {
  public:
   Pair(const Options& options, const Batch& shape, model::Operations& operations, cpnsa::Communicator& communicator,
@@ -32,7 +32,7 @@ class Pair {
         summaries_(options, attention_of(options, operations.narrow(), Reach::summaries), shape.cu_seqlens, operations,
                    communicator, values) {}
 
-  // The gradients, summed over the ranks, are whole().parameters()'s in either case.
+  // In both cases the gradients, summed over the ranks, are in whole().parameters().
   double loss_and_gradients(const Batch& batch, Reach reach) {
     model::Parameters& parameters = whole_.parameters();
     Instance& instance = reach == Reach::all ? whole_ : summaries_;
@@ -87,7 +87,7 @@ std::vector<Lesson> curriculum(const Options& options) {
       {"to find it among many blocks", 512, 16, far, true, 2},
       {"the same, farther", 2048, 64, far, true, 2},
   };
-  for (Lesson& lesson : lessons) {  // the steps above are sixths of all
+  for (Lesson& lesson : lessons) {  // the numbers of steps above are sixths of the total
     lesson.steps = std::max<std::int64_t>(1, lesson.steps * options.steps / 6);
     lesson.length = std::min(lesson.length, options.tokens);
     lesson.needles = std::min(lesson.needles, lesson.length / 8);

@@ -9,13 +9,13 @@
 
 namespace needle {
 
-/// A part of the training: haystacks of one length, packed to the tokens of a step.
+/// A part of the training: haystacks of one length, packed to the number of tokens of a step.
 struct Lesson {
   std::string_view teaches;
-  std::int64_t length;   ///< of a haystack
-  std::int64_t needles;  ///< in a haystack
-  std::int64_t nearest;  ///< least distance of a question from its needle
-  bool alternates;       ///< every other step is made with the summaries alone
+  std::int64_t length;   ///< tokens of a haystack
+  std::int64_t needles;  ///< needles in a haystack
+  std::int64_t nearest;  ///< minimum distance of a question from its needle
+  bool alternates;       ///< every other step uses the summaries alone
   std::int64_t steps;
 };
 
@@ -25,7 +25,7 @@ std::vector<Lesson> curriculum(const Options& options);
 /// Called after each step with the lesson, its step (from 1), the reach, and the loss in nats per question.
 using StepObserver = std::function<void(const Lesson&, std::int64_t, Reach, double)>;
 
-/// Goes through the lessons, each with an optimizer of its own, and returns what was learnt. Collective.
+/// Trains on the lessons, each with a new optimizer, and returns the learnt values. Collective.
 Values learn(const Options& options, model::Operations& operations, cpnsa::Communicator& communicator,
              const StepObserver& observe);
 

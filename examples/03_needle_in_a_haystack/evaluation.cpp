@@ -10,9 +10,9 @@
 namespace needle {
 namespace {
 
-constexpr std::uint64_t test_seed = 0x5eed;  // added to the seed: no test haystack was learnt from
+constexpr std::uint64_t test_seed = 0x5eed;  // added to the seed: test haystacks are not in the training
 
-// Right answers of this rank's rows, band by band.
+// The number of right answers in this rank's rows, per band.
 std::vector<double> right_answers(const Haystack& haystack, const Batch& batch, Instance& instance, int bands) {
   const std::span<const std::int64_t> positions = instance.positions();
   const std::vector<std::int32_t> predicted = instance.retriever().predict(batch.rows(positions));
@@ -39,7 +39,8 @@ Grid evaluate(const Options& options, const Values& values, model::Operations& o
   model::AllReduce all_reduce(operations, communicator);
   Grid grid;
   grid.bands = options.bands;
-  for (const Lesson& lesson : curriculum(options)) grid.longest_learnt = std::max(grid.longest_learnt, lesson.length);
+  for (const Lesson& lesson : curriculum(options))
+    grid.max_trained_length = std::max(grid.max_trained_length, lesson.length);
   for (std::int64_t length = options.shortest; length <= options.longest; length *= 2) {
     const auto begin = std::chrono::steady_clock::now();
     const std::int64_t document[] = {0, length};

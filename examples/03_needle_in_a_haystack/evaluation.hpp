@@ -8,13 +8,14 @@
 
 namespace needle {
 
-/// The haystack of a length and a number from 1; no such haystack is learnt from.
+/// The test haystack of a length with a number from 1; it is not part of the training.
 Haystack evaluation_haystack(const Options& options, std::int64_t length, std::int64_t number);
 
-/// Told after each sequence: its length, its number (from 1), and how many there are of this length.
+/// Called after each sequence with its length, its number (from 1), and the number of sequences of this length.
 using SequenceObserver = std::function<void(std::int64_t, std::int64_t, std::int64_t)>;
 
-/// Asks for the needles of test haystacks; the ranks share each sequence. All ranks get the same grid. Collective.
+/// Asks for the needles of test haystacks; each sequence is sharded over the ranks. All ranks get the same grid.
+/// Collective.
 Grid evaluate(const Options& options, const Values& values, model::Operations& operations,
               cpnsa::Communicator& communicator, const SequenceObserver& observe);
 

@@ -6,7 +6,7 @@
 namespace needle {
 namespace {
 
-// Needles and questions lie at even positions, so that no two of them overlap.
+// Needles and questions are at even positions, so that they do not overlap.
 constexpr std::int64_t slot_size = 2;
 
 class Random {
@@ -22,7 +22,7 @@ class Random {
     choose(items, static_cast<std::int64_t>(items.size()));
   }
 
-  // Brings a random choice of `count` items to the front, in random order.
+  // Moves `count` randomly chosen items to the front, in random order.
   template <class Type>
   void choose(std::vector<Type>& items, std::int64_t count) {
     const auto size = static_cast<std::int64_t>(items.size());
@@ -87,7 +87,7 @@ Haystack test_haystack(std::int64_t length, int bands, std::uint64_t seed, std::
   Random random(seed, number);
   Haystack haystack{filler(random, length), {}};
   const std::vector<std::int32_t> key_of = shuffled_keys(random);
-  const std::int64_t end = (length - slot_size * keys) / slot_size * slot_size;  // where the questions begin
+  const std::int64_t end = (length - slot_size * keys) / slot_size * slot_size;  // the position of the first question
 
   std::vector<std::int64_t> needles, left;
   for (int band = 0; band < bands; ++band) {
@@ -106,7 +106,7 @@ Haystack test_haystack(std::int64_t length, int bands, std::uint64_t seed, std::
   for (std::size_t i = 0; i < static_cast<std::size_t>(keys); ++i) {
     const std::int32_t value = random_value(random);
     put(haystack.tokens, needles[i], key_of[i], value);
-    if (static_cast<std::int64_t>(i) >= asked) continue;  // a needle that nobody asks for
+    if (static_cast<std::int64_t>(i) >= asked) continue;  // no question asks for this needle
     haystack.tokens[static_cast<std::size_t>(questions[i])] = key_of[i];
     haystack.questions.push_back(
         {needles[i], questions[i], value, static_cast<int>(static_cast<std::int64_t>(i) / questions_per_band(bands))});

@@ -17,13 +17,13 @@ struct Colour {
   double red, green, blue;
 };
 
-// Nothing found, half of it, all of it.
+// The colours of accuracy 0, 1/2 and 1.
 constexpr std::array<Colour, 3> scale{Colour{200, 60, 60}, Colour{246, 218, 120}, Colour{70, 160, 95}};
 
 std::string colour_of(double accuracy) {
-  const double place = std::clamp(accuracy, 0.0, 1.0) * (scale.size() - 1);
-  const auto below = std::min<std::size_t>(static_cast<std::size_t>(place), scale.size() - 2);
-  const double share = place - static_cast<double>(below);
+  const double position = std::clamp(accuracy, 0.0, 1.0) * (scale.size() - 1);
+  const auto below = std::min<std::size_t>(static_cast<std::size_t>(position), scale.size() - 2);
+  const double share = position - static_cast<double>(below);
   const auto mixed = [&](double Colour::*part) {
     return static_cast<int>(std::lround(scale[below].*part * (1 - share) + scale[below + 1].*part * share));
   };
@@ -73,7 +73,7 @@ std::string subtitle(const Grid& grid) {
   const auto [least, most] = std::minmax_element(grid.asked.begin(), grid.asked.end());
   const std::string asked = *least == *most ? fmt::format("{}", *least) : fmt::format("{} \u2013 {}", *least, *most);
   return fmt::format("trained on at most {} tokens; {} needles asked for in a cell",
-                     name_of_length(grid.longest_learnt), asked);
+                     name_of_length(grid.max_trained_length), asked);
 }
 
 std::string headings(const Grid& grid) {

@@ -19,17 +19,17 @@ enum class Reach { all, summaries };
 /// of 8 and the summaries.
 model::AttentionKind attention_of(const Options& options, cpnsa::DType dtype, Reach reach);
 
-/// The values of all parameters, on the host; every rank has the same.
+/// The values of all parameters on the host, the same on every rank.
 using Values = std::vector<double>;
 
-/// This rank's part of the model for sequences of one shape, sharded by one partition.
+/// This rank's instance of the model for sequences of one shape, sharded by one partition.
 class Instance {
  public:
-  /// With the values that were learnt, or new ones where `values` is empty. Collective.
+  /// Uses the given parameter values, or new ones if `values` is empty. Collective.
   Instance(const Options& options, const model::AttentionKind& kind, std::span<const std::int64_t> cu_seqlens,
            model::Operations& operations, cpnsa::Communicator& communicator, const Values& values);
 
-  std::span<const std::int64_t> positions() const { return positions_; }  ///< of this rank's rows
+  std::span<const std::int64_t> positions() const { return positions_; }  ///< positions of this rank's rows
   model::Parameters& parameters() { return parameters_; }
   Retriever& retriever() { return retriever_; }
   Values values() const;

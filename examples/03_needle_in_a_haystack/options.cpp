@@ -73,7 +73,7 @@ std::string problem_of(const Options& options) {
   return {};
 }
 
-// CLI11 puts some messages on several lines.
+// Some messages of CLI11 have several lines.
 std::string one_line(std::string text) {
   for (char& c : text)
     if (static_cast<unsigned char>(c) < ' ') c = ' ';

@@ -10,17 +10,17 @@ namespace needle {
 
 struct Options {
   std::filesystem::path out = "needle";
-  std::int64_t steps = 2880;   ///< of training, all lessons together
-  std::int64_t tokens = 4096;  ///< of a training step
+  std::int64_t steps = 2880;   ///< training steps of all lessons together
+  std::int64_t tokens = 4096;  ///< tokens of a training step
   double learning_rate = 5e-3;
-  std::int64_t shortest = 1024;  ///< length of the grid's first column; each next one is twice as long
+  std::int64_t shortest = 1024;  ///< length of the grid's first column; each further column doubles it
   std::int64_t longest = 4096;
   int bands = 10;               ///< rows of the grid
-  std::int64_t sequences = 50;  ///< of each length
+  std::int64_t sequences = 50;  ///< test sequences per length
   std::uint64_t seed = 1;
   cpnsa::tool::ExecutionOptions execution;
 
-  /// Every option that must be the same on all ranks, on one line.
+  /// Every option that must be equal on all ranks, on one line.
   std::string describe() const;
 };
 

@@ -8,11 +8,11 @@
 
 namespace needle {
 
-/// Files in the folder of --out.
+/// The files in the folder --out.
 inline constexpr const char *numbers_name = "needle.csv", *picture_name = "needle.svg";
 
-/// Lines on standard output: the heading of each lesson, and the mean loss of every tenth part of it; how far the
-/// evaluation is. Each at most a line a second, but for the last of its kind.
+/// Prints to standard output the heading of each lesson, the mean loss of every tenth part of it, and the progress of
+/// the evaluation; at most one line of each kind per second, except for the last.
 class Progress {
  public:
   void step(const Lesson& lesson, std::int64_t step, Reach reach, double loss);

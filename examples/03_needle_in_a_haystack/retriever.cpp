@@ -15,7 +15,7 @@ using model::Transposed;
 
 namespace {
 
-constexpr double embedding_deviation = 0.3;  // of E, which is also the last matrix: the first logits are of order 1
+constexpr double embedding_deviation = 0.3;  // of E, also the output matrix: the first logits are of order 1
 
 double deviation_for(std::int64_t inputs) {
   return 1.0 / std::sqrt(static_cast<double>(inputs));
@@ -37,7 +37,7 @@ Retriever::Retriever(model::Parameters& parameters, const model::AttentionKind& 
       norm_(parameters, width),
       attention_(parameters, kind, width, deviation_for(2 * width), nowhere_, partition, communicator, workspace_),
       last_norm_(parameters, width) {
-  parameters.place();
+  parameters.upload();
 }
 
 Tensor Retriever::logits(TokenView tokens, TokenView previous) {

@@ -14,13 +14,13 @@ struct Rows {
   std::vector<std::int32_t> tokens, previous;
 };
 
-/// One layer of attention and nothing else that moves anything between tokens, but that each token also sees the one
-/// before it: a value carries its key. There is no position encoding, so that no length is new to the model.
+/// One layer of attention. Apart from it, a token sees only the token before it, so that a value knows its key. There
+/// is no position encoding, so that the model works for sequences longer than those of the training.
 ///
 ///   x = E[token] + E[previous] S,   x += attention(norm(x)),   logits = norm(x) E^T
 class Retriever {
  public:
-  /// Adds its weights to the parameters and places them. Collective, as the calls below are.
+  /// Adds its weights to the parameters and uploads them. Collective, like all calls below.
   Retriever(model::Parameters& parameters, const model::AttentionKind& kind, std::int64_t width,
             std::int64_t vocabulary, const cpnsa::Partition& partition, cpnsa::Communicator& communicator);
 
@@ -28,16 +28,16 @@ class Retriever {
   /// gradients become those of `scale` times the loss.
   double forward_backward(const Rows& rows, std::span<const std::int32_t> targets, double scale);
 
-  /// The most likely next token after each.
+  /// The most likely next token for each row.
   std::vector<std::int32_t> predict(const Rows& rows);
 
-  cpnsa::Statistics statistics() { return attention_.statistics(); }  ///< of the last step
+  cpnsa::Statistics statistics() { return attention_.statistics(); }  ///< statistics of the last step
 
  private:
   model::Tensor logits(model::TokenView tokens, model::TokenView previous);
 
   model::Parameters& parameters_;
-  model::Rope nowhere_;  // all tokens at position 0
+  model::Rope nowhere_;  // rotates nothing: all tokens are at position 0
   model::Workspace workspace_;
   model::Weight table_, shift_;  // E, S
   model::RmsNorm norm_;

@@ -39,7 +39,7 @@ void write_file(const std::filesystem::path& path, const std::string& content) {
   if (!file) refuse(path);
 }
 
-// Finds out before the work is done, and leaves things as they are.
+// Checks before the training that the results can be written, without changing anything.
 void check_writable(const std::filesystem::path& path) {
   const bool there = std::filesystem::exists(path);
   errno = 0;
@@ -58,7 +58,7 @@ struct Result {
   double training_seconds = 0, evaluation_seconds = 0;
 };
 
-// Ends the other ranks' waits too, should this rank fail alone, and does nothing to ranks that failed alike.
+// If this rank fails alone, ends the waits of the others too; no effect if all ranks fail with the same error.
 Result run(const Options& options, model::Operations& operations, cpnsa::Communicator& communicator) {
   const bool first = communicator.rank() == 0;
   Progress progress;

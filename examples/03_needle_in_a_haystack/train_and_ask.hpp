@@ -5,8 +5,8 @@
 
 namespace needle {
 
-/// Trains the model, evaluates it, and writes the results on rank 0. Collective; a mistake that one rank finds ends all
-/// of them with the same cpnsa::Error.
+/// Trains the model, evaluates it, and writes the results on rank 0. Collective; an error that one rank finds ends all
+/// ranks with the same cpnsa::Error.
 void train_and_ask(const Options& options, const cpnsa::tool::RankPlace& place);
 
 }  // namespace needle

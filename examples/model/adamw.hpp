@@ -6,11 +6,11 @@
 
 namespace model {
 
-/// AdamW with a warm-up, a cosine decay to a tenth of the rate, and gradients clipped to norm 1. It runs on every rank
-/// alike, on gradients that are already summed over the ranks.
+/// AdamW with a warm-up, a cosine decay to a tenth of the rate, and gradients clipped to norm 1. Every rank runs it on
+/// the gradients that are already summed over the ranks.
 class AdamW {
  public:
-  /// After Parameters::place().
+  /// Call it after Parameters::upload().
   AdamW(Parameters& parameters, double learning_rate, std::int64_t steps);
 
   void step();

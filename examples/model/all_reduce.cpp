@@ -20,7 +20,7 @@ std::int64_t AllReduce::sum(const TensorView& values) {
                       {length(rank)});
   };
 
-  const Tensor parts(operations_, values.dtype, {ranks, length(own)});  // of each rank, what it has of the own part
+  const Tensor parts(operations_, values.dtype, {ranks, length(own)});  // the own part of each rank's values
   const auto row = [&](int rank) { return static_cast<char*>(parts.view().data) + rank * part(own).bytes(); };
   std::vector<cpnsa::SendMessage> sends;
   std::vector<cpnsa::ReceiveMessage> receives;

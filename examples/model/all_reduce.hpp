@@ -8,14 +8,14 @@
 
 namespace model {
 
-/// Sums over the ranks, in the order of the ranks: all ranks get the same bits, in every run. Collective; the result is
-/// the number of bytes that this rank received.
+/// Sums over the ranks in rank order: all ranks get the same bits in every run. Collective; returns the number of bytes
+/// that this rank received.
 class AllReduce {
  public:
   AllReduce(Operations& operations, cpnsa::Communicator& communicator)
       : operations_(operations), communicator_(communicator) {}
 
-  /// A wide array of one dimension in the device's memory: each rank adds up a part of it, and gathers the others'.
+  /// Sums a wide one-dimensional array in device memory: each rank sums one part of it and gathers the other parts.
   std::int64_t sum(const TensorView& values);
 
   std::int64_t sum_on_host(std::span<double> values);

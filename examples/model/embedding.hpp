@@ -6,7 +6,7 @@
 
 namespace model {
 
-/// A row of a table for each token.
+/// Maps each token to a row of a table.
 class Embedding {
  public:
   Embedding(Parameters& parameters, std::int64_t vocabulary, std::int64_t width);

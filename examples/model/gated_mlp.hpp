@@ -4,7 +4,7 @@
 
 namespace model {
 
-/// (silu(x W_gate) * (x W_up)) W_down.
+/// The gated MLP (silu(x W_gate) * (x W_up)) W_down.
 class GatedMlp {
  public:
   GatedMlp(Parameters& parameters, std::int64_t width, std::int64_t hidden, double out_deviation);

@@ -5,7 +5,7 @@
 
 namespace model {
 
-/// x W, W [in, out], of the given type; x is narrow.
+/// Returns x W in the given type; W is [in, out], x narrow.
 Tensor linear(const Parameters& parameters, const Weight& weight, const TensorView& x, DType dtype);
 
 /// y += x W.

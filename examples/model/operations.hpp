@@ -13,7 +13,7 @@ namespace model {
 using cpnsa::DType;
 using cpnsa::TensorView;
 
-/// Tokens, or other whole numbers, in the device's memory.
+/// Tokens or other integers in device memory.
 struct TokenView {
   std::int32_t* data = nullptr;
   std::int64_t count = 0;
@@ -56,10 +56,10 @@ class Operations {
   DType wide() const { return wide_; }
   DType narrow() const { return narrow_; }
 
-  /// Memory, ordered by the stream: what is released may be given out again at once.
+  /// Memory in the order of the stream: released memory may be reused by the next allocation at once.
   void* allocate(std::size_t bytes);
   void release(void* pointer, std::size_t bytes) noexcept;
-  std::size_t peak_bytes() const { return peak_bytes_; }  ///< most that was in use at once
+  std::size_t peak_bytes() const { return peak_bytes_; }  ///< the maximum in use at one time
 
   /// c (+)= a b, with a or b transposed. a and b are narrow, c is of either type.
   virtual void product(const TensorView& c, const TensorView& a, const TensorView& b, Transposed, Into) = 0;
@@ -69,7 +69,7 @@ class Operations {
   /// dtable[tokens[i]] += dx[i]; all wide.
   virtual void look_up_backward(const TensorView& dtable, const TensorView& dx, TokenView tokens) = 0;
 
-  /// inverse = 1 / sqrt(mean(x^2) + rms_norm_epsilon), y = x inverse gain, a row at a time. y is narrow, the others are
+  /// inverse = 1 / sqrt(mean(x^2) + rms_norm_epsilon), y = x inverse gain, for each row. y is narrow, the others are
   /// wide.
   virtual void rms_norm(const TensorView& y, const TensorView& inverse, const TensorView& x,
                         const TensorView& gain) = 0;
@@ -77,7 +77,7 @@ class Operations {
   virtual void rms_norm_backward(const TensorView& dx, const TensorView& dgain, const TensorView& dy,
                                  const TensorView& x, const TensorView& inverse, const TensorView& gain) = 0;
 
-  /// Turns the channels (c, c + dim / 2) of each head by the row's angles: x [rows, heads dim] narrow, in place;
+  /// Rotates channels (c, c + dim / 2) of each head by the row's angles, in place: x [rows, heads dim] is narrow;
   /// cosine and sine [rows, dim / 2] wide. direction is 1, or -1 for the inverse.
   virtual void rotate(const TensorView& x, const TensorView& cosine, const TensorView& sine, double direction) = 0;
 
@@ -86,8 +86,8 @@ class Operations {
   virtual void gated_backward(const TensorView& dgate, const TensorView& dup, const TensorView& dhidden,
                               const TensorView& gate, const TensorView& up) = 0;
 
-  /// The sum over the rows with a target of -log softmax(logits)[target], in nats; dlogits (narrow) is the gradient of
-  /// `scale` times it, for logits that are wide.
+  /// Returns the sum of -log softmax(logits)[target] over the rows that have a target, in nats; dlogits (narrow) is the
+  /// gradient of `scale` times it, for logits that are wide.
   virtual double cross_entropy(const TensorView& dlogits, const TensorView& logits, TokenView targets,
                                double scale) = 0;
   /// best[i] = the column of the largest logit of row i, the first of equal ones.
@@ -108,8 +108,9 @@ class Operations {
   std::size_t used_bytes_ = 0, peak_bytes_ = 0;
 };
 
-/// For the device, which must outlive it. On the CPU both types are `dtype`, f64 or f32; on CUDA `dtype`, which must be
-/// bf16, is the narrow type, and f32 the wide one. Throws cpnsa::UnsupportedError for other types.
+/// The operations for a device, which must outlive them. On the CPU both types are `dtype`, f64 or f32; on CUDA
+/// `dtype`, which must be bf16, is the narrow type, and f32 the wide one. Throws cpnsa::UnsupportedError for other
+/// types.
 std::unique_ptr<Operations> make_operations(cpnsa::Device& device, DType dtype);
 
 std::unique_ptr<Operations> make_cpu_operations(cpnsa::Device& device, DType dtype);

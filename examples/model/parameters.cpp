@@ -7,7 +7,7 @@
 namespace model {
 namespace {
 
-constexpr std::int64_t alignment = 128;  // elements: 256 bytes also of the narrowest type
+constexpr std::int64_t alignment = 128;  // elements: 256 bytes in the narrowest type
 
 }  // namespace
 
@@ -24,7 +24,7 @@ Weight Parameters::add(std::int64_t rows, std::int64_t columns, bool decay) {
 Weight Parameters::add_normal(std::int64_t rows, std::int64_t columns, double deviation) {
   const Weight weight = add(rows, columns, true);
   const auto uniform = [&] { return (static_cast<double>(random_() >> 11) + 0.5) * 0x1p-53; };
-  for (std::int64_t i = 0; i < weight.size(); ++i) {  // Box and Muller
+  for (std::int64_t i = 0; i < weight.size(); ++i) {  // by the method of Box and Muller
     const double radius = std::sqrt(-2.0 * std::log(uniform()));
     initial_[static_cast<std::size_t>(weight.offset + i)] =
         deviation * radius * std::cos(2.0 * std::numbers::pi * uniform());
@@ -42,7 +42,7 @@ void Parameters::add_to(const Weight& weight, std::int64_t row, std::int64_t col
   initial_[static_cast<std::size_t>(weight.offset + row * weight.columns + column)] += value;
 }
 
-void Parameters::place() {
+void Parameters::upload() {
   const auto size = static_cast<std::int64_t>(initial_.size());
   values_ = Tensor(operations_, operations_.wide(), {size});
   gradients_ = zeros(operations_, operations_.wide(), {size});

@@ -9,7 +9,7 @@
 
 namespace model {
 
-/// A place in Parameters: a matrix [rows, columns], or a vector of one row.
+/// The position of a weight in Parameters: a matrix [rows, columns], or a vector with one row.
 struct Weight {
   std::int64_t offset = 0;
   std::int64_t rows = 0;
@@ -17,10 +17,10 @@ struct Weight {
   std::int64_t size() const { return rows * columns; }
 };
 
-/// Every parameter of the model in one array, so that one all-reduce and one optimizer step serve all of them. Each
+/// All parameters of the model in one array, so that one all-reduce and one optimizer step handle all of them. Every
 /// rank holds the same values. Gradients are sums over this rank's tokens until they are summed over the ranks.
 ///
-/// The layers add their weights first, on the host; place() then brings all of them to the device.
+/// The layers first add their weights on the host; upload() then copies all of them to the device.
 class Parameters {
  public:
   Parameters(Operations& operations, std::uint64_t seed) : operations_(operations), random_(seed) {}
@@ -28,15 +28,15 @@ class Parameters {
   Weight add_normal(std::int64_t rows, std::int64_t columns, double deviation);
   Weight add_constant(std::int64_t rows, std::int64_t columns, double value);
   void add_to(const Weight& weight, std::int64_t row, std::int64_t column, double value);  ///< to the initial value
-  void place();
+  void upload();
 
-  /// Rounds the values for the matrix products and attention; after every change of them.
+  /// Rounds the values for matrix products and attention. Call it after every change of the values.
   void round();
 
   Operations& operations() const { return operations_; }
   std::int64_t count() const { return count_; }
 
-  // After place(). The arrays also hold a few zeros between the weights, which stay 0.
+  // Valid after upload(). The arrays also have padding between the weights, which stays 0.
   const TensorView& values() const { return values_; }        ///< wide
   const TensorView& gradients() const { return gradients_; }  ///< wide
   const std::uint8_t* decayed() const { return static_cast<const std::uint8_t*>(decayed_.data()); }
@@ -50,7 +50,7 @@ class Parameters {
   static TensorView part(const TensorView& whole, const Weight& weight);
 
   Operations& operations_;
-  std::mt19937_64 random_;  // drawn from in the order of creation: the values do not depend on the ranks
+  std::mt19937_64 random_;  // used in the order of creation, so that the values do not depend on the number of ranks
   std::int64_t count_ = 0;
   std::vector<double> initial_;
   std::vector<std::uint8_t> initially_decayed_;  // weight decay applies to matrices, not to gains and biases

@@ -4,7 +4,7 @@
 
 namespace model {
 
-/// y = x / sqrt(mean(x^2) + epsilon) * gain, a token at a time.
+/// RMS normalization: y = x / sqrt(mean(x^2) + epsilon) * gain for each token.
 class RmsNorm {
  public:
   RmsNorm(Parameters& parameters, std::int64_t width);

@@ -7,10 +7,10 @@
 
 namespace model {
 
-/// Rotary position embedding: turns each pair of channels of a head by an angle that grows with the token's position.
+/// Rotary position embedding: rotates each pair of channels of a head by an angle proportional to the token's position.
 class Rope {
  public:
-  /// `positions` of this rank's rows in the sequence; `dim` is a head's, even.
+  /// `positions` are those of this rank's rows in the sequence; `dim` is the head dimension, even.
   Rope(Operations& operations, std::span<const std::int64_t> positions, std::int64_t dim);
 
   void rotate(const TensorView& x) const;       ///< x [rows, heads * dim] narrow, in place

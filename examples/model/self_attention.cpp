@@ -24,7 +24,7 @@ SelfAttention::SelfAttention(Parameters& parameters, const AttentionKind& kind, 
   out_ = parameters.add_normal(config.num_q_heads * config.head_dim_v, width, out_deviation);
 }
 
-// Without gates of the model's own, the window's is 1 and the others' are 0.
+// If the model has no gates, that of the window branch is 1 and the others are 0.
 Tensor SelfAttention::gates(const TensorView& x) const {
   Operations& operations = parameters_.operations();
   if (kind_.gated) return linear(parameters_, gate_, x, operations.narrow());

@@ -7,7 +7,7 @@
 
 namespace model {
 
-/// Projections to queries, keys, values and gates; RoPE; attention over the sharded sequence; projection back.
+/// Projections to queries, keys, values and gates; RoPE; attention over the sharded sequence; output projection.
 class SelfAttention {
  public:
   SelfAttention(Parameters& parameters, const AttentionKind& kind, std::int64_t width, double out_deviation,

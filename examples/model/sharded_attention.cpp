@@ -2,11 +2,11 @@
 
 namespace model {
 
-AttentionKind AttentionKind::nsa(std::int64_t heads, std::int64_t kv_heads, std::int64_t head_dim) {
+AttentionKind AttentionKind::nsa(std::int64_t num_q_heads, std::int64_t num_kv_heads, std::int64_t head_dim) {
   AttentionKind kind;
   cpnsa::Config& config = kind.config;
-  config.num_q_heads = heads;
-  config.num_kv_heads = kv_heads;
+  config.num_q_heads = num_q_heads;
+  config.num_kv_heads = num_kv_heads;
   config.head_dim_qk = config.head_dim_v = head_dim;
   config.compress_block = 16;
   config.compress_stride = 8;
@@ -22,7 +22,7 @@ AttentionKind AttentionKind::full(std::int64_t tokens) const {
   cpnsa::Config& config = kind.config;
   config.window = tokens;
   config.gate = cpnsa::GateKind::values;
-  // The other two branches are computed all the same, and weighed with 0: they are made as cheap as they can be.
+  // The other two branches are computed too and get weight 0, so they are made as cheap as possible.
   config.compressor = cpnsa::Compressor::mean;
   config.compress_block = config.compress_stride = config.select_block;
   config.select_count = config.local_blocks = 1;

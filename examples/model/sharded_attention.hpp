@@ -18,21 +18,21 @@ struct AttentionTensors {
   Tensor gate;            // [rows, H 3]
 };
 
-/// How a layer of the model attends.
+/// The kind of attention of a layer.
 struct AttentionKind {
   cpnsa::Config config;
   cpnsa::AttentionOptions options;
-  int key_value_pairs = 3;  ///< 3: each branch has keys and values of its own; 1: shared
+  int key_value_pairs = 3;  ///< 3: each branch has its own keys and values; 1: the branches share them
   FirstSummaries first_summaries = FirstSummaries::random;
-  bool gated = true;  ///< false: the window branch alone, gates 0, 0, 1
+  bool gated = true;  ///< false: only the window branch, with gates 0, 0, 1
 
   /// NSA with small blocks, for sequences of a few thousand tokens.
-  static AttentionKind nsa(std::int64_t heads, std::int64_t kv_heads, std::int64_t head_dim);
-  /// The same model with causal attention to every token, as a window that is the whole sequence.
+  static AttentionKind nsa(std::int64_t num_q_heads, std::int64_t num_kv_heads, std::int64_t head_dim);
+  /// Causal attention to every token: the window is the whole sequence.
   AttentionKind full(std::int64_t tokens) const;
 };
 
-/// Memory for one forward or one backward at a time, of any of the layers.
+/// Workspace for one forward or one backward of any layer at a time.
 class Workspace {
  public:
   explicit Workspace(Operations& operations) : operations_(operations) {}
@@ -47,8 +47,7 @@ class Workspace {
   Memory memory_;
 };
 
-/// One cpnsa::Attention with its memory: the one place of the examples' model that calls the library's forward and
-/// backward.
+/// A cpnsa::Attention with its memory. Only this class calls the library's forward and backward.
 class ShardedAttention {
  public:
   ShardedAttention(Parameters& parameters, const AttentionKind& kind, const cpnsa::Partition& partition,
@@ -67,7 +66,7 @@ class ShardedAttention {
   Operations& operations_;
   cpnsa::Attention attention_;
   Workspace& workspace_;
-  std::unique_ptr<Compressor> compress_k_, compress_v_;  // none where the compressor has no parameters
+  std::unique_ptr<Compressor> compress_k_, compress_v_;  // null if the compressor has no parameters
   AttentionTensors inputs_;
   Tensor out_;
   Memory saved_memory_;

@@ -43,7 +43,7 @@ class Memory {
   std::size_t bytes_ = 0;
 };
 
-/// Owner of a tensor, uninitialised when it is made.
+/// Owner of an uninitialised tensor.
 class Tensor {
  public:
   Tensor() = default;
@@ -82,7 +82,7 @@ Tensor zeros(Operations& operations, DType dtype, std::initializer_list<std::int
 Tensor copy(Operations& operations, const TensorView& source);
 Tensor narrowed(Operations& operations, const TensorView& source);  ///< of a wide tensor, rounded to the narrow type
 
-/// Between the host's float64 and a wide tensor; they wait for the stream.
+/// Copies between float64 on the host and a wide tensor; waits for the stream.
 void write(Operations& operations, const TensorView& destination, std::span<const double> values);
 std::vector<double> read(Operations& operations, const TensorView& source);
 

@@ -26,7 +26,7 @@ Transformer::Transformer(Parameters& parameters, const AttentionKind& kind, cons
                                 workspace_),
                   RmsNorm(parameters, size.width), GatedMlp(parameters, size.width, hidden, out_deviation(hidden))}));
   }
-  parameters.place();
+  parameters.upload();
 }
 
 Tensor Transformer::forward(TokenView tokens) {

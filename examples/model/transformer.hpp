@@ -18,11 +18,12 @@ struct TransformerSize {
   std::int64_t vocabulary = 256;
 };
 
-/// Embedding, layers of attention and gated MLP, and a distribution of the next token. The sequence, one document or
-/// several, is sharded by the partition; tokens given and returned are this rank's, in the order of its rows.
+/// A transformer: embedding, layers of attention and gated MLP, and a distribution of the next token. The sequence, of
+/// one or more documents, is sharded by the partition; token arguments and results are this rank's, in the order of its
+/// rows.
 class Transformer {
  public:
-  /// Adds its weights to the parameters and places them. Collective, as the calls below are.
+  /// Adds its weights to the parameters and uploads them. Collective, like all calls below.
   Transformer(Parameters& parameters, const AttentionKind& kind, const TransformerSize& size,
               const cpnsa::Partition& partition, cpnsa::Communicator& communicator);
 

@@ -13,7 +13,7 @@ using testing::Not;
 
 Grid example() {
   Grid grid;
-  grid.longest_learnt = 512;
+  grid.max_trained_length = 512;
   grid.lengths = {1024, 1500};
   grid.bands = 2;
   grid.right = {{2000, 1999}, {0, 500}};

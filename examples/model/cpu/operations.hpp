@@ -4,7 +4,7 @@
 
 namespace model {
 
-/// Loops over float64 or float32, and Eigen's matrix products. A method a file.
+/// Loops over float64 or float32, and Eigen's matrix products. One method per file.
 class CpuOperations final : public Operations {
  public:
   CpuOperations(cpnsa::Device& device, DType dtype) : Operations(device, {}, dtype, dtype) {}

@@ -15,7 +15,7 @@ __device__ float warp_max(float value) {
   return value;
 }
 
-// A warp a row. dlogits, logits [rows, columns], losses and targets [rows]
+// One warp per row. dlogits, logits [rows, columns], losses and targets [rows]
 __global__ void cross_entropy_rows(Narrow* dlogits, double* losses, const float* logits, const std::int32_t* targets,
                                    float scale, std::int64_t rows, std::int64_t columns) {
   for (std::int64_t row = first_row(); row < rows; row += row_stride()) {

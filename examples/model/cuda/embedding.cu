@@ -13,7 +13,7 @@ namespace {
 
 using namespace cuda;
 
-constexpr int parts = 16;  // of the rows that share a token, each added up by a thread block
+constexpr int parts = 16;  // parts of the rows that share a token; each is summed by one thread block
 
 // x [rows, width], table [vocabulary, width]
 __global__ void look_up_rows(float* x, const float* table, const std::int32_t* tokens, std::int64_t elements,
@@ -53,7 +53,7 @@ void CudaOperations::look_up(const TensorView& x, const TensorView& table, Token
   check_launch("look_up_rows");
 }
 
-// Rows are sorted by their tokens, so that sums have one order and need no atomics.
+// Rows are sorted by token, so that sums have a fixed order and need no atomics.
 void CudaOperations::look_up_backward(const TensorView& dtable, const TensorView& dx, TokenView tokens) {
   if (tokens.count == 0) return;
   const std::int64_t vocabulary = dtable.shape[0], width = dtable.shape[1];

@@ -41,7 +41,7 @@ __device__ inline int lane() {
   return static_cast<int>(threadIdx.x) % warp_size;
 }
 
-// All lanes get the sum; its order does not depend on anything.
+// All lanes get the sum; the order of summation is fixed.
 __device__ inline float warp_sum(float value) {
   for (int distance = warp_size / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(~0u, value, distance);
   return value;

@@ -18,7 +18,7 @@ std::unique_ptr<Operations> make_cuda_operations(cpnsa::Device& device, DType dt
   return std::make_unique<CudaOperations>(device);
 }
 
-// The runtime's own pool, one a rank: it keeps what is released, and gives it out in the order of the stream.
+// A memory pool of the CUDA runtime, one per rank: it caches released memory and reuses it in the order of the stream.
 CudaOperations::CudaOperations(cpnsa::Device& device)
     : Operations(device, device.create_stream(), DType::f32, DType::bf16) {
   device.activate();
@@ -33,7 +33,7 @@ CudaOperations::CudaOperations(cpnsa::Device& device)
   check(cublasSetStream(cublas_, native()), "cublasSetStream");
 }
 
-// Nothing to be done about a device that fails here.
+// An error here cannot be handled: nothing may be thrown.
 CudaOperations::~CudaOperations() {
   static_cast<void>(cudaStreamSynchronize(native()));
   static_cast<void>(cublasDestroy(cublas_));

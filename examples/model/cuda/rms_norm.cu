@@ -9,9 +9,9 @@ namespace {
 
 using namespace cuda;
 
-constexpr std::int64_t rows_per_part = 256;  // that are added up before the sums of parts are
+constexpr std::int64_t rows_per_part = 256;  // rows that are summed before the sums of parts are
 
-// A warp a row. y, x [rows, columns], inverse [rows], gain [columns]
+// One warp per row. y, x [rows, columns], inverse [rows], gain [columns]
 __global__ void rms_norm_rows(Narrow* y, float* inverse, const float* x, const float* gain, std::int64_t rows,
                               std::int64_t columns) {
   for (std::int64_t row = first_row(); row < rows; row += row_stride()) {
@@ -39,7 +39,7 @@ __global__ void rms_norm_backward_rows(float* dx, const float* dy, const float* 
   }
 }
 
-// sums [parts, columns]: sum of dy x inverse over the part's rows. Block (32, warps), a column a lane.
+// sums [parts, columns]: sum of dy x inverse over the part's rows. Block (32, warps), one column per lane.
 __global__ void gain_gradient_parts(float* sums, const float* dy, const float* x, const float* inverse,
                                     std::int64_t rows, std::int64_t columns) {
   __shared__ float of_warp[block_warps][warp_size];

@@ -6,7 +6,7 @@ namespace {
 
 using namespace cuda;
 
-// A thread a pair of channels. x [rows, heads, 2 half], cosine and sine [rows, half]
+// One thread per pair of channels. x [rows, heads, 2 half], cosine and sine [rows, half]
 __global__ void rotate_pairs(Narrow* x, const float* cosine, const float* sine, float direction, std::int64_t pairs,
                              std::int64_t heads, std::int64_t half) {
   for (std::int64_t i = first_item(); i < pairs; i += item_stride()) {
