@@ -10,8 +10,8 @@ using backends::RandomRows;
 
 namespace {
 
-constexpr std::int64_t local_run = 64;  // neighbouring queries that look for the same blocks
-constexpr float local_noise = 0.4f;     // what each of them adds of its own: 16 share 40 to 60 blocks at 64K
+constexpr std::int64_t local_run = 64;  // consecutive queries that prefer the same blocks
+constexpr float local_noise = 0.4f;     // noise per query: at 64K, 16 queries together select 40 to 60 blocks
 
 }  // namespace
 
@@ -19,7 +19,7 @@ void BenchInputs::fill(Device& device, Stream stream, LayerMemory& memory, const
                        const LayerTensor* dout, const Partition& partition, int rank, std::uint64_t set) const {
   std::uint64_t index = 0;
   const auto numbers = [&](const LayerTensor& tensor) {
-    // A parameter's fan-in is its next to last extent: [G, inputs, outputs].
+    // The fan-in of a parameter is its second to last extent: [G, inputs, outputs].
     const auto fan_in = static_cast<float>(tensor.per_token ? 1 : tensor.shape[tensor.shape.size() - 2].size);
     RandomRows rows{RandomRows::mix(RandomRows::mix(seed_ + set * 1024) + index++), tensor.elements_per_row(),
                     1 / std::sqrt(fan_in)};

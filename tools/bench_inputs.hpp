@@ -11,15 +11,16 @@
 
 namespace cpnsa::tool {
 
-/// Random inputs that depend on the seed, the set and the token alone: the same at every rank count. A GPU makes its
-/// own, tens of gigabytes in the blink of an eye; for the CPU the host makes them.
+/// Random inputs that depend only on the seed, the set and the token, so that they are equal for every number of ranks.
+/// A GPU generates its inputs itself, because they can have tens of gigabytes; the host generates those of the CPU
+/// device.
 class BenchInputs {
  public:
   BenchInputs(DType dtype, Selection selection, std::uint64_t seed)
       : dtype_(dtype), selection_(selection), seed_(seed) {}
 
-  /// Fills the rank's rows of every tensor with input set `set`, and returns when they are there. Parameters are scaled
-  /// by 1/sqrt(inputs of a neuron).
+  /// Fills the rank's rows of every tensor with input set `set`, and returns when they are complete. Parameters are
+  /// scaled by 1/sqrt(inputs of a neuron).
   void fill(Device& device, Stream stream, LayerMemory& memory, const std::vector<LayerTensor>& tensors,
             const LayerTensor* dout, const Partition& partition, int rank, std::uint64_t set) const;
 

@@ -87,11 +87,11 @@ void File::close() {
     throw_file_error(path_, errno, "closing", "to write the whole file");
 }
 
-std::string read_text(const std::filesystem::path& path, std::size_t most) {
+std::string read_text(const std::filesystem::path& path, std::size_t max_bytes) {
   const File file = File::open(path);
   const std::uint64_t size = file.size();
-  if (size > most)
-    throw ArgumentError(fmt::format("{}: found {} bytes, expected at most {}", path.string(), size, most));
+  if (size > max_bytes)
+    throw ArgumentError(fmt::format("{}: found {} bytes, expected at most {}", path.string(), size, max_bytes));
   std::string text(static_cast<std::size_t>(size), '\0');
   file.read_at(text.data(), text.size(), 0);
   return text;

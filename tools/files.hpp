@@ -7,14 +7,14 @@
 
 namespace cpnsa::tool {
 
-/// An open file. Every failure is an ArgumentError that names the path, what the system said and what was expected.
+/// An open file. Every failure is an ArgumentError with the path, the system's message and what was expected.
 class File {
  public:
-  /// For reading; a folder, pipe or device is refused.
+  /// Opens a file for reading; a folder, pipe or device is refused.
   static File open(const std::filesystem::path& path);
-  /// For writing a file that exists.
+  /// Opens an existing file for writing.
   static File open_to_write(const std::filesystem::path& path);
-  /// A new file; an existing one is refused.
+  /// Creates a file; an existing one is refused.
   static File create(const std::filesystem::path& path);
 
   File(File&& other) noexcept;
@@ -25,8 +25,8 @@ class File {
 
   void read_at(void* destination, std::size_t bytes, std::uint64_t offset) const;
   void write_at(const void* source, std::size_t bytes, std::uint64_t offset) const;
-  void reserve(std::uint64_t bytes) const;  ///< makes the file so long, and sure of its place on the disk
-  void close();                             ///< reports what a delayed write may still find
+  void reserve(std::uint64_t bytes) const;  ///< sets the length of the file and reserves its space on the disk
+  void close();                             ///< reports errors of delayed writes
 
  private:
   File(const std::filesystem::path& path, int flags, const char* expected);
@@ -39,7 +39,7 @@ class File {
 [[noreturn]] void throw_file_error(const std::filesystem::path& path, int error, const char* doing,
                                    const char* expected);
 
-/// The whole of a small file; ArgumentError when it is longer than `most` bytes.
-std::string read_text(const std::filesystem::path& path, std::size_t most);
+/// Reads a whole small file; ArgumentError if it is longer than `max_bytes`.
+std::string read_text(const std::filesystem::path& path, std::size_t max_bytes);
 
 }  // namespace cpnsa::tool

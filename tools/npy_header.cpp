@@ -11,8 +11,8 @@
 namespace cpnsa::tool {
 namespace {
 
-constexpr std::size_t longest_header = std::size_t{1} << 20;
-constexpr std::size_t most_extents = 32;
+constexpr std::size_t max_header_bytes = std::size_t{1} << 20;
+constexpr std::size_t max_extents = 32;
 
 [[noreturn]] void fail(const std::string& found, std::string_view expected) {
   throw NpyFormatError(fmt::format("found {}, expected {}", found, expected));
@@ -131,7 +131,7 @@ class HeaderParser {
       if (error != std::errc() || extent < 0) fail_here("an extent from 0 to 2^63 - 1");
       text_.remove_prefix(static_cast<std::size_t>(end - text_.data()));
       shape.push_back(extent);
-      if (shape.size() > most_extents) fail("more than 32 extents", "at most 32");
+      if (shape.size() > max_extents) fail("more than 32 extents", "at most 32");
       if (!try_take(',')) {
         take(')');
         break;
@@ -155,8 +155,8 @@ class HeaderParser {
 
 NpyPreamble read_npy_preamble(const File& file, std::uint64_t size) {
   constexpr std::string_view magic("\x93NUMPY", 6);
-  constexpr std::size_t least = 10;  // magic, version, and the shorter of the header lengths
-  if (size < least) fail(fmt::format("{} bytes", size), "a NumPy file, which has at least 10");
+  constexpr std::size_t min_bytes = 10;  // magic, version and the shorter kind of header length
+  if (size < min_bytes) fail(fmt::format("{} bytes", size), "a NumPy file, which has at least 10");
   std::array<char, 12> bytes{};
   file.read_at(bytes.data(), std::min<std::size_t>(size, bytes.size()), 0);
   if (std::string_view(bytes.data(), magic.size()) != magic)
@@ -169,8 +169,8 @@ NpyPreamble read_npy_preamble(const File& file, std::uint64_t size) {
                                    ? NpyPreamble{10, byte(8) | std::size_t{byte(9)} << 8}
                                    : NpyPreamble{12, byte(8) | std::size_t{byte(9)} << 8 | std::size_t{byte(10)} << 16 |
                                                          std::size_t{byte(11)} << 24};
-  if (preamble.header_bytes > longest_header)
-    fail(fmt::format("a header of {} bytes", preamble.header_bytes), fmt::format("at most {}", longest_header));
+  if (preamble.header_bytes > max_header_bytes)
+    fail(fmt::format("a header of {} bytes", preamble.header_bytes), fmt::format("at most {}", max_header_bytes));
   if (preamble.header_offset + preamble.header_bytes > size)
     fail(fmt::format("a file of {} bytes (truncated)", size),
          fmt::format("at least the {} of its header", preamble.header_offset + preamble.header_bytes));

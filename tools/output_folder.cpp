@@ -64,12 +64,12 @@ void OutputFolder::create_parents() {
   }
 }
 
-// What a run that was killed left behind stays; its process's number may be this one's.
+// Files of a killed run are not removed, because its process id may equal this one's.
 void OutputFolder::create_unfinished() {
   const fs::path stem =
       target_exists_ ? target_ / fmt::format(".cpnsa-{}", ::getpid())
                      : target_.parent_path() / fmt::format(".{}.cpnsa-{}", target_.filename().string(), ::getpid());
-  std::error_code ignored;  // creating it says what is wrong
+  std::error_code ignored;  // an error is reported when it is created
   fs::path hidden = stem;
   for (int attempt = 1; fs::exists(fs::symlink_status(hidden, ignored)); ++attempt)
     hidden = fmt::format("{}-{}", stem.string(), attempt);
@@ -77,9 +77,9 @@ void OutputFolder::create_unfinished() {
   unfinished_ = hidden;
 }
 
-// A folder in a file's place would stop commit() half-way.
+// A folder with the name of a file would make commit() fail half-way.
 void OutputFolder::add(const std::string& file_name) {
-  std::error_code ignored;  // what cannot be looked at is no folder
+  std::error_code ignored;  // a path that cannot be read is not a folder
   const fs::path place = target_ / file_name;
   if (target_exists_ && fs::is_directory(fs::symlink_status(place, ignored)))
     throw ArgumentError(fmt::format("{}: found a folder, expected a file or nothing", place.string()));
@@ -112,7 +112,7 @@ void OutputFolder::add_text(const std::string& file_name, std::string_view text)
 void OutputFolder::commit(const std::vector<std::string>& stale_names) {
   if (target_exists_) {
     for (const std::string& file : files_) rename_to(unfinished_ / file, target_ / file);
-    std::error_code ignored;  // left-overs of an earlier run harm nothing that this run wrote
+    std::error_code ignored;  // files left by an earlier run do not affect those of this run
     for (const std::string& name : stale_names)
       if (std::find(files_.begin(), files_.end(), name) == files_.end()) fs::remove(target_ / name, ignored);
     fs::remove(unfinished_, ignored);

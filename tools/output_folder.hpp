@@ -9,28 +9,29 @@
 
 namespace cpnsa::tool {
 
-/// A result folder that appears complete or not at all. Files are written to a hidden folder beside it (inside it when
-/// it exists already) and renamed at the very end; what is not committed is removed. One rank owns the OutputFolder,
+/// A result folder that appears complete or not at all. Files are written to a hidden folder next to it (inside it if
+/// it already exists) and renamed at the end; files that are not committed are removed. One rank owns the OutputFolder,
 /// and every rank writes its own rows into the files: the ranges are disjoint and no tensor passes through one rank,
 /// but all ranks must see the same file system.
 ///
 /// Errors are ArgumentErrors that name the path.
 class OutputFolder {
  public:
-  /// Creates the hidden folder, so that a target that cannot be written is found out before anything is computed.
+  /// Creates the hidden folder, so that a target that cannot be written is reported before the computation.
   explicit OutputFolder(const std::filesystem::path& target);
   OutputFolder(const OutputFolder&) = delete;
   OutputFolder& operator=(const OutputFolder&) = delete;
   ~OutputFolder();
 
-  /// Where the files are until commit().
+  /// The folder of the files until commit().
   const std::filesystem::path& unfinished() const { return unfinished_; }
 
-  /// An array's file: its header, and its full length reserved on the disk.
+  /// Creates an array's file: writes its header and reserves its full length on the disk.
   void add_array(const std::string& file_name, const NpyArray& array);
   void add_text(const std::string& file_name, std::string_view text);
 
-  /// Moves the files to the target; files of `stale_names` that an earlier run left and this one did not write go.
+  /// Moves the files to the target, and removes files of `stale_names` that an earlier run left and this run did not
+  /// write.
   void commit(const std::vector<std::string>& stale_names);
 
  private:

@@ -10,7 +10,7 @@ namespace {
 
 using nlohmann::ordered_json;
 
-// One entry a rank.
+// One entry per rank.
 template <class Value>
 ordered_json column(const std::vector<RankReport>& ranks, const Value& value) {
   ordered_json entries = ordered_json::array();

@@ -9,7 +9,7 @@
 
 namespace cpnsa::tool {
 
-/// What one rank has to say about a run; gathered as bytes.
+/// One rank's report of a run; gathered as bytes.
 struct RankReport {
   Statistics statistics;
   std::int64_t tokens = 0;
@@ -30,7 +30,7 @@ struct RunReport {
   std::vector<RankReport> ranks;
 
   std::string json() const;   ///< the text of stats.json
-  std::string table() const;  ///< for people: a row a rank
+  std::string table() const;  ///< for people: one row per rank
 };
 
 }  // namespace cpnsa::tool

@@ -117,8 +117,9 @@ class Oracle {
   }
 
   template <class Container>
-  static auto* row_of(Container& tensor, std::int64_t row, std::int64_t head, std::int64_t heads, std::int64_t dim) {
-    return tensor.empty() ? nullptr : tensor.data() + (row * heads + head) * dim;
+  static auto* row_of(Container& tensor, std::int64_t row, std::int64_t head, std::int64_t num_heads,
+                      std::int64_t dim) {
+    return tensor.empty() ? nullptr : tensor.data() + (row * num_heads + head) * dim;
   }
 
   template <class Container, class Visit>
@@ -187,11 +188,11 @@ class Oracle {
     const std::int64_t visible = which == compressed ? visible_summaries(position, document) : 0;
     const auto add = [&](Reals<Real>& keys, Reals<Real>& values, Reals<Real>& dkeys, Reals<Real>& dvalues,
                          std::int64_t row) {
-      const std::int64_t heads = config_.num_kv_heads;
-      result.keys.push_back(row_of(keys, row, head, heads, config_.head_dim_qk));
-      result.values.push_back(row_of(values, row, head, heads, config_.head_dim_v));
-      result.dkeys.push_back(row_of(dkeys, row, head, heads, config_.head_dim_qk));
-      result.dvalues.push_back(row_of(dvalues, row, head, heads, config_.head_dim_v));
+      const std::int64_t num_kv_heads = config_.num_kv_heads;
+      result.keys.push_back(row_of(keys, row, head, num_kv_heads, config_.head_dim_qk));
+      result.values.push_back(row_of(values, row, head, num_kv_heads, config_.head_dim_v));
+      result.dkeys.push_back(row_of(dkeys, row, head, num_kv_heads, config_.head_dim_qk));
+      result.dvalues.push_back(row_of(dvalues, row, head, num_kv_heads, config_.head_dim_v));
     };
     switch (which) {
       case compressed:
@@ -222,10 +223,10 @@ class Oracle {
 
   void select_for(std::int64_t row, std::int64_t position, const Range& document, std::int64_t kv_head,
                   OracleForward& result) {
-    const std::int64_t heads = config_.heads_per_group();
+    const std::int64_t heads_per_group = config_.heads_per_group();
     Reals<Real> importance(static_cast<std::size_t>(visible_summaries(position, document)), 0);  // P
     const Attention attention = branch(compressed, position, document, kv_head, nullptr);
-    for (std::int64_t head = kv_head * heads; head < (kv_head + 1) * heads; ++head) {
+    for (std::int64_t head = kv_head * heads_per_group; head < (kv_head + 1) * heads_per_group; ++head) {
       const Attended<Real> attended = attend(query_of(row, head), attention.keys, attention.values, config_.head_dim_qk,
                                              config_.head_dim_v, scale_, storage_);
       for (std::size_t i = 0; i < importance.size(); ++i) importance[i] += attended.probabilities[i];
