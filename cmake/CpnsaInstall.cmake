@@ -1,76 +1,62 @@
 # Installs the libraries, the headers and the package: find_package(cpnsa [COMPONENTS mpi cuda nccl c c_static]) and
-# pkg-config cpnsa, cpnsa_<component>. Each component has an export file of its own, so that a consumer needs only the
-# dependencies of what it asks for.
+# pkg-config cpnsa, cpnsa_<component>. The components are those that cpnsa_add_component describes. Each has an export
+# file of its own, so that a consumer needs only the dependencies of the components that it asks for.
 
 include(CMakePackageConfigHelpers)
 set(CPNSA_PACKAGE_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/cpnsa)
+get_property(components GLOBAL PROPERTY CPNSA_COMPONENTS)
 
-set(CPNSA_COMPONENTS cpnsa)
-foreach(component IN ITEMS mpi cuda nccl c c_static)
-  if(TARGET cpnsa_${component})
-    list(APPEND CPNSA_COMPONENTS ${component})
-  endif()
-endforeach()
-
-foreach(component IN LISTS CPNSA_COMPONENTS)
-  set(target cpnsa_${component})
-  if(component STREQUAL "cpnsa")
-    set(target cpnsa)
-  endif()
-  install(TARGETS ${target} EXPORT cpnsa_${component}
+# cpnsa_install_library(target export): a library, its headers' folder where it has one, and its export file.
+function(cpnsa_install_library target export)
+  install(TARGETS ${target} EXPORT cpnsa_${export}
     ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
     LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
     RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-  install(EXPORT cpnsa_${component} NAMESPACE cpnsa:: DESTINATION ${CPNSA_PACKAGE_DIR}
-    FILE cpnsa-${component}-targets.cmake)
-endforeach()
-
-install(DIRECTORY include/cpnsa DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.hpp"
-  PATTERN mpi EXCLUDE PATTERN cuda EXCLUDE PATTERN nccl EXCLUDE)
-foreach(component IN ITEMS mpi cuda nccl)
-  if(TARGET cpnsa_${component})
-    install(DIRECTORY include/cpnsa/${component} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/cpnsa)
+  install(EXPORT cpnsa_${export} NAMESPACE cpnsa:: DESTINATION ${CPNSA_PACKAGE_DIR} FILE cpnsa-${export}-targets.cmake)
+  if(IS_DIRECTORY ${PROJECT_SOURCE_DIR}/include/cpnsa/${export})
+    install(DIRECTORY include/cpnsa/${export} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/cpnsa)
   endif()
-endforeach()
+endfunction()
+
+# cpnsa_install_pc(name description libs requires): name.pc, good wherever the tree is moved to.
+function(cpnsa_install_pc PC_NAME PC_DESCRIPTION PC_LIBS PC_REQUIRES)
+  set(pc_dir ${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+  file(RELATIVE_PATH PC_PREFIX ${pc_dir} ${CMAKE_INSTALL_PREFIX})
+  configure_file(cmake/cpnsa.pc.in ${CMAKE_CURRENT_BINARY_DIR}/${PC_NAME}.pc @ONLY)
+  install(FILES ${CMAKE_CURRENT_BINARY_DIR}/${PC_NAME}.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+endfunction()
+
+# The core, whose folders of headers are those of cpnsa::cpnsa alone.
+cpnsa_install_library(cpnsa cpnsa)
+file(GLOB headers CONFIGURE_DEPENDS include/cpnsa/*.hpp)
+install(FILES ${headers} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/cpnsa)
+install(DIRECTORY include/cpnsa/callbacks include/cpnsa/cpu include/cpnsa/threads
+  DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/cpnsa)
+cpnsa_install_pc(cpnsa "Native Sparse Attention, distributed: C++20" "-lcpnsa -lm -pthread" "")
 if(TARGET cpnsa_c)
   install(FILES include/cpnsa/cpnsa.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/cpnsa)
 endif()
+
+set(CPNSA_COMPONENT_FACTS "")
+foreach(component IN LISTS components)
+  foreach(field IN ITEMS DESCRIPTION LIBS PC_REQUIRES LANGUAGE MODULE REQUIRES DEPENDENCY)
+    get_property(${field} GLOBAL PROPERTY CPNSA_COMPONENT_${component}_${field})
+  endforeach()
+  cpnsa_install_library(cpnsa_${component} ${component})
+  cpnsa_install_pc(cpnsa_${component} "${DESCRIPTION}" "${LIBS}" "${PC_REQUIRES}")
+  if(MODULE)
+    install(FILES ${MODULE} DESTINATION ${CPNSA_PACKAGE_DIR})
+  endif()
+  foreach(field IN ITEMS LANGUAGE REQUIRES DEPENDENCY)
+    if(${field})
+      string(APPEND CPNSA_COMPONENT_FACTS "set(_cpnsa_${component}_${field} ${${field}})\n")
+    endif()
+  endforeach()
+endforeach()
+string(REPLACE ";" " " CPNSA_COMPONENTS "${components}")
+string(REPLACE ";" " " CPNSA_COMPONENT_FACTS "${CPNSA_COMPONENT_FACTS}")
 
 configure_package_config_file(cmake/cpnsaConfig.cmake.in cpnsaConfig.cmake INSTALL_DESTINATION ${CPNSA_PACKAGE_DIR})
 write_basic_package_version_file(cpnsaConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/cpnsaConfig.cmake ${CMAKE_CURRENT_BINARY_DIR}/cpnsaConfigVersion.cmake
   DESTINATION ${CPNSA_PACKAGE_DIR})
-if(TARGET cpnsa_nccl)
-  install(FILES cmake/FindNCCL.cmake DESTINATION ${CPNSA_PACKAGE_DIR})
-endif()
-
-# cpnsa_install_pc(name DESCRIPTION text LIBS flags [REQUIRES packages]): name.pc, good wherever the tree is moved to.
-function(cpnsa_install_pc name)
-  cmake_parse_arguments(PC "" "DESCRIPTION;LIBS;REQUIRES" "" ${ARGN})
-  set(PC_NAME ${name})
-  set(pc_dir ${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_LIBDIR}/pkgconfig)
-  file(RELATIVE_PATH PC_PREFIX ${pc_dir} ${CMAKE_INSTALL_PREFIX})
-  configure_file(cmake/cpnsa.pc.in ${CMAKE_CURRENT_BINARY_DIR}/${name}.pc @ONLY)
-  install(FILES ${CMAKE_CURRENT_BINARY_DIR}/${name}.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
-endfunction()
-
-set(pc_requires cpnsa)
-cpnsa_install_pc(cpnsa DESCRIPTION "Native Sparse Attention, distributed: C++20" LIBS "-lcpnsa -lm -pthread")
-if(TARGET cpnsa_mpi)  # the MPI's own flags come with its compiler wrapper
-  cpnsa_install_pc(cpnsa_mpi DESCRIPTION "cpnsa's MPI transport; compile with mpicxx" LIBS -lcpnsa_mpi REQUIRES cpnsa)
-endif()
-if(TARGET cpnsa_cuda)
-  string(APPEND pc_requires " cpnsa_cuda")
-  cpnsa_install_pc(cpnsa_cuda DESCRIPTION "cpnsa's CUDA device" REQUIRES cpnsa
-    LIBS "-lcpnsa_cuda -L${CUDAToolkit_LIBRARY_DIR} -lcublasLt -lcudart_static -ldl -lrt")
-endif()
-if(TARGET cpnsa_nccl)
-  string(APPEND pc_requires " cpnsa_nccl")
-  cpnsa_install_pc(cpnsa_nccl DESCRIPTION "cpnsa's NCCL transport" REQUIRES "cpnsa cpnsa_cuda"
-    LIBS "-lcpnsa_nccl ${NCCL_LIBRARY}")
-endif()
-if(TARGET cpnsa_c)
-  cpnsa_install_pc(cpnsa_c DESCRIPTION "Native Sparse Attention, distributed: C11" LIBS -lcpnsa_c)
-  cpnsa_install_pc(cpnsa_c_static DESCRIPTION "The same, linked statically" REQUIRES "${pc_requires}"
-    LIBS "-l:libcpnsa_c.a -lstdc++ -lm")
-endif()

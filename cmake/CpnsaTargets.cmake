@@ -40,6 +40,19 @@ function(cpnsa_cold_sources)
   set_source_files_properties(${ARGN} PROPERTIES COMPILE_OPTIONS $<$<CONFIG:Release>:-O1>)
 endfunction()
 
+# Packages the library cpnsa_<name>: as a component of find_package(cpnsa) and, with LIBS, as cpnsa_<name>.pc. REQUIRES
+# names other components, DEPENDENCY the arguments of find_dependency, LANGUAGE one that the project must have enabled,
+# MODULE a find module to install.
+# cpnsa_add_component(name [DESCRIPTION text LIBS flags] [PC_REQUIRES packages] [REQUIRES components] [DEPENDENCY ...]
+#   [LANGUAGE language] [MODULE file])
+function(cpnsa_add_component name)
+  cmake_parse_arguments(ARG "" "DESCRIPTION;LIBS;PC_REQUIRES;LANGUAGE;MODULE" "REQUIRES;DEPENDENCY" ${ARGN})
+  set_property(GLOBAL APPEND PROPERTY CPNSA_COMPONENTS ${name})
+  foreach(field IN ITEMS DESCRIPTION LIBS PC_REQUIRES LANGUAGE MODULE REQUIRES DEPENDENCY)
+    set_property(GLOBAL PROPERTY CPNSA_COMPONENT_${name}_${field} "${ARG_${field}}")
+  endforeach()
+endfunction()
+
 # A library of the project: cpnsa::<name> in the build tree and, once installed, in a consumer's.
 function(cpnsa_add_library target name)
   add_library(${target})
