@@ -9,10 +9,10 @@
 #include "cpnsa/communicator.hpp"
 #include "cpnsa/device.hpp"
 
-// What a build may or may not have, for the command, the C interface, the Python package and the examples. Each
-// function is defined twice, in with/ and in without/ under the same file name; CMake compiles one of the two. Only
-// with/ includes headers of CUDA, MPI and NCCL. The functions of without/ throw UnsupportedError, which names the
-// option to build with.
+// The parts that a build may lack, for the command, the C interface, the Python package and the examples. Each function
+// is defined twice, in with/ and in without/ under the same file name; CMake compiles one of the two. Only with/
+// includes headers of CUDA, MPI and NCCL. The functions of without/ throw UnsupportedError, which names the option to
+// build with.
 namespace cpnsa::backends {
 
 // --- cuda.cpp: cpnsa_backends_cuda ---------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-# What every target of the project is compiled with.
+# The options that every target of the project is compiled with.
 
 # Makes an error of memory harder to exploit. Sources whose loops must not pay for it say -fno-stack-protector
 # (kernels/cpu). _FORTIFY_SOURCE needs optimisation, and hides accesses from sanitizers.

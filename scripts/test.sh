@@ -48,7 +48,9 @@ run_tests() {  # PRESET [ctest options]
   # Python tests that found missing what they need say so in lines of pytest's.
   while read -r reason; do not_run+=("$reason"); done < <(
     sed -nE 's/^SKIPPED \[[0-9]+\] (.*\/)?(test_[^:]*):[0-9]+: (.*)/\2: \3/p' \
-      "build/$1/Testing/Temporary/LastTest.log" | sort -u)
+      "build/$1/Testing/Temporary/LastTest.log" | sort -u
+    sed -nE 's/^docs\.sh: (.*)/scripts\/docs.sh: \1/p' "build/$1/Testing/Temporary/LastTest.log" |
+      grep -v 'index.html$')
 }
 
 install_missing "${packages[@]}"
@@ -77,8 +79,8 @@ if ! find_nvcc > /dev/null; then
 elif install_missing "${emulation_packages[@]}" && configure cuda "${python_options[@]}"; then
   preset=cuda
 else
-  not_run+=("CUDA build: the preset cuda does not configure here: $(grep -m1 -A1 'CMake Error' build/cuda.configure.log |
-    tr -s '\n ' ' ' || true)")
+  why=$(grep -m1 -A1 'CMake Error' build/cuda.configure.log | tr -s '\n ' ' ' || true)
+  not_run+=("CUDA build: the preset cuda does not configure here: $why")
 fi
 
 if [ $preset = cuda ]; then
@@ -102,7 +104,7 @@ configure cpu-asan || { cat build/cpu-asan.configure.log; exit 1; }
 build cpu-asan
 # Memory's bounds are those of the given shapes; a layer's errors over callbacks are the layer's and those of the
 # communicators' suite.
-CPNSA_TEST_SEEDS=1-1 UBSAN_OPTIONS=print_stacktrace=1 run_tests cpu-asan --label-exclude 'package|gpu' \
+CPNSA_TEST_SEEDS=1-1 UBSAN_OPTIONS=print_stacktrace=1 run_tests cpu-asan --label-exclude 'package|gpu|docs' \
   --exclude-regex 'Attention/.*/cpu_callbacks'
 passed
 

@@ -6,7 +6,7 @@
 
 namespace cpnsa::backends {
 
-/// Of a backend that this build does not have: refuse("CUDA", "CPNSA_CUDA").
+/// Reports a backend that this build does not have: refuse("CUDA", "CPNSA_CUDA").
 [[noreturn]] inline void refuse(const std::string& name, const std::string& option) {
   throw UnsupportedError("found a cpnsa built without " + name + ", expected one built with " + option + "=ON");
 }
