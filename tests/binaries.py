@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Reads the dynamic section of every executable and shared library of a build: binaries.py READELF BUILD. No run path has
-an empty or relative entry, for which the loader would search the current folder; everything is hardened; Python's modules
+"""Reads the dynamic section of every executable and shared library of a build: binaries.py READELF LIST, a file with a
+path on each line. No run path has an empty or relative entry, for which the loader would search the current folder; everything is hardened; Python's modules
 export their initialisation alone."""
 
 import re
@@ -28,16 +28,13 @@ def problems_of(readelf, file):
             yield f"exports: found {len(exported)} symbols, {exported[:5]}, expected PyInit_{module.group(1)} alone"
 
 
-def main(readelf, build):
-    folders = [build / "bin", build / "lib", build / "lib64", build / "python/cpnsa"]
-    files = [file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir())
-             if file.is_file() and not file.is_symlink() and file.read_bytes()[:4] == b"\x7fELF"]
+def main(readelf, files):
     problems = [f"{file}: {problem}" for file in files for problem in problems_of(readelf, file)]
     if len(files) < 3:
-        problems.append(f"{build}: found {len(files)} binaries, expected those of a build")
+        problems.append(f"found {len(files)} binaries, expected those of a build")
     print("\n".join(problems) or f"{len(files)} binaries are as they should be")
     return 1 if problems else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Path(sys.argv[2])))
+    sys.exit(main(sys.argv[1], [Path(line) for line in Path(sys.argv[2]).read_text(encoding="utf-8").splitlines()]))
