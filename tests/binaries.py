@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Reads the dynamic section of every executable and shared library of a build: binaries.py READELF LIST, a file with a
-path on each line. No run path has an empty or relative entry, for which the loader would search the current folder; everything is hardened; Python's modules
-export their initialisation alone."""
+path on each line. No run path has an empty or relative entry, for which the loader would search the current folder;
+everything is hardened; Python's modules export their initialisation alone."""
 
 import re
 import subprocess
