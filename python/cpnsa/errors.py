@@ -1,4 +1,4 @@
-"""What the library raises. The message says what was found, what was expected, and on which rank."""
+"""The exceptions of the library. The message says what was found, what was expected, and on which rank."""
 
 
 class Error(RuntimeError):
@@ -34,16 +34,16 @@ class DeviceError(Error):
 
 
 def refuse(of, problem):
-    """Tells the other ranks, which make a collective call of `of`, a layer or the communicator of one to be made, why
-    this one cannot. What the problem is is for the caller to raise."""
+    """Tells the other ranks why this rank cannot make its next collective call. `of` is the layer of the call, or the
+    communicator of a layer that is to be made. The caller raises the problem itself."""
     try:
         of.refuse(str(problem) or type(problem).__name__)
-    except Error:  # closed, or the others did not come: the caller is told the problem
+    except Error:  # `of` is closed, or the others did not come; the caller raises the problem all the same
         pass
 
 
 class Refusing:
-    """A rank's way to a collective call of `of`: what goes wrong on it is raised here, and told to the others."""
+    """A context for the work of one rank before a collective call of `of`: an exception is told to the other ranks."""
 
     __slots__ = ("of",)
 

@@ -20,7 +20,7 @@ _types = {"f64": numpy.float64, "f32": numpy.float32, "f16": numpy.float16}
 
 
 class Saved:
-    """What a forward leaves for its backward, its inputs included."""
+    """State of a forward for its backward, with the inputs of the forward."""
 
     def __init__(self, inputs, places, state, memory):
         self.inputs = inputs

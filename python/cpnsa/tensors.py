@@ -32,7 +32,7 @@ def bounds_of(cu_seqlens):
         bounds = [operator.index(value) for value in values]
     except ArgumentError:
         raise
-    except Exception as problem:  # whatever a tensor raises that has no values: a fake one, one on "meta"
+    except Exception as problem:  # tensors without values, fake ones or on "meta", raise several types
         expected = "" if isinstance(problem, TypeError) else f" ({type(problem).__name__}: {problem})"
         raise wrong(repr(cu_seqlens) + expected) from None
     if any(bound.bit_length() > 62 for bound in bounds):

@@ -73,7 +73,7 @@ const char* gradient_name(std::size_t i) {
   return names[i].c_str();
 }
 
-/// Which of `found` tensors the `i`th flat one is, -1 for none; itself without places.
+/// The index of the `i`th flat tensor among the `found` tensors given: -1 for none, `i` itself without places.
 Py_ssize_t place_of(nb::handle places, std::size_t i, std::size_t found) {
   if (places.is_none()) return static_cast<Py_ssize_t>(i);
   const auto place = nb::cast<Py_ssize_t>(places[i]);

@@ -25,7 +25,7 @@ std::vector<SharedCommunicator> threads_communicators(int ranks) {
   return all;
 }
 
-/// The text of an exception; never throws, whatever its __str__ does or its text holds.
+/// The text of an exception. Never throws, also where its __str__ raises or its text is no UTF-8.
 std::string text_of(nb::handle exception) {
   const nb::object text = nb::steal(PyObject_Str(exception.ptr()));
   const nb::object bytes =
@@ -102,8 +102,8 @@ class Functions {
   }
 
  private:
-  /// What a function raises becomes text here: it may pass threads that cannot hold a Python exception. An interrupt is
-  /// kept besides.
+  /// Turns an exception of the function into one with its text, which may pass threads that cannot hold a Python
+  /// exception. An interrupt is stored besides.
   template <class Body>
   void call(const Body& body) const {
     const nb::gil_scoped_acquire held;

@@ -7,7 +7,7 @@
 
 namespace cpnsa::python {
 
-/// What a forward leaves for its backward, less its device memory, which is a tensor of the caller's framework.
+/// State of a forward for its backward, without its device memory, which is a tensor of the caller's framework.
 struct Saved {
   std::shared_ptr<SavedForward> forward = std::make_shared<SavedForward>();
 };

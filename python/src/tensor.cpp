@@ -14,7 +14,7 @@
 namespace cpnsa::python {
 namespace {
 
-/// What is read of a PyTorch tensor. PyTorch's own attributes cost a twentieth of its __dlpack__, which also refuses
+/// Attributes that are read of a PyTorch tensor. PyTorch's own attributes cost a twentieth of its __dlpack__, which also refuses
 /// tensors that require gradients. Told by cpnsa.torch, so that this module does not need PyTorch.
 struct Torch {
   nb::handle tensor_type;
@@ -68,7 +68,7 @@ nb::object call(nb::handle object, nb::handle name) {
   return nb::steal(value);
 }
 
-/// Whether it is a PyTorch tensor of that type, in C order, and holds the numbers themselves.
+/// True for a PyTorch tensor of that type, in C order, that holds the numbers themselves.
 bool is_dense(nb::handle tensor, nb::handle dtype) {
   return is_torch(tensor) && get(tensor, torch->dtype).is(dtype) && get(tensor, torch->layout).is(torch->strided) &&
          call(tensor, torch->is_contiguous).ptr() == Py_True && call(tensor, torch->is_neg).ptr() == Py_False;

@@ -9,7 +9,7 @@
 
 namespace cpnsa::python {
 
-/// What the views of a call look at: tensors, and what they exported, which may be memory made for this one view.
+/// Owners of the memory that the views of a call look at: tensors and their exports, which may be copies for one view.
 /// Lives, and ends, where the interpreter's lock is held.
 struct Kept {
   std::vector<nb::object> objects;

@@ -15,7 +15,7 @@ from .tracing import real_tensors
 
 __all__ = ["communicator_of", "release"]
 
-# Of the messages over gloo; apart from the caller's own, whose tag is 0 unless they say otherwise.
+# Tag of the messages over gloo. The caller's own messages have another, 0 by default.
 _tag = 7241
 
 _made = {}  # (group, device) -> communicator, so that all layers of a group share one; keeps the group
@@ -66,7 +66,7 @@ def _make(group, device):
 
 
 def _backend(group, device):
-    """What of the group moves this device's tensors; the group itself before PyTorch 2.0."""
+    """The backend of the group that moves this device's tensors; the group itself before PyTorch 2.0."""
     if not hasattr(group, "_get_backend"):
         return group
     try:
@@ -111,7 +111,7 @@ def _over_nccl(group, device):
         return _nccl.create(bytes(ids[0].cpu().tolist()), group.size(), group.rank(), device.index, group)
 
 
-# --- gloo, and whatever else moves CPU tensors -------------------------------------------------------------------
+# --- gloo, and other backends that move CPU tensors -------------------------------------------------------------------
 
 
 class _ProcessGroupTransport:

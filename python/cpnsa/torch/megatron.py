@@ -161,8 +161,8 @@ _refused_in_forward = {
 
 
 def _share_norm(projection, linear_qkv):
-    """Gives a projection the norm inside linear_qkv, which is whatever parameters and submodules it has besides
-    `weight` and `bias`. Checkpoints hold them once, as linear_qkv's."""
+    """Gives a projection the norm inside linear_qkv: all parameters and submodules of linear_qkv except `weight` and
+    `bias`. Checkpoints hold them once, as linear_qkv's."""
     shared = []
     for name, module in linear_qkv.named_children():
         setattr(projection, name, module)

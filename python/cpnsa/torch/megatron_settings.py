@@ -1,4 +1,4 @@
-"""Which settings of Megatron-core the adapter honours, which it refuses, and which have nothing to do with attention.
+"""Lists of Megatron-core's settings: honoured by the adapter, refused by it, and unrelated to attention.
 
 Each field of TransformerConfig and of PackedSeqParams, and each argument of a core attention's forward, is in exactly
 one of the lists. tests/python/test_megatron_settings.py holds them to the installed megatron-core.
@@ -77,7 +77,7 @@ unrelated = _words("""
 
 
 def _graphed(config):
-    """Whether CUDA graphs would capture attention, which reads the block requests on the host in each step."""
+    """True if CUDA graphs would capture attention, whose steps read the block requests on the host."""
     if getattr(config, "cuda_graph_impl", "none") in (None, "none"):
         return False
     scope = getattr(config, "cuda_graph_scope", None) or ["full"]

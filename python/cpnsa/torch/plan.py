@@ -116,7 +116,7 @@ class Plan:
         return unshard(rows, self, dim)
 
     def statistics(self) -> dict:
-        """What the last forward and the backward after it did on this rank; waits for them."""
+        """Bytes, blocks and times of the last forward and its backward on this rank; waits for them."""
         return self.steps.attention.statistics()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a plan runs: forward and backward of one layer on PyTorch tensors."""
+"""Forward and backward of the layer of a plan, on PyTorch tensors."""
 
 from typing import List, Optional, Sequence, Tuple
 
@@ -54,7 +54,7 @@ class Steps:
         """out, and what a backward needs: the library's Saved and its memory."""
         try:
             out = torch.empty(self.out_shape, dtype=self.dtype, device=self.device)
-            # Of PyTorch's caching allocator, which may hand them on as soon as this stream has passed the step.
+            # PyTorch's caching allocator may reuse this memory as soon as the stream has passed the step.
             workspace = torch.empty(self.workspace_bytes, dtype=torch.uint8, device=self.device)
             memory = torch.empty(self.saved_bytes, dtype=torch.uint8, device=self.device)
             state = _core.Saved() if self.backward else None
