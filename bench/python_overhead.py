@@ -65,7 +65,7 @@ class Smallest(torch.autograd.Function):
         ctx.prepared = prepared
         out = torch.empty(prepared.out_shape, dtype=tensors[0].dtype, device=tensors[0].device)
         prepared.layer.forward(tensors, out, None, prepared.state, prepared.memory, prepared.workspace, prepared.stream,
-                               prepared.places)
+                               prepared.indices)
         return out
 
     @staticmethod
@@ -73,16 +73,16 @@ class Smallest(torch.autograd.Function):
         tensors, prepared = ctx.saved_tensors, ctx.prepared
         gradients = list(map(torch.empty_like, tensors))
         prepared.layer.backward(tensors, dout, prepared.state, prepared.memory, gradients, prepared.workspace,
-                                prepared.stream, prepared.places)
+                                prepared.stream, prepared.indices)
         return (None, *gradients)
 
 
 class Prepared:
     """Everything that a step needs but its tensors, output and gradients."""
 
-    def __init__(self, plan, places):
+    def __init__(self, plan, indices):
         memory = {"dtype": torch.uint8, "device": plan.device}
-        self.layer, self.places, self.out_shape = plan.steps.attention, places, plan.steps.out_shape
+        self.layer, self.indices, self.out_shape = plan.steps.attention, indices, plan.steps.out_shape
         self.state, self.stream = cpnsa._core.Saved(), plan.steps._stream()
         self.memory = torch.empty(plan.saved_bytes, **memory)
         self.workspace = torch.empty(plan.workspace_bytes, **memory)
@@ -115,8 +115,8 @@ def measure(opts):
         forward().backward(dout)
     synchronized(opts.device)
     plan.steps.attention = timed = Timed(plan.steps.attention)
-    places, tensors = cpnsa._core._numbered(dtype, *leaves, *sides)
-    prepared = Prepared(plan, places)
+    indices, tensors = cpnsa._core._numbered(dtype, *leaves, *sides)
+    prepared = Prepared(plan, indices)
 
     def least():
         for leaf in leaves + parameters:

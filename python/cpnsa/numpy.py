@@ -22,9 +22,9 @@ _types = {"f64": numpy.float64, "f32": numpy.float32, "f16": numpy.float16}
 class Saved:
     """State of a forward for its backward, with the inputs of the forward."""
 
-    def __init__(self, inputs, places, state, memory):
+    def __init__(self, inputs, indices, state, memory):
         self.inputs = inputs
-        self.places = places
+        self.indices = indices
         self.state = state
         self.memory = memory
 
@@ -69,14 +69,14 @@ class Attention:
         """
         with Refusing(self._attention):
             inputs = tensors.flat(q, k, v, gate, compress_k, compress_v)
-            places = tensors.places(k, v, inputs)
+            indices = tensors.indices(k, v, inputs)
             if out is None:
                 out = numpy.empty((self.rows, self.config.num_q_heads, self.config.head_dim_v), self._type)
             state = memory = None
             if self._backward:
                 state, memory = _core.Saved(), self._device.allocate(self._attention.saved_bytes)
         self._attention.forward(inputs, out, selected, state, memory, self._workspace, 0)
-        return out, Saved(inputs, places, state, memory) if self._backward else None
+        return out, Saved(inputs, indices, state, memory) if self._backward else None
 
     def backward(self, dout, saved):
         """Gradients by name ("q", "k_cmp", ... "compress_v_b2"); "k" and "v" where branches share an array."""
@@ -87,7 +87,7 @@ class Attention:
         with Refusing(self._attention):
             if not isinstance(saved, Saved):
                 raise ArgumentError(f"saved: found {type(saved).__name__}, expected what forward() returned")
-            gradients = tensors.gradients_of(saved.places, saved.inputs, allocate)
+            gradients = tensors.gradients_of(saved.indices, saved.inputs, allocate)
         self._attention.backward(saved.inputs, dout, saved.state, saved.memory, gradients, self._workspace, 0)
         named = {name: gradient for name, gradient in zip(tensors.names, gradients) if gradient is not None}
         for name in ("k", "v"):

@@ -6,7 +6,7 @@ from ._core import tensor_names as names
 from .errors import ArgumentError
 
 __all__ = ["bounds_of", "branches", "first_parameter", "flat", "gradients_of", "names", "of_branches", "of_compressor",
-           "parameter_names", "places"]
+           "parameter_names", "indices"]
 
 branches = ("cmp", "slc", "win")
 parameter_names = ("pos", "weight", "w1", "b1", "w2", "b2")
@@ -71,31 +71,31 @@ def flat(q, k, v, gate, compress_k=None, compress_v=None):
     )
 
 
-def places(k, v, flat):
-    """For each of the flat tensors the number of the tensor that it is: one number where one was given for all
-    branches, -1 where none was given."""
+def indices(k, v, flat):
+    """For each flat tensor its index among the different tensors given: the same for branches that share one, -1 where
+    none was given."""
     shared = (() if isinstance(k, (tuple, list)) else (2, 3)) + (() if isinstance(v, (tuple, list)) else (5, 6))
-    numbers = []
-    next_number = 0
-    for index, tensor in enumerate(flat):
+    found = []
+    next_index = 0
+    for position, tensor in enumerate(flat):
         if tensor is None:
-            numbers.append(-1)
-        elif index in shared:
-            numbers.append(numbers[-1])
+            found.append(-1)
+        elif position in shared:
+            found.append(found[-1])
         else:
-            numbers.append(next_number)
-            next_number += 1
-    return tuple(numbers)
+            found.append(next_index)
+            next_index += 1
+    return tuple(found)
 
 
 first_parameter = names.index("compress_k_pos")
 
 
-def gradients_of(places, inputs, allocate):
-    """Gradients of the flat inputs, made by allocate(index, tensor), which may be None: one for branches of one place,
-    which then receives their sum. A tensor given in several places has a gradient for each."""
+def gradients_of(indices, inputs, allocate):
+    """Gradients of the flat inputs, made by allocate(position, tensor), which may return None. Branches that share a
+    tensor share a gradient, which receives their sum; a tensor that was given several times has a gradient for each."""
     made = {}
-    for index, (place, tensor) in enumerate(zip(places, inputs)):
-        if place >= 0 and place not in made:
-            made[place] = allocate(index, tensor)
-    return tuple(made.get(place) for place in places)
+    for position, (index, tensor) in enumerate(zip(indices, inputs)):
+        if index >= 0 and index not in made:
+            made[index] = allocate(position, tensor)
+    return tuple(made.get(index) for index in indices)

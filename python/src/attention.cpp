@@ -40,7 +40,7 @@ constexpr std::array tensor_names{"q",
                                   "compress_v_b2"};
 
 template <class Tensors>
-std::array<TensorView*, tensor_names.size()> places_in(Tensors& to) {
+std::array<TensorView*, tensor_names.size()> members_of(Tensors& to) {
   return {&to.q,
           &to.k.cmp,
           &to.k.slc,
@@ -73,26 +73,26 @@ const char* gradient_name(std::size_t i) {
   return names[i].c_str();
 }
 
-/// The index of the `i`th flat tensor among the `found` tensors given: -1 for none, `i` itself without places.
-Py_ssize_t place_of(nb::handle places, std::size_t i, std::size_t found) {
-  if (places.is_none()) return static_cast<Py_ssize_t>(i);
-  const auto place = nb::cast<Py_ssize_t>(places[i]);
-  if (place >= static_cast<Py_ssize_t>(found))
-    throw ArgumentError(fmt::format("places: found {}, expected less than the {} tensors given", place, found));
-  return place;
+/// The index of the `i`th flat tensor among the `found` tensors given: -1 for none, `i` itself without indices.
+Py_ssize_t index_of(nb::handle indices, std::size_t i, std::size_t found) {
+  if (indices.is_none()) return static_cast<Py_ssize_t>(i);
+  const auto index = nb::cast<Py_ssize_t>(indices[i]);
+  if (index >= static_cast<Py_ssize_t>(found))
+    throw ArgumentError(fmt::format("indices: found {}, expected less than the {} tensors given", index, found));
+  return index;
 }
 
-/// `tensors` is flat, or holds each different tensor once; `places` then says which of them each flat one is.
+/// `tensors` is flat, or holds each different tensor once; `indices` then says which of them each flat one is.
 template <class Tensors>
-Tensors views_of(nb::sequence tensors, nb::handle places, bool gradients, const Device& device, Kept& kept) {
+Tensors views_of(nb::sequence tensors, nb::handle indices, bool gradients, const Device& device, Owners& owners) {
   const std::size_t found = nb::len(tensors);
-  if (const std::size_t count = places.is_none() ? found : nb::len(places); count != tensor_names.size())
+  if (const std::size_t count = indices.is_none() ? found : nb::len(indices); count != tensor_names.size())
     throw ArgumentError(fmt::format("tensors: found {}, expected {}", count, tensor_names.size()));
   Tensors result;
-  const auto to = places_in(result);
+  const auto to = members_of(result);
   for (std::size_t i = 0; i < to.size(); ++i)
-    if (const Py_ssize_t place = place_of(places, i, found); place >= 0)
-      *to[i] = view_of(tensors[place], gradients ? gradient_name(i) : tensor_names[i], device, gradients, kept);
+    if (const Py_ssize_t index = index_of(indices, i, found); index >= 0)
+      *to[i] = view_of(tensors[index], gradients ? gradient_name(i) : tensor_names[i], device, gradients, owners);
   return result;
 }
 
@@ -172,50 +172,51 @@ void SharedAttention::refuse_and_throw(const std::string& problem) {
 }
 
 /// int32 [rows, G, n], or none.
-std::int32_t* SharedAttention::selection(nb::handle object, Kept& kept) const {
+std::int32_t* SharedAttention::selection(nb::handle object, Owners& owners) const {
   if (object.is_none()) return nullptr;
   const auto count = static_cast<std::size_t>(rows_ * config_.num_kv_heads * config_.select_count);
-  return static_cast<std::int32_t*>(indices_of(object, "selected", *device_, count, kept));
+  return static_cast<std::int32_t*>(indices_of(object, "selected", *device_, count, owners));
 }
 
 void SharedAttention::forward(nb::sequence inputs, nb::handle out, nb::handle selected, Saved* saved,
-                              nb::handle saved_memory, nb::handle workspace, std::uintptr_t stream, nb::handle places) {
+                              nb::handle saved_memory, nb::handle workspace, std::uintptr_t stream,
+                              nb::handle indices) {
   open();
-  Kept kept;
+  Owners owners;
   AttentionInputs in;
   TensorView result;
-  std::int32_t* indices = nullptr;
+  std::int32_t* blocks = nullptr;
   void *memory = nullptr, *work = nullptr;
   const std::string problem = problem_of([&] {
-    in = views_of<AttentionInputs>(inputs, places, false, *device_, kept);
-    result = view_of(out, "out", *device_, true, kept);
-    indices = selection(selected, kept);
-    if (saved) memory = memory_of(saved_memory, "saved", *device_, saved_bytes_, kept);
-    work = memory_of(workspace, "workspace", *device_, workspace_bytes_, kept);
+    in = views_of<AttentionInputs>(inputs, indices, false, *device_, owners);
+    result = view_of(out, "out", *device_, true, owners);
+    blocks = selection(selected, owners);
+    if (saved) memory = memory_of(saved_memory, "saved", *device_, saved_bytes_, owners);
+    work = memory_of(workspace, "workspace", *device_, workspace_bytes_, owners);
   });
   communicator_.run([&] {
     const std::lock_guard lock(lock_);
     if (!problem.empty()) refuse_and_throw(problem);
     if (saved) saved->forward->memory = memory;
-    open().forward(in, result, indices, saved ? saved->forward.get() : nullptr, work,
-                   {reinterpret_cast<void*>(stream)});
+    open().forward(in, result, blocks, saved ? saved->forward.get() : nullptr, work, {reinterpret_cast<void*>(stream)});
   });
 }
 
 void SharedAttention::backward(nb::sequence inputs, nb::handle dout, const Saved& saved, nb::handle saved_memory,
-                               nb::sequence gradients, nb::handle workspace, std::uintptr_t stream, nb::handle places) {
+                               nb::sequence gradients, nb::handle workspace, std::uintptr_t stream,
+                               nb::handle indices) {
   open();
-  Kept kept;
+  Owners owners;
   AttentionInputs in;
   AttentionGradients to;
   TensorView from;
   void *memory = nullptr, *work = nullptr;
   const std::string problem = problem_of([&] {
-    in = views_of<AttentionInputs>(inputs, places, false, *device_, kept);
-    from = view_of(dout, "dout", *device_, false, kept);
-    to = views_of<AttentionGradients>(gradients, places, true, *device_, kept);
-    memory = memory_of(saved_memory, "saved", *device_, saved_bytes_, kept);
-    work = memory_of(workspace, "workspace", *device_, workspace_bytes_, kept);
+    in = views_of<AttentionInputs>(inputs, indices, false, *device_, owners);
+    from = view_of(dout, "dout", *device_, false, owners);
+    to = views_of<AttentionGradients>(gradients, indices, true, *device_, owners);
+    memory = memory_of(saved_memory, "saved", *device_, saved_bytes_, owners);
+    work = memory_of(workspace, "workspace", *device_, workspace_bytes_, owners);
   });
   communicator_.run([&] {
     const std::lock_guard lock(lock_);
@@ -275,9 +276,9 @@ void bind_attention(nb::module_& module) {
           "refetch_blocks"_a = true, "recompute_branches"_a = false, "reuse_saved"_a = false,
           "sum_parameter_gradients"_a = false, "timing"_a = false)
       .def("forward", &SharedAttention::forward, "inputs"_a, "out"_a, "selected"_a.none(), "saved"_a.none(),
-           "saved_memory"_a.none(), "workspace"_a.none(), "stream"_a, "places"_a = nb::none())
+           "saved_memory"_a.none(), "workspace"_a.none(), "stream"_a, "indices"_a = nb::none())
       .def("backward", &SharedAttention::backward, "inputs"_a, "dout"_a, "saved"_a, "saved_memory"_a.none(),
-           "gradients"_a, "workspace"_a.none(), "stream"_a, "places"_a = nb::none())
+           "gradients"_a, "workspace"_a.none(), "stream"_a, "indices"_a = nb::none())
       .def("refuse", &SharedAttention::refuse, "problem"_a,
            "Takes the place of this rank's next forward() or backward(), which it cannot make: the others' raises "
            "ArgumentError with the problem.")

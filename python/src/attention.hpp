@@ -20,9 +20,9 @@ class SharedAttention {
   ~SharedAttention();
 
   void forward(nb::sequence inputs, nb::handle out, nb::handle selected, Saved* saved, nb::handle saved_memory,
-               nb::handle workspace, std::uintptr_t stream, nb::handle places);
+               nb::handle workspace, std::uintptr_t stream, nb::handle indices);
   void backward(nb::sequence inputs, nb::handle dout, const Saved& saved, nb::handle saved_memory,
-                nb::sequence gradients, nb::handle workspace, std::uintptr_t stream, nb::handle places);
+                nb::sequence gradients, nb::handle workspace, std::uintptr_t stream, nb::handle indices);
   void refuse(const std::string& problem);
   Statistics statistics();
   void close();
@@ -36,7 +36,7 @@ class SharedAttention {
   Attention& open() const;
   /// Tells the other ranks what is wrong with this rank's arguments, and throws it.
   [[noreturn]] void refuse_and_throw(const std::string& problem);
-  std::int32_t* selection(nb::handle object, Kept& kept) const;
+  std::int32_t* selection(nb::handle object, Owners& owners) const;
 
   Config config_;
   std::shared_ptr<Device> device_;

@@ -149,10 +149,10 @@ std::chrono::milliseconds deadline_of(double seconds) {
 }
 
 void SharedCommunicator::refuse(const std::string& problem) const {
-  const SharedCommunicator kept = *this;
+  const SharedCommunicator alive = *this;
   Communicator& communicator = get();
-  kept.run([&] { cpnsa::refuse(communicator, problem); });
-  kept.raise_interrupt();  // of the wait, which refuse() does not throw
+  alive.run([&] { cpnsa::refuse(communicator, problem); });
+  alive.raise_interrupt();  // of the wait, which refuse() does not throw
 }
 
 void SharedCommunicator::raise_interrupt() const {
@@ -175,9 +175,9 @@ void bind_communicator(nb::module_& module) {
           "seconds"_a, "Longest time that one wait for other ranks may take; 300 seconds unless set.")
       .def("barrier",
            [](const SharedCommunicator& self) {
-             const SharedCommunicator kept = self;
+             const SharedCommunicator alive = self;
              Communicator& communicator = self.get();
-             kept.run([&] { communicator.barrier(); });
+             alive.run([&] { communicator.barrier(); });
            })
       .def("refuse", &SharedCommunicator::refuse, "problem"_a,
            "Takes the place of this rank's next layer, which it cannot make: the others' raises ArgumentError with the "

@@ -14,8 +14,8 @@
 namespace cpnsa::python {
 namespace {
 
-/// Attributes that are read of a PyTorch tensor. PyTorch's own attributes cost a twentieth of its __dlpack__, which also refuses
-/// tensors that require gradients. Told by cpnsa.torch, so that this module does not need PyTorch.
+/// Attributes that are read of a PyTorch tensor. They cost a twentieth of its __dlpack__, which also refuses tensors
+/// that require gradients. cpnsa.torch hands them over, so that this module does not need PyTorch.
 struct Torch {
   nb::handle tensor_type;
   std::vector<std::pair<nb::handle, DType>> dtypes;
@@ -82,14 +82,14 @@ class Numbering {
   /// The next flat input; false where it is not as a layer of that type takes it.
   bool add(nb::handle tensor) {
     if (!is_dense(tensor, dtype_)) return false;
-    places_.append(unique_.size());
+    indices_.append(unique_.size());
     unique_.append(tensor);
     return true;
   }
   bool add_branches(nb::handle tensors) {
     if (!nb::isinstance<nb::tuple>(tensors) && !nb::isinstance<nb::list>(tensors)) {
       if (!add(tensors)) return false;
-      for (int others = 0; others < 2; ++others) places_.append(unique_.size() - 1);
+      for (int others = 0; others < 2; ++others) indices_.append(unique_.size() - 1);
       return true;
     }
     if (nb::len(tensors) != 3) return false;
@@ -106,21 +106,22 @@ class Numbering {
       if (PyErr_Occurred()) nb::raise_python_error();
       if (parameter) ++found;
       if (!parameter || parameter.is_none()) {
-        places_.append(-1);
+        indices_.append(-1);
       } else if (!add(parameter)) {
         return false;
       }
     }
     return !given || found == PyDict_Size(parameters.ptr());
   }
-  nb::object result() const { return nb::make_tuple(nb::tuple(places_), unique_); }
+  nb::object result() const { return nb::make_tuple(nb::tuple(indices_), unique_); }
 
  private:
   nb::handle dtype_;
-  nb::list places_, unique_;
+  nb::list indices_, unique_;
 };
 
-/// The place of each flat input among the different tensors, and these; None unless all are as the layer takes them.
+/// The index of each flat input among the different tensors, and these tensors; None unless all are as the layer takes
+/// them.
 nb::object numbered(nb::handle dtype, nb::handle q, nb::handle k, nb::handle v, nb::handle gate, nb::handle compress_k,
                     nb::handle compress_v) {
   Numbering numbering(dtype);
@@ -238,8 +239,8 @@ TensorView view_of_array(const Array& array, const char* name, const Device& dev
 }
 
 template <class Array>
-void keep(const Array& array, Kept& kept) {
-  kept.exports.push_back(std::make_shared<Array>(array));
+void keep(const Array& array, Owners& owners) {
+  owners.exports.push_back(std::make_shared<Array>(array));
 }
 
 [[noreturn]] void no_tensor(nb::handle object, const char* name, const char* wanted) {
@@ -249,25 +250,25 @@ void keep(const Array& array, Kept& kept) {
 
 }  // namespace
 
-TensorView view_of(nb::handle object, const char* name, const Device& device, bool written, Kept& kept) {
+TensorView view_of(nb::handle object, const char* name, const Device& device, bool written, Owners& owners) {
   if (object.is_none()) return {};
-  kept.objects.push_back(nb::borrow(object));
+  owners.objects.push_back(nb::borrow(object));
   if (is_torch(object)) return view_of_torch(object, name, device);
   if (written) {
     nb::ndarray<> array;
     if (!nb::try_cast(object, array, false)) no_tensor(object, name, "a writable tensor (PyTorch, NumPy, DLPack)");
-    keep(array, kept);
+    keep(array, owners);
     return view_of_array(array, name, device);
   }
   nb::ndarray<nb::ro> array;
   if (!nb::try_cast(object, array, false)) no_tensor(object, name, "a tensor (PyTorch, NumPy, DLPack)");
-  keep(array, kept);
+  keep(array, owners);
   return view_of_array(array, name, device);
 }
 
-void* memory_of(nb::handle object, const char* name, const Device& device, std::size_t bytes, Kept& kept) {
+void* memory_of(nb::handle object, const char* name, const Device& device, std::size_t bytes, Owners& owners) {
   if (bytes == 0) return nullptr;
-  kept.objects.push_back(nb::borrow(object));
+  owners.objects.push_back(nb::borrow(object));
   void* data = nullptr;
   std::size_t found = 0;
   if (nb::isinstance<Buffer>(object)) {
@@ -284,7 +285,7 @@ void* memory_of(nb::handle object, const char* name, const Device& device, std::
     nb::ndarray<> array;
     if (!nb::try_cast(object, array, false))
       no_tensor(object, name, "a cpnsa Buffer or a writable tensor (PyTorch, NumPy, DLPack)");
-    keep(array, kept);
+    keep(array, owners);
     check_place(array, name, device);
     data = array.data();
     found = array.nbytes();
@@ -297,8 +298,8 @@ void* memory_of(nb::handle object, const char* name, const Device& device, std::
   return data;
 }
 
-void* indices_of(nb::handle object, const char* name, const Device& device, std::size_t count, Kept& kept) {
-  kept.objects.push_back(nb::borrow(object));
+void* indices_of(nb::handle object, const char* name, const Device& device, std::size_t count, Owners& owners) {
+  owners.objects.push_back(nb::borrow(object));
   void* data = nullptr;
   std::size_t found = 0;
   bool int32 = false;
@@ -309,7 +310,7 @@ void* indices_of(nb::handle object, const char* name, const Device& device, std:
   } else {
     nb::ndarray<> array;
     if (!nb::try_cast(object, array, false)) no_tensor(object, name, "a writable tensor (PyTorch, NumPy, DLPack)");
-    keep(array, kept);
+    keep(array, owners);
     check_place(array, name, device);
     data = array.data();
     found = array.size();

@@ -94,10 +94,10 @@ def test_backward():
         layer.backward(np.zeros((T, 4, 5), np.float32), saved)
     with pytest.raises(cpnsa.ArgumentError, match="saved: found NoneType"):
         layer.backward(np.zeros((T, 4, 6), np.float32), None)
-    fresh = cpnsa.numpy.Saved(saved.inputs, saved.places, cpnsa.Saved(), saved.memory)
+    fresh = cpnsa.numpy.Saved(saved.inputs, saved.indices, cpnsa.Saved(), saved.memory)
     with pytest.raises(cpnsa.ArgumentError, match="saved: found none"):
         layer.backward(np.zeros((T, 4, 6), np.float32), fresh)
-    small = cpnsa.numpy.Saved(saved.inputs, saved.places, saved.state, cpnsa.cpu_device().allocate(16))
+    small = cpnsa.numpy.Saved(saved.inputs, saved.indices, saved.state, cpnsa.cpu_device().allocate(16))
     with pytest.raises(cpnsa.ArgumentError, match="saved: found"):
         layer.backward(np.zeros((T, 4, 6), np.float32), small)
     with pytest.raises(cpnsa.ArgumentError, match="saved: found (a buffer|that) of another"):

@@ -15,51 +15,51 @@ __all__ = ["attention"]
 
 
 @torch.library.custom_op("cpnsa::attention_forward", mutates_args=())
-def attention_forward(plan: torch.Tensor, saved_bytes: int, head_dim_v: int, places: List[int],
+def attention_forward(plan: torch.Tensor, saved_bytes: int, head_dim_v: int, indices: List[int],
                       tensors: List[torch.Tensor]) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    out, state, memory = _core.of_token(plan.item()).forward(places, tensors)
+    out, state, memory = _core.of_token(plan.item()).forward(indices, tensors)
     saved = torch.zeros(1, dtype=torch.int64, device="cpu") if state is None else torch.from_dlpack(_core.token(state))
     return out, memory, saved
 
 
 @attention_forward.register_fake
-def _(plan, saved_bytes, head_dim_v, places, tensors):
-    q = tensors[places[0]]
+def _(plan, saved_bytes, head_dim_v, indices, tensors):
+    q = tensors[indices[0]]
     return (q.new_empty((q.shape[0], q.shape[1], head_dim_v)), q.new_empty((saved_bytes,), dtype=torch.uint8),
             torch.empty(1, dtype=torch.int64, device="cpu"))
 
 
 @torch.library.custom_op("cpnsa::attention_backward", mutates_args=())
-def attention_backward(plan: torch.Tensor, places: List[int], needed: List[bool], tensors: List[torch.Tensor],
+def attention_backward(plan: torch.Tensor, indices: List[int], needed: List[bool], tensors: List[torch.Tensor],
                        dout: torch.Tensor, memory: torch.Tensor, saved: torch.Tensor) -> List[torch.Tensor]:
     steps = _core.of_token(plan.item())
     with steps.refusing():
         steps.expect_backward()
         state = _core.of_token(saved.item())
         dout = dense(dout)
-    gradients = steps.backward_of(places, tensors, dout, state, memory, needed)
+    gradients = steps.backward_of(indices, tensors, dout, state, memory, needed)
     # An operator returns tensors alone: gradients that are not needed are empty.
     return [tensor.new_empty(0) if gradient is None else gradient for tensor, gradient in zip(tensors, gradients)]
 
 
 @attention_backward.register_fake
-def _(plan, places, needed, tensors, dout, memory, saved):
-    parameters = {place for place in places[8:] if place >= 0}
+def _(plan, indices, needed, tensors, dout, memory, saved):
+    parameters = {index for index in indices[8:] if index >= 0}
     return [torch.empty_like(tensor) if need or index not in parameters else tensor.new_empty(0)
             for index, (tensor, need) in enumerate(zip(tensors, needed))]
 
 
 def _setup(ctx, inputs, output):
-    plan, _, _, places, unique = inputs
+    plan, _, _, indices, unique = inputs
     _, memory, saved = output
-    ctx.places = places
+    ctx.indices = indices
     ctx.needed = [tensor.requires_grad for tensor in unique]
     ctx.save_for_backward(plan, memory, saved, *unique)
 
 
 def _backward(ctx, dout, *_):
     plan, memory, saved, *unique = ctx.saved_tensors
-    gradients = attention_backward(plan, ctx.places, ctx.needed, unique, dout, memory, saved)
+    gradients = attention_backward(plan, ctx.indices, ctx.needed, unique, dout, memory, saved)
     wanted = [gradient if need else None for gradient, need in zip(gradients, ctx.needed)]
     return None, None, None, None, wanted
 
@@ -67,7 +67,7 @@ def _backward(ctx, dout, *_):
 attention_forward.register_autograd(_backward, setup_context=_setup)
 
 
-def attention(plan: torch.Tensor, saved_bytes: int, head_dim_v: int, places: List[int],
+def attention(plan: torch.Tensor, saved_bytes: int, head_dim_v: int, indices: List[int],
               tensors: List[torch.Tensor]) -> torch.Tensor:
     """out of the layer whose token `plan` is."""
-    return attention_forward(plan, saved_bytes, head_dim_v, places, tensors)[0]
+    return attention_forward(plan, saved_bytes, head_dim_v, indices, tensors)[0]

@@ -32,39 +32,40 @@ def attention(plan: Plan, q, k, v, gate, compress_k: Optional[dict] = None, comp
     if compiling() or (has_operators and isinstance(q, FakeTensor)):
         if selected is not None:
             raise ArgumentError("selected: found a tensor, expected none inside torch.compile")
-        places, unique = _checked(plan, False, q, k, v, gate, compress_k, compress_v)
-        return compiled.attention(like(plan.token, q), plan.saved_bytes, plan.steps.head_dim_v, places, unique)
+        indices, unique = _checked(plan, False, q, k, v, gate, compress_k, compress_v)
+        return compiled.attention(like(plan.token, q), plan.saved_bytes, plan.steps.head_dim_v, indices, unique)
     try:  # for refusing(), at no cost
-        places, unique = _checked(plan, True, q, k, v, gate, compress_k, compress_v)
+        indices, unique = _checked(plan, True, q, k, v, gate, compress_k, compress_v)
     except Exception as problem:
         plan.steps.refuse(problem)
         raise
-    return _Attention.apply(plan.steps, places, selected, *unique)
+    return _Attention.apply(plan.steps, indices, selected, *unique)
 
 
 def _checked(plan, eager, q, k, v, gate, compress_k, compress_v):
-    """The place of each flat input among the different tensors given, and these, as the plan takes them."""
+    """The index of each flat input among the different tensors given, and these tensors, as the plan takes them."""
     dtype = plan.dtype
     if eager:  # the same without a word, and no compiler looks into it
         numbered = _core._numbered(dtype, q, k, v, gate, compress_k, compress_v)
         if numbered is not None:
             return numbered
     given = tensors.flat(q, k, v, gate, compress_k, compress_v)
-    places = tensors.places(k, v, given)
+    indices = tensors.indices(k, v, given)
     cast_all = _autocast(plan.device.type)
     unique = []
-    for index, (tensor, place) in enumerate(zip(given, places)):
-        if place != len(unique):  # not given, or seen before
+    for position, (tensor, own) in enumerate(zip(given, indices)):
+        if own != len(unique):  # not given, or seen before
             continue
         if not isinstance(tensor, torch.Tensor):
-            raise ArgumentError(f"{tensors.names[index]}: found {type(tensor).__name__}, expected a torch.Tensor")
+            raise ArgumentError(f"{tensors.names[position]}: found {type(tensor).__name__}, expected a torch.Tensor")
         if tensor.layout is not torch.strided:
-            raise ArgumentError(f"{tensors.names[index]}: found a tensor of layout {tensor.layout}, expected a dense "
-                                "one")
-        if tensor.dtype is not dtype and (cast_all or index >= tensors.first_parameter) and tensor.is_floating_point():
+            raise ArgumentError(f"{tensors.names[position]}: found a tensor of layout {tensor.layout}, expected a "
+                                "dense one")
+        is_cast = cast_all or position >= tensors.first_parameter
+        if tensor.dtype is not dtype and is_cast and tensor.is_floating_point():
             tensor = tensor.to(dtype)
         unique.append(dense(tensor))
-    return places, unique
+    return indices, unique
 
 
 if hasattr(torch, "get_autocast_dtype"):  # 2.4 and later ask about a device
@@ -77,9 +78,9 @@ else:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, steps, places, selected, *unique):
-        out, state, memory = steps.forward(places, unique, selected)
-        ctx.steps, ctx.places, ctx.state = steps, places, state
+    def forward(ctx, steps, indices, selected, *unique):
+        out, state, memory = steps.forward(indices, unique, selected)
+        ctx.steps, ctx.indices, ctx.state = steps, indices, state
         ctx.save_for_backward(memory, *unique)
         return out
 
@@ -99,7 +100,7 @@ def _gradients(ctx, dout):
     except Exception as problem:
         steps.refuse(problem)
         raise
-    return (None, None, None, *steps.backward_of(ctx.places, unique, dout, ctx.state, memory, needed))
+    return (None, None, None, *steps.backward_of(ctx.indices, unique, dout, ctx.state, memory, needed))
 
 
 _once = torch.autograd.function.once_differentiable(_gradients)  # with create_graph; the rest need not pay for it

@@ -49,7 +49,7 @@ class Steps:
         """Tells the other ranks of an exception; costs less than refusing() where there is none."""
         refuse(self.attention, problem)
 
-    def forward(self, places: Sequence[int], unique: Sequence[torch.Tensor], selected: Optional[torch.Tensor] = None
+    def forward(self, indices: Sequence[int], unique: Sequence[torch.Tensor], selected: Optional[torch.Tensor] = None
                 ) -> Tuple[torch.Tensor, Optional[_core.Saved], torch.Tensor]:
         """out, and what a backward needs: the library's Saved and its memory."""
         try:
@@ -61,20 +61,20 @@ class Steps:
         except Exception as problem:
             self.refuse(problem)
             raise
-        self.attention.forward(unique, out, selected, state, memory, workspace, self._stream(), places)
+        self.attention.forward(unique, out, selected, state, memory, workspace, self._stream(), indices)
         return out, state, memory
 
     def expect_backward(self) -> None:
         if not self.backward:
             raise ArgumentError("backward: found a plan made with backward=False, expected one made for it")
 
-    def backward_of(self, places: Sequence[int], unique: Sequence[torch.Tensor], dout: torch.Tensor,
+    def backward_of(self, indices: Sequence[int], unique: Sequence[torch.Tensor], dout: torch.Tensor,
                     state: _core.Saved, memory: torch.Tensor, needed: Sequence[bool]
                     ) -> List[Optional[torch.Tensor]]:
         """Gradients of the `unique` tensors, None for parameters that are not `needed`."""
         try:
             if False in needed:
-                first = max(places[:tensors.first_parameter]) + 1  # of the parameters among `unique`
+                first = max(indices[:tensors.first_parameter]) + 1  # of the parameters among `unique`
                 gradients = [torch.empty_like(tensor) if need or index < first else None
                              for index, (tensor, need) in enumerate(zip(unique, needed))]
             else:
@@ -83,7 +83,7 @@ class Steps:
         except Exception as problem:
             self.refuse(problem)
             raise
-        self.attention.backward(unique, dout, state, memory, gradients, workspace, self._stream(), places)
+        self.attention.backward(unique, dout, state, memory, gradients, workspace, self._stream(), indices)
         return gradients
 
     def _stream(self) -> int:

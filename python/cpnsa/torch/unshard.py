@@ -27,8 +27,8 @@ class _Unshard(torch.autograd.Function):
             dist.all_gather(parts, padded, group=group)
         whole = own.new_empty((plan.partition.tokens, *own.shape[1:]))
         for rank, part in enumerate(parts):
-            places = torch.from_dlpack(plan.partition.global_rows(rank)).to(own.device)
-            whole[places] = part[:places.shape[0]]
+            rows = torch.from_dlpack(plan.partition.global_rows(rank)).to(own.device)
+            whole[rows] = part[:rows.shape[0]]
         return whole.movedim(0, dim)
 
     @staticmethod
