@@ -96,6 +96,11 @@ Tensors views_of(nb::sequence tensors, nb::handle indices, bool gradients, const
   return result;
 }
 
+template <class Inputs>
+void number(Inputs& in, std::int64_t layer) {
+  if constexpr (requires { in.layer; }) in.layer = layer;
+}
+
 /// Runs `read`, which turns arguments into views; returns what is wrong with them. The other ranks make the call all
 /// the same, and are to learn of it.
 template <class Read>
@@ -179,8 +184,8 @@ std::int32_t* SharedAttention::selection(nb::handle object, Owners& owners) cons
 }
 
 void SharedAttention::forward(nb::sequence inputs, nb::handle out, nb::handle selected, Saved* saved,
-                              nb::handle saved_memory, nb::handle workspace, std::uintptr_t stream,
-                              nb::handle indices) {
+                              nb::handle saved_memory, nb::handle workspace, std::uintptr_t stream, nb::handle indices,
+                              std::int64_t layer) {
   open();
   Owners owners;
   AttentionInputs in;
@@ -189,6 +194,7 @@ void SharedAttention::forward(nb::sequence inputs, nb::handle out, nb::handle se
   void *memory = nullptr, *work = nullptr;
   const std::string problem = problem_of([&] {
     in = views_of<AttentionInputs>(inputs, indices, false, *device_, owners);
+    number(in, layer);
     result = view_of(out, "out", *device_, true, owners);
     blocks = selection(selected, owners);
     if (saved) memory = memory_of(saved_memory, "saved", *device_, saved_bytes_, owners);
@@ -203,8 +209,8 @@ void SharedAttention::forward(nb::sequence inputs, nb::handle out, nb::handle se
 }
 
 void SharedAttention::backward(nb::sequence inputs, nb::handle dout, const Saved& saved, nb::handle saved_memory,
-                               nb::sequence gradients, nb::handle workspace, std::uintptr_t stream,
-                               nb::handle indices) {
+                               nb::sequence gradients, nb::handle workspace, std::uintptr_t stream, nb::handle indices,
+                               std::int64_t layer) {
   open();
   Owners owners;
   AttentionInputs in;
@@ -213,6 +219,7 @@ void SharedAttention::backward(nb::sequence inputs, nb::handle dout, const Saved
   void *memory = nullptr, *work = nullptr;
   const std::string problem = problem_of([&] {
     in = views_of<AttentionInputs>(inputs, indices, false, *device_, owners);
+    number(in, layer);
     from = view_of(dout, "dout", *device_, false, owners);
     to = views_of<AttentionGradients>(gradients, indices, true, *device_, owners);
     memory = memory_of(saved_memory, "saved", *device_, saved_bytes_, owners);
@@ -276,9 +283,9 @@ void bind_attention(nb::module_& module) {
           "refetch_blocks"_a = true, "recompute_branches"_a = false, "reuse_saved"_a = false,
           "sum_parameter_gradients"_a = false, "timing"_a = false)
       .def("forward", &SharedAttention::forward, "inputs"_a, "out"_a, "selected"_a.none(), "saved"_a.none(),
-           "saved_memory"_a.none(), "workspace"_a.none(), "stream"_a, "indices"_a = nb::none())
+           "saved_memory"_a.none(), "workspace"_a.none(), "stream"_a, "indices"_a = nb::none(), "layer"_a = 0)
       .def("backward", &SharedAttention::backward, "inputs"_a, "dout"_a, "saved"_a, "saved_memory"_a.none(),
-           "gradients"_a, "workspace"_a.none(), "stream"_a, "indices"_a = nb::none())
+           "gradients"_a, "workspace"_a.none(), "stream"_a, "indices"_a = nb::none(), "layer"_a = 0)
       .def("refuse", &SharedAttention::refuse, "problem"_a,
            "Takes the place of this rank's next forward() or backward(), which it cannot make: the others' raises "
            "ArgumentError with the problem.")

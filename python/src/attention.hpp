@@ -20,9 +20,10 @@ class SharedAttention {
   ~SharedAttention();
 
   void forward(nb::sequence inputs, nb::handle out, nb::handle selected, Saved* saved, nb::handle saved_memory,
-               nb::handle workspace, std::uintptr_t stream, nb::handle indices);
+               nb::handle workspace, std::uintptr_t stream, nb::handle indices, std::int64_t layer);
   void backward(nb::sequence inputs, nb::handle dout, const Saved& saved, nb::handle saved_memory,
-                nb::sequence gradients, nb::handle workspace, std::uintptr_t stream, nb::handle indices);
+                nb::sequence gradients, nb::handle workspace, std::uintptr_t stream, nb::handle indices,
+                std::int64_t layer);
   void refuse(const std::string& problem);
   Statistics statistics();
   void close();

@@ -199,6 +199,15 @@ def mistakes_found_in_python(rank, world, plan):
     layer = layer_of(world)
     x = torch.zeros(plan.row_count, 15 if odd else 16, dtype=torch.float64)
     results["x on rank 2"] = raised(lambda: layer(x, plan=plan))
+    twin = layer_of(world)
+    assert twin.number == layer.number + 1
+    x = plan.shard(sequence())
+    results["order of layers with one plan"] = raised(lambda: (twin if odd else layer)(x, plan=plan))
+    both = [one(x, plan=plan).sum() for one in (layer, twin)]
+    results["order of backwards with one plan"] = raised(lambda: (both[1] if odd else both[0]).backward())
+    equal = cpnsa.torch.Plan(config, cu_seqlens, group=world, dtype=torch.float64)
+    results["order of equal plans"] = raised(
+        lambda: cpnsa.torch.attention(equal if odd else plan, *layer_tensors(plan)))
     results["order of layers"] = raised(lambda: cpnsa.torch.attention(called, *layer_tensors(called)))
     return results
 

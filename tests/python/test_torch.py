@@ -317,7 +317,7 @@ def test_operators_are_well_formed():
     plan = cpnsa.torch.Plan(configured("mean"), [0, 40])
     tensors = [torch.randn(40, 4, 4), torch.randn(40, 2, 4), torch.randn(40, 2, 3), torch.randn(40, 4, 3)]
     indices = [0, 1, 1, 1, 2, 2, 2, 3] + [-1] * 12
-    arguments = (plan.token, plan.saved_bytes, plan.steps.head_dim_v, indices, tensors)
+    arguments = (plan.token, torch.tensor([3]), plan.saved_bytes, plan.steps.head_dim_v, indices, tensors)
     torch.library.opcheck(compiled.attention_forward, arguments, test_utils=("test_schema", "test_faketensor"))
     out, memory, saved = compiled.attention_forward(*arguments)
     number = saved.item()

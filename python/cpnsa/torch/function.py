@@ -1,6 +1,6 @@
 """Attention as a differentiable function."""
 
-from typing import Optional
+from typing import Optional, Union
 
 import torch
 
@@ -17,12 +17,14 @@ if has_operators:
 
 
 def attention(plan: Plan, q, k, v, gate, compress_k: Optional[dict] = None, compress_v: Optional[dict] = None, *,
-              selected: Optional[torch.Tensor] = None) -> torch.Tensor:
+              selected: Optional[torch.Tensor] = None, layer: Union[int, torch.Tensor] = 0) -> torch.Tensor:
     """out [rows, H, d_v] of this rank's rows; collective, and so is its backward.
 
     q [rows, H, d_qk], k [rows, G, d_qk], v [rows, G, d_v], gate [rows, H, 3] of the plan's type; `k` and `v` may be
     three tensors, of the compressed, selected and window branch. `compress_k` and `compress_v` are dictionaries of pos,
-    weight, w1, b1, w2, b2, as the compressor has them. `selected`, if given, is written: int32 [rows, G, n].
+    weight, w1, b1, w2, b2, as the compressor has them. `selected`, if given, is written: int32 [rows, G, n]. `layer` is
+    the caller's number of the layer, where one plan serves several: ranks that call them in different orders get a
+    MismatchError. Inside torch.compile it may be a tensor, int64 [1] on the CPU, so that layers can share a graph.
 
     Tensors that are not contiguous are copied. Under autocast, and for parameters always, tensors of other floating
     types are cast to the plan's.
@@ -33,13 +35,15 @@ def attention(plan: Plan, q, k, v, gate, compress_k: Optional[dict] = None, comp
         if selected is not None:
             raise ArgumentError("selected: found a tensor, expected none inside torch.compile")
         indices, unique = _checked(plan, False, q, k, v, gate, compress_k, compress_v)
-        return compiled.attention(like(plan.token, q), plan.saved_bytes, plan.steps.head_dim_v, indices, unique)
+        number = layer if isinstance(layer, torch.Tensor) else torch.tensor([layer], dtype=torch.int64, device="cpu")
+        token, number = like(plan.token, q), like(number, q)
+        return compiled.attention(token, number, plan.saved_bytes, plan.steps.head_dim_v, indices, unique)
     try:  # for refusing(), at no cost
         indices, unique = _checked(plan, True, q, k, v, gate, compress_k, compress_v)
     except Exception as problem:
         plan.steps.refuse(problem)
         raise
-    return _Attention.apply(plan.steps, indices, selected, *unique)
+    return _Attention.apply(plan.steps, indices, int(layer), selected, *unique)
 
 
 def _checked(plan, eager, q, k, v, gate, compress_k, compress_v):
@@ -78,9 +82,9 @@ else:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, steps, indices, selected, *unique):
-        out, state, memory = steps.forward(indices, unique, selected)
-        ctx.steps, ctx.indices, ctx.state = steps, indices, state
+    def forward(ctx, steps, indices, layer, selected, *unique):
+        out, state, memory = steps.forward(indices, unique, layer, selected)
+        ctx.steps, ctx.indices, ctx.layer, ctx.state = steps, indices, layer, state
         ctx.save_for_backward(memory, *unique)
         return out
 
@@ -94,13 +98,14 @@ def _gradients(ctx, dout):
     try:
         steps.expect_backward()
         memory, *unique = ctx.saved_tensors  # raises where one was written to since
-        needed = ctx.needs_input_grad[3:]
+        needed = ctx.needs_input_grad[4:]
         if dout.is_neg() or not dout.is_contiguous():
             dout = dense(dout)
     except Exception as problem:
         steps.refuse(problem)
         raise
-    return (None, None, None, *steps.backward_of(ctx.indices, unique, dout, ctx.state, memory, needed))
+    gradients = steps.backward_of(ctx.indices, unique, dout, ctx.state, memory, needed, ctx.layer)
+    return (None, None, None, None, *gradients)
 
 
 _once = torch.autograd.function.once_differentiable(_gradients)  # with create_graph; the rest need not pay for it

@@ -13,12 +13,31 @@ from .. import _core
 from ..errors import ArgumentError, CommunicationError, DeadlineError
 from .tracing import real_tensors
 
-__all__ = ["communicator_of", "release"]
+__all__ = ["communicator_of", "number_layer", "release"]
 
 # Tag of the messages over gloo. The caller's own messages have another, 0 by default.
 _tag = 7241
 
 _made = {}  # (group, device) -> communicator, so that all layers of a group share one; keeps the group
+_layers, _layers_for_ever = weakref.WeakKeyDictionary(), {}  # group -> layers made with it
+
+
+def a_communicator_of(group, *devices):
+    """The communicator of the group that exists for one of these devices, in this order; otherwise the one for the
+    first device. For telling other ranks of a mistake, which may be the device of a tensor."""
+    group = group.get_group() if hasattr(group, "get_group") else group
+    for device in devices:
+        if (group, indexed(device)) in _made:
+            return _made[group, indexed(device)]
+    return communicator_of(group, devices[0])
+
+
+def indexed(device) -> torch.device:
+    """The device with its index where it is a GPU, without one where it is the CPU."""
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu") if device.type == "cpu" else device
 
 
 def communicator_of(group, device, deadline=None):
@@ -28,7 +47,7 @@ def communicator_of(group, device, deadline=None):
     and uses the NCCL that this package uses; otherwise a communicator of the same ranks is made, whose id travels
     through the group. A group that moves CPU tensors (gloo) carries the messages itself. `deadline` is in seconds.
     """
-    device = torch.device(device)
+    device = indexed(device)
     if isinstance(group, _core.Communicator):
         return group
     if group is None:
@@ -45,6 +64,17 @@ def communicator_of(group, device, deadline=None):
     if deadline is not None:
         communicator.set_deadline(deadline)
     return communicator
+
+
+def number_layer(group) -> int:
+    """The number of the next layer that is made with this group, from 1; 0 without one. Ranks that make their layers in
+    one order give each layer one number."""
+    if group is None or isinstance(group, _core.Communicator):
+        return 0
+    group = group.get_group() if hasattr(group, "get_group") else group
+    counts = _layers if _weakly_referable(group) else _layers_for_ever
+    counts[group] = counts.get(group, 0) + 1
+    return counts[group]
 
 
 def release(group=None):

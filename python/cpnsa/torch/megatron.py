@@ -222,6 +222,7 @@ class NativeSparseCoreAttention(MegatronModule):
             raise ArgumentError("pg_collection: found none, expected one with tp and cp")
         self.tp_group, self.cp_group = pg_collection.tp, pg_collection.cp
         self.exchange = exchange
+        self.layer_number = layer_number
         self.branches = 3 if branch_kv else 1
         tp_rank, tp_size = self.tp_group.rank(), self.tp_group.size()
         kv_heads = config.num_query_groups if num_query_groups is None else num_query_groups
@@ -305,7 +306,8 @@ class NativeSparseCoreAttention(MegatronModule):
         def with_k(compress_k, query, key, value, gate):
             return self.compress_v(lambda compress_v, query, key, value, gate:
                                    attention(plan, query, key, value, gate, self._replicated(compress_k),
-                                             self._replicated(compress_v)), query, key, value, gate)
+                                             self._replicated(compress_v), layer=self.layer_number),
+                                   query, key, value, gate)
 
         return self.compress_k(with_k, query, key, value, gate)
 

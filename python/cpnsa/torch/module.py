@@ -11,10 +11,10 @@ from torch import nn
 from .. import _core, tensors
 from ..errors import ArgumentError, Refusing
 from .function import attention
-from .groups import communicator_of
+from .groups import a_communicator_of, number_layer
 from .plan import Plan
 from .plan_cache import PlanCache
-from .tracing import compiling, like
+from .tracing import compiling, like, real_tensors
 
 __all__ = ["Compressor", "NativeSparseAttention"]
 
@@ -133,6 +133,11 @@ class NativeSparseAttention(nn.Module):
         self.group, self.partition, self.exchange = group, partition, exchange
         self.branches = 3 if branch_kv else 1
         self._plans = PlanCache()
+        #: The layer's number among those made with the group, by which ranks tell layers with one plan apart. A
+        #: compiled graph takes it as a tensor, so that layers share graphs.
+        self.number = number_layer(group)
+        with real_tensors():
+            self._number = torch.tensor([self.number], dtype=torch.int64, device="cpu")
         H, G, d_qk, d_v = config.num_q_heads, config.num_kv_heads, config.head_dim_qk, config.head_dim_v
         self.num_q_heads, self.num_kv_heads, self.head_dim_qk, self.head_dim_v = H, G, d_qk, d_v
         self.q_proj = _Projection(hidden, H * d_qk, bias=bias, **made)
@@ -149,7 +154,7 @@ class NativeSparseAttention(nn.Module):
         All layers of a model may be given one plan, if their configurations are the same.
         """
         weight = self.q_proj.weight
-        with self._refusing():
+        with self._refusing(None, device or weight):
             bounds = tensors.bounds_of(cu_seqlens)
         return self._plans.get(self.config, bounds, group=self.group, dtype=dtype or weight.dtype,
                                device=device or weight.device, partition=self.partition, exchange=self.exchange)
@@ -157,7 +162,7 @@ class NativeSparseAttention(nn.Module):
     def forward(self, x: torch.Tensor, cu_seqlens=None, plan: Optional[Plan] = None) -> torch.Tensor:
         """x [rows, hidden] with the documents' bounds in the whole packed sequence, or with a plan; or, on one rank,
         [batch, length, hidden] alone, with a document per sequence."""
-        with self._refusing(plan):
+        with self._refusing(plan, x):
             if plan is not None and not isinstance(plan, Plan):
                 raise ArgumentError(f"plan: found {type(plan).__name__}, expected a cpnsa.torch.Plan")
             shape = x.shape
@@ -189,20 +194,25 @@ class NativeSparseAttention(nn.Module):
             gate = self.gate_proj(x).view(-1, self.num_q_heads, 3)
             k, v = (k, v) if self.branches == 3 else (k[0], v[0])
 
+        number = self._number if compiling() else self.number
+
         def with_k(compress_k, q, k, v, gate):
             return self.compress_v(lambda compress_v, q, k, v, gate:
-                                   attention(plan, q, k, v, gate, compress_k, compress_v), q, k, v, gate)
+                                   attention(plan, q, k, v, gate, compress_k, compress_v, layer=number),
+                                   q, k, v, gate)
 
         out = self.compress_k(with_k, q, k, v, gate)
         return self.out_proj(out.flatten(1)).view(shape)
 
-    def _refusing(self, plan=None):
+    def _refusing(self, plan, device=None):
         """A context for this rank's work before a collective call: an exception in it is told to the other ranks."""
         if self.group is None or compiling():
             return contextlib.nullcontext()
         if isinstance(plan, Plan):
             return plan.steps.refusing()
-        return Refusing(communicator_of(self.group, self.q_proj.weight.device))
+        devices = [getattr(device, "device", device), self.q_proj.weight.device]
+        devices = [one for one in devices if isinstance(one, (str, torch.device))]
+        return Refusing(a_communicator_of(self.group, *devices))
 
     def __getstate__(self):
         """A copy, or a pickle, makes plans of its own."""

@@ -7,7 +7,7 @@ import torch
 from .. import _core, tensors
 from ..errors import ArgumentError, Refusing
 from ..options import AttentionOptions, options_of
-from .groups import communicator_of
+from .groups import communicator_of, indexed
 from .steps import Steps, dtype_names
 from .tracing import like, real_tensors
 from .unshard import unshard
@@ -33,14 +33,6 @@ def _device_of(device):
         else:
             raise ArgumentError(f"device: found {device}, expected cpu or cuda")
     return _devices[device]
-
-
-def indexed(device) -> torch.device:
-    """The device with its index where it is a GPU, without one where it is the CPU."""
-    device = torch.device(device)
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu") if device.type == "cpu" else device
 
 
 class Plan:

@@ -49,8 +49,8 @@ class Steps:
         """Tells the other ranks of an exception; costs less than refusing() where there is none."""
         refuse(self.attention, problem)
 
-    def forward(self, indices: Sequence[int], unique: Sequence[torch.Tensor], selected: Optional[torch.Tensor] = None
-                ) -> Tuple[torch.Tensor, Optional[_core.Saved], torch.Tensor]:
+    def forward(self, indices: Sequence[int], unique: Sequence[torch.Tensor], layer: int = 0,
+                selected: Optional[torch.Tensor] = None) -> Tuple[torch.Tensor, Optional[_core.Saved], torch.Tensor]:
         """out, and what a backward needs: the library's Saved and its memory."""
         try:
             out = torch.empty(self.out_shape, dtype=self.dtype, device=self.device)
@@ -61,7 +61,7 @@ class Steps:
         except Exception as problem:
             self.refuse(problem)
             raise
-        self.attention.forward(unique, out, selected, state, memory, workspace, self._stream(), indices)
+        self.attention.forward(unique, out, selected, state, memory, workspace, self._stream(), indices, layer)
         return out, state, memory
 
     def expect_backward(self) -> None:
@@ -69,8 +69,8 @@ class Steps:
             raise ArgumentError("backward: found a plan made with backward=False, expected one made for it")
 
     def backward_of(self, indices: Sequence[int], unique: Sequence[torch.Tensor], dout: torch.Tensor,
-                    state: _core.Saved, memory: torch.Tensor, needed: Sequence[bool]
-                    ) -> List[Optional[torch.Tensor]]:
+                    state: _core.Saved, memory: torch.Tensor, needed: Sequence[bool],
+                    layer: int = 0) -> List[Optional[torch.Tensor]]:
         """Gradients of the `unique` tensors, None for parameters that are not `needed`."""
         try:
             if False in needed:
@@ -83,7 +83,8 @@ class Steps:
         except Exception as problem:
             self.refuse(problem)
             raise
-        self.attention.backward(unique, dout, state, memory, gradients, workspace, self._stream(), indices)
+        self.attention.backward(unique, dout, state, memory, gradients, workspace, self._stream(), indices,
+                                layer)
         return gradients
 
     def _stream(self) -> int:
