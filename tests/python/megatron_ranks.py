@@ -143,6 +143,8 @@ def main():
     mask = zigzag(causal, rank, ranks)[None, None]
     results["causal mask"] = torch.equal(layer(zigzag(x, rank, ranks), attention_mask=mask)[0],
                                          layer(zigzag(x, rank, ranks), attention_mask=None)[0])
+    # Tensor parallelism over a group that is not Megatron's global one, which has one rank here.
+    results["other groups"] = over_tensor_ranks(cp, ones, groups)
     try:
         bounds = torch.tensor([0, 24])
         layer(torch.randn(12, 1, hidden, dtype=torch.float64), attention_mask=None,

@@ -412,6 +412,18 @@ def test_keys_and_values_of_each_branch():
     assert (out_of(layer, x)[:, 0] - expected).norm() < 1e-12 * expected.norm()
 
 
+def test_parameters_are_used_inside_their_modules_forward():
+    """Where Megatron's overlapped parameter gathering, and other wrappers, have them ready."""
+    layer = attention_of()
+    inside = []
+    for name in ("compress_k", "compress_v"):
+        module = getattr(layer.core_attention, name)
+        module.register_forward_pre_hook(lambda module, given, name=name: inside.append(f"into {name}"))
+        module.register_forward_hook(lambda module, given, got, name=name: inside.append(f"out of {name}"))
+    out_of(layer, input_of())
+    assert inside == ["into compress_k", "into compress_v", "out of compress_v", "out of compress_k"]
+
+
 @pytest.mark.parametrize("compressor", ["mlp", "linear"])
 def test_parts_of_a_compressor_are_those_of_the_whole(compressor):
     keys = dict(num_q_heads=4, head_dim_qk=4, head_dim_v=4, compressor=compressor, compress_hidden_k=6,
