@@ -57,8 +57,8 @@ BenchOptions decided(BenchOptions options, bool gpu) {
   set_default(config.num_kv_heads, gpu ? 4 : 2);
   set_default(config.head_dim_qk, gpu ? 128 : 64);
   set_default(config.head_dim_v, gpu ? 128 : 64);
-  config.compress_hidden_k = options.hidden ? options.hidden : 2 * config.head_dim_qk;
-  config.compress_hidden_v = options.hidden ? options.hidden : 2 * config.head_dim_v;
+  config.compress_hidden_k = config.compress_hidden_v = options.hidden;
+  config = config.with_defaults();
   if (*options.end < *options.begin)
     throw ArgumentError(fmt::format("--end: found {}, expected at least --begin = {}", *options.end, *options.begin));
   if (options.documents > *options.begin)
@@ -146,8 +146,8 @@ class LengthBench {
         control_(control),
         stream_(device_),
         staging_(device_, stream_.get()),
-        partition_(make_partition(options_.execution.partition, document_bounds(tokens, options_.documents),
-                                  config_.select_block, control.size())) {}
+        partition_(Partition::make(options_.execution.partition, document_bounds(tokens, options_.documents),
+                                   config_.select_block, control.size())) {}
 
   /// Collective.
   void make_inputs(const BenchInputs& inputs) {

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <type_traits>
 
-#include "tools/config_keys.hpp"
+#include "cpnsa/schema.hpp"
 
 namespace cpnsa::tool {
 namespace {
@@ -82,23 +84,19 @@ ordered_json json_of(const BenchPass& pass) {
 
 ordered_json json_of(const Config& config) {
   ordered_json object = ordered_json::object();
-  for (const IntegerKey& key : integer_keys) object[std::string(key.name)] = config.*key.member;
-  object["softmax_scale"] = config.scale();
-  object["compressor"] = std::string(name_of(config.compressor));
-  object["activation"] = std::string(name_of(config.activation));
-  object["gate"] = std::string(name_of(config.gate));
-  object["compress_hidden_k"] = config.compress_hidden_k;
-  object["compress_hidden_v"] = config.compress_hidden_v;
+  schema::for_each_key(config, [&](const schema::ConfigKey& key, const auto& value) {
+    ordered_json& entry = object[std::string(key.name)];
+    if constexpr (NamedEnum<std::remove_cvref_t<decltype(value)>>)
+      entry = std::string(name_of(value));
+    else if constexpr (std::is_same_v<decltype(value), const std::optional<double>&>)
+      entry = config.scale();
+    else
+      entry = value;
+  });
   return object;
 }
 
 }  // namespace
-
-std::string_view name_of(Column column) {
-  constexpr std::array<std::string_view, column_count> names{"compress", "compressed", "importance", "exchange",
-                                                             "selected", "window",     "gate"};
-  return names[static_cast<std::size_t>(column)];
-}
 
 Column column_of(Stage stage) {
   switch (stage) {

@@ -14,8 +14,11 @@ namespace cpnsa::tool {
 
 /// The columns of the table; several of the library's stages may share one.
 enum class Column { compress, compressed, importance, exchange, selected, window, gate };
-inline constexpr std::size_t column_count = 7;
-std::string_view name_of(Column);
+constexpr auto names_of(Column) {
+  return std::to_array<std::string_view>(
+      {"compress", "compressed", "importance", "exchange", "selected", "window", "gate"});
+}
+inline constexpr std::size_t column_count = enum_names<Column>.size();
 Column column_of(Stage);
 bool is_backward(Stage);
 bool is_backward(Traffic);

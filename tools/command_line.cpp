@@ -1,10 +1,12 @@
 #include "tools/command_line.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
+#include <vector>
 
-#include "tools/config_keys.hpp"
+#include "cpnsa/schema.hpp"
 #include "tools/flags.hpp"
 
 namespace cpnsa::tool {
@@ -12,17 +14,33 @@ namespace {
 
 constexpr const char* run_footer = R"(
 --in holds config.json and NumPy files (C order, little endian, f2/f4/f8):
-  q.npy [T, H, d_qk]  gate.npy [T, H, 3]
-  k.npy [T, G, d_qk] and v.npy [T, G, d_v], or k_cmp k_slc k_win v_cmp v_slc v_win
-  compress_k_<name>.npy and compress_v_<name>.npy: pos [G, l, d] (optional); weight [G, l d, d] (linear);
-  w1 [G, l d, hidden], b1 [G, hidden], w2 [G, hidden, d], b2 [G, d] (mlp)
-  cu_seqlens.npy [documents + 1] (optional, i4/i8)  dout.npy [T, H, d_v] (optional: the backward runs too)
+{}  cu_seqlens.npy [documents + 1] (optional, i4/i8)
+  dout.npy {} (optional: the backward runs too)
 --out gets out.npy, selected.npy, d<name>.npy of every input, in the sequence's order, and stats.json. It appears
   complete or not at all; all ranks must see the same file system.
 
 Examples:
   cpnsa run --in layer --out results --ranks 4 --partition zigzag --dtype f64
   mpirun -n 4 cpnsa run --in layer --out results --exchange fetch)";
+
+std::string symbols_of(const schema::Shape& shape) {
+  std::vector<std::string_view> symbols;
+  for (const schema::Extent extent : shape) symbols.push_back(name_of(extent));
+  return fmt::format("[{}]", fmt::join(symbols, ", "));
+}
+
+// A line for each file of the inputs.
+std::string input_files() {
+  std::string text;
+  for (const schema::Tensor& tensor : schema::tensors) {
+    text += fmt::format("  {}.npy {}", tensor.name.view(), symbols_of(tensor.shape));
+    if (tensor.only) text += fmt::format(" (compressor {})", name_of(*tensor.only));
+    if (!tensor.required) text += " (optional)";
+    if (!tensor.shared.empty()) text += fmt::format(" (or one {}.npy for all branches)", tensor.shared);
+    text += '\n';
+  }
+  return text;
+}
 
 constexpr const char* bench_footer = R"(
 Rows are sequence lengths, columns the stages' milliseconds: medians over the iterations of the slowest rank. Inputs are
@@ -37,7 +55,7 @@ void add_run(CLI::App& app, RunOptions& options) {
   flags.add_path("--in", options.in, "DIR", "folder of the layer's inputs (required)");
   flags.add_path("--out", options.out, "DIR", "folder for the results (required)");
   flags.add_execution(options.execution);
-  app.footer(run_footer);
+  app.footer(fmt::format(fmt::runtime(run_footer), input_files(), symbols_of(schema::out_shape)));
 }
 
 // "--compress-block,--compress_block": the key as a flag, and as it stands in config.json.
@@ -58,6 +76,18 @@ std::string short_name_of(std::string_view key) {
   return {};
 }
 
+void add_key(Flags& flags, const schema::ConfigKey& key, std::int64_t& value) {
+  flags.add_integer(flags_of(key.name, short_name_of(key.name)), value, key.required ? key.min : 0, schema::max_extent,
+                    fmt::format("{} (default {})", key.meaning, key.required ? "the device's" : fmt::to_string(value)));
+}
+void add_key(Flags& flags, const schema::ConfigKey& key, std::optional<double>& value) {
+  flags.add_number(flags_of(key.name), value, std::string(key.meaning));
+}
+template <NamedEnum Choice>
+void add_key(Flags& flags, const schema::ConfigKey& key, Choice& value) {
+  flags.add_choice(flags_of(key.name), value, fmt::format("{} (default {})", key.meaning, name_of(value)));
+}
+
 void add_bench(CLI::App& app, BenchOptions& options) {
   constexpr std::int64_t most_tokens = std::int64_t{1} << 40, most_factor = 1 << 20;  // their product fits in 63 bits
   Flags flags(app);
@@ -68,22 +98,15 @@ void add_bench(CLI::App& app, BenchOptions& options) {
   flags.add_integer("-n,--iters", options.iterations, 1, 1000000, "timed iterations (default 3, GPU 20)");
   flags.add_integer("-w,--warmup", options.warmups, 0, 1000000, "untimed iterations before them (default 1, GPU 5)");
   flags.add_path("-J,--json", options.json, "FILE", "write the results there too; an existing file is an error");
-  for (const IntegerKey& key : integer_keys) {
-    const std::string value = key.required ? "the device's" : fmt::format("{}", options.config.*key.member);
-    flags.add_integer(flags_of(key.name, short_name_of(key.name)), options.config.*key.member, key.required ? 1 : 0,
-                      largest_integer, fmt::format("config key {} (default {})", key.name, value));
-  }
-  flags.add_number(flags_of("softmax_scale"), options.config.softmax_scale,
-                   "config key softmax_scale (default 1/sqrt(d_qk))");
-  flags.add_choice("--compressor", options.config.compressor, compressors, "config key compressor (default mlp)");
-  flags.add_choice("--activation", options.config.activation, activations, "config key activation (default silu)");
-  flags.add_choice("--gate", options.config.gate, gate_kinds, "config key gate (default logits)");
-  flags.add_integer("--hidden", options.hidden, 1, largest_integer,
+  schema::for_each_key(options.config, [&](const schema::ConfigKey& key, auto& value) {
+    if (!key.hidden_width) add_key(flags, key, value);
+  });
+  flags.add_integer("--hidden", options.hidden, 1, schema::max_extent,
                     "width of the mlp compressors' hidden layer (default twice the head dimension)");
   flags.add_switch("--separate-kv", options.separate_kv, true, "keys and values of their own for each branch");
-  flags.add_choice("--selection", options.selection, std::array{Selection::random, Selection::local},
+  flags.add_choice("--selection", options.selection,
                    "random: every query's blocks independent; local: runs of 64 queries share most (default random)");
-  flags.add_integer("--seed", options.seed, 0, largest_integer, "of the random inputs (default 1)");
+  flags.add_integer("--seed", options.seed, 0, schema::max_extent, "of the random inputs (default 1)");
   flags.add_execution(options.execution);
   app.footer(bench_footer);
 }

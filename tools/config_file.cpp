@@ -5,12 +5,14 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "cpnsa/error.hpp"
-#include "tools/config_keys.hpp"
+#include "cpnsa/schema.hpp"
 #include "tools/files.hpp"
 
 namespace cpnsa::tool {
@@ -63,63 +65,56 @@ class ConfigReader {
   Config read() const {
     Config config;
     std::vector<std::string_view> known;
-    for (const auto& [key, member, required] : integer_keys) {
-      known.push_back(key);
-      read_integer(key, config.*member, required);
-    }
-    known.insert(known.end(), {"softmax_scale", "compressor", "activation", "gate"});
-    read_scale(config.softmax_scale);
-    read_choice("compressor", config.compressor, compressors);
-    read_choice("activation", config.activation, activations);
-    read_choice("gate", config.gate, gate_kinds);
+    schema::for_each_key(config, [&](const schema::ConfigKey& key, auto& value) {
+      if (key.hidden_width) return;
+      known.push_back(key.name);
+      if (const json* found = find(key.name))
+        read(key.name, *found, value);
+      else if (key.required)
+        fail(key.name, "no such key", expected_integer());
+    });
     for (const auto& [key, value] : object_.items())
-      if (std::find(known.begin(), known.end(), key) == known.end())
-        throw ArgumentError(
-            fmt::format("{}: found an unknown key, expected one of {}", show(json(key)), fmt::join(known, ", ")));
+      if (std::find(known.begin(), known.end(), key) == known.end()) fail_unknown(key, known);
     return config;
   }
 
  private:
-  [[noreturn]] static void fail(std::string_view key, const json* found, std::string_view expected) {
-    throw ArgumentError(fmt::format("{}: found {}, expected {}", key, found ? show(*found) : "no such key", expected));
+  [[noreturn]] static void fail(std::string_view key, std::string_view found, std::string_view expected) {
+    throw ArgumentError(fmt::format("{}: found {}, expected {}", key, found, expected));
   }
+
+  [[noreturn]] static void fail_unknown(const std::string& key, std::span<const std::string_view> known) {
+    const std::string_view nearest = schema::nearest_name(key, known);
+    fail(show(json(key)), "an unknown key",
+         nearest.empty() ? fmt::format("one of {}", fmt::join(known, ", "))
+                         : fmt::format("{}, the nearest of {}", nearest, fmt::join(known, ", ")));
+  }
+
+  static std::string expected_integer() { return fmt::format("a whole number from 0 to {}", schema::max_extent); }
 
   const json* find(std::string_view key) const {
     const auto found = object_.find(std::string(key));
     return found == object_.end() ? nullptr : &*found;
   }
 
-  void read_integer(std::string_view key, std::int64_t& member, bool required) const {
-    const json* value = find(key);
-    if (!value && !required) return;
+  static void read(std::string_view key, const json& found, std::int64_t& value) {
     // Numbers beyond 2^63 - 1 are parsed as unsigned, or as floating point beyond 2^64.
-    const bool fits = value && value->is_number_integer() &&
-                      (!value->is_number_unsigned() || value->get<std::uint64_t>() <= largest_integer);
-    if (!fits || value->get<std::int64_t>() < 0)
-      fail(key, value, fmt::format("a whole number from 0 to {}", largest_integer));
-    member = value->get<std::int64_t>();
+    const bool fits =
+        found.is_number_integer() && (!found.is_number_unsigned() || found.get<std::uint64_t>() <= schema::max_extent);
+    if (!fits || found.get<std::int64_t>() < 0) fail(key, show(found), expected_integer());
+    value = found.get<std::int64_t>();
   }
 
-  void read_scale(std::optional<double>& scale) const {
-    const json* value = find("softmax_scale");
-    if (!value) return;
-    if (!value->is_number()) fail("softmax_scale", value, "a number");
-    scale = value->get<double>();
+  static void read(std::string_view key, const json& found, std::optional<double>& value) {
+    if (!found.is_number()) fail(key, show(found), "a number");
+    value = found.get<double>();
   }
 
-  template <class Choice, std::size_t count>
-  void read_choice(std::string_view key, Choice& member, const std::array<Choice, count>& choices) const {
-    const json* value = find(key);
-    if (!value) return;
-    std::vector<std::string_view> names;
-    for (const Choice choice : choices) {
-      names.push_back(name_of(choice));
-      if (value->is_string() && value->get_ref<const std::string&>() == name_of(choice)) {
-        member = choice;
-        return;
-      }
-    }
-    fail(key, value, fmt::format("one of \"{}\"", fmt::join(names, "\", \"")));
+  template <NamedEnum Choice>
+  static void read(std::string_view key, const json& found, Choice& value) {
+    const auto choice = found.is_string() ? value_named<Choice>(found.get_ref<const std::string&>()) : std::nullopt;
+    if (!choice) fail(key, show(found), fmt::format("one of \"{}\"", fmt::join(enum_names<Choice>, "\", \"")));
+    value = *choice;
   }
 
   const json& object_;

@@ -103,14 +103,4 @@ std::string Execution::describe() const {
                      options_);
 }
 
-Partition make_partition(PartitionKind kind, std::span<const std::int64_t> cu_seqlens, std::int64_t select_block,
-                         int ranks) {
-  switch (kind) {
-    case PartitionKind::contiguous: return Partition::contiguous(cu_seqlens, select_block, ranks);
-    case PartitionKind::zigzag: return Partition::zigzag(cu_seqlens, select_block, ranks);
-    case PartitionKind::zigzag_per_document: return Partition::zigzag_per_document(cu_seqlens, select_block, ranks);
-  }
-  throw ArgumentError("--partition: found an unknown kind, expected contiguous, zigzag or zigzag_per_document");
-}
-
 }  // namespace cpnsa::tool

@@ -48,7 +48,4 @@ class Execution {
   Communicator* communicator_ = nullptr;
 };
 
-Partition make_partition(PartitionKind kind, std::span<const std::int64_t> cu_seqlens, std::int64_t select_block,
-                         int ranks);
-
 }  // namespace cpnsa::tool

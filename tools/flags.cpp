@@ -57,19 +57,14 @@ void Flags::add_switch(const std::string& flags, bool& target, bool value, const
 }
 
 void Flags::add_execution(ExecutionOptions& options) {
-  add_choice("--device", options.device, std::array{DeviceKind::automatic, DeviceKind::cpu, DeviceKind::cuda},
-             "what computes; auto: a GPU when there is one and it has the --dtype");
+  add_choice("--device", options.device, "what computes; auto: a GPU when there is one and it has the --dtype");
   add_choice("--transport", options.transport,
-             std::array{TransportKind::automatic, TransportKind::threads, TransportKind::mpi, TransportKind::nccl},
              "what moves data between ranks; auto: threads, or mpi (nccl on GPUs) under mpirun");
   add_integer("--ranks", options.ranks, 1, most_ranks,
               "ranks, as threads of this process; under mpirun its number of processes (default 1)");
-  add_choice("--partition", options.partition,
-             std::array{PartitionKind::contiguous, PartitionKind::zigzag, PartitionKind::zigzag_per_document},
-             "which rank owns which tokens (default contiguous)");
-  add_choice("--exchange", options.exchange, std::array{Exchange::automatic, Exchange::fetch, Exchange::gather},
-             "how selected blocks of other ranks are brought in (default auto)");
-  add_choice("--dtype", options.dtype, std::array{DType::f64, DType::f32, DType::bf16, DType::f16},
+  add_choice("--partition", options.partition, "which rank owns which tokens (default contiguous)");
+  add_choice("--exchange", options.exchange, "how selected blocks of other ranks are brought in (default auto)");
+  add_choice("--dtype", options.dtype,
              "precision of the layer's tensors; f64 and f32 on the CPU, bf16 and f16 on both "
              "(default f32, on a GPU bf16)");
   add_integer("--deadline", options.deadline, 1, 1'000'000,
@@ -82,8 +77,8 @@ void Flags::add_execution(ExecutionOptions& options) {
       "compute the branches' outputs again in the backward, in place of keeping them: less memory kept, more time");
 }
 
-std::string Flags::joined(const std::vector<std::string>& names) {
-  return fmt::format("{}", fmt::join(names, "|"));
+std::string Flags::joined(std::span<const std::string_view> names, std::string_view separator) {
+  return fmt::format("{}", fmt::join(names, separator));
 }
 
 std::optional<std::int64_t> Flags::parse_integer(const std::string& text, bool suffixes) {

@@ -1,14 +1,14 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
-#include <array>
 #include <cstdint>
+#include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
-#include <vector>
 
-#include "cpnsa/dtype.hpp"
+#include "cpnsa/names.hpp"
 #include "tools/options.hpp"
 
 namespace cpnsa::tool {
@@ -18,19 +18,20 @@ class Flags {
  public:
   explicit Flags(CLI::App& app) : app_(app) {}
 
-  /// One of the names of `choices`. Type is an enumeration with name_of(), or an optional of one.
-  template <class Type, class Choice, std::size_t count>
-  void add_choice(const std::string& flags, Type& target, const std::array<Choice, count>& choices,
-                  const std::string& help) {
-    std::vector<std::string> names;
-    for (const Choice choice : choices) names.emplace_back(name_of(choice));
-    add(flags, joined(names), help, [&target, choices, names](const std::string& text) -> std::string {
-      for (std::size_t i = 0; i < count; ++i) {
-        if (text != names[i]) continue;
-        target = choices[i];
-        return {};
-      }
-      return "one of " + joined(names);
+  /// One of the names of an enum's values.
+  template <NamedEnum Choice>
+  void add_choice(const std::string& flags, Choice& target, const std::string& help) {
+    add(flags, joined(enum_names<Choice>, "|"), help, [&target](const std::string& text) {
+      const std::optional<Choice> choice = value_named<Choice>(text);
+      if (choice) target = *choice;
+      return choice ? std::string() : "one of " + joined(enum_names<Choice>, "|");
+    });
+  }
+  template <NamedEnum Choice>
+  void add_choice(const std::string& flags, std::optional<Choice>& target, const std::string& help) {
+    add(flags, joined(enum_names<Choice>, "|"), help, [&target](const std::string& text) {
+      target = value_named<Choice>(text);
+      return target ? std::string() : "one of " + joined(enum_names<Choice>, "|");
     });
   }
 
@@ -68,7 +69,7 @@ class Flags {
     target = static_cast<Type>(number);
   }
 
-  static std::string joined(const std::vector<std::string>& names);
+  static std::string joined(std::span<const std::string_view> names, std::string_view separator);
   static std::optional<std::int64_t> parse_integer(const std::string& text, bool suffixes);
   static std::string expected_integer(std::int64_t least, std::int64_t most, bool suffixes);
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "cpnsa/error.hpp"
+#include "cpnsa/schema.hpp"
 #include "tools/config_file.hpp"
 
 namespace cpnsa::tool {
@@ -47,8 +48,8 @@ LayerFiles::LayerFiles(const fs::path& folder, bool with_dout) : folder_(folder)
   }
   refuse_foreign_parameters();
   if (config_.compressor == Compressor::mlp) {
-    config_.compress_hidden_k = read_hidden("compress_k_w1");
-    config_.compress_hidden_v = read_hidden("compress_v_w1");
+    config_.compress_hidden_k = read_hidden(schema::Extent::hidden_k);
+    config_.compress_hidden_v = read_hidden(schema::Extent::hidden_v);
   }
 
   const std::int64_t tokens = read_tokens();
@@ -65,10 +66,12 @@ bool LayerFiles::has(const std::string& name) const {
 
 bool LayerFiles::branches_are_separate() const {
   std::vector<std::string> shared, separate;
-  for (const char* name : {"k", "v"})
-    if (has(name)) shared.push_back(fmt::format("{}.npy", name));
-  for (const char* name : {"k_cmp", "k_slc", "k_win", "v_cmp", "v_slc", "v_win"})
-    if (has(name)) separate.push_back(fmt::format("{}.npy", name));
+  for (const schema::Tensor& tensor : schema::tensors) {
+    if (tensor.shared.empty()) continue;
+    const std::string one = fmt::format("{}.npy", tensor.shared);
+    if (has(std::string(tensor.shared)) && (shared.empty() || shared.back() != one)) shared.push_back(one);
+    if (has(tensor.name.str())) separate.push_back(fmt::format("{}.npy", tensor.name.view()));
+  }
   if (!shared.empty() && !separate.empty())
     fail(folder_, fmt::format("{} and {}", fmt::join(shared, " "), fmt::join(separate, " ")),
          "either k.npy and v.npy or the six k_cmp.npy ... v_win.npy");
@@ -84,17 +87,24 @@ std::int64_t LayerFiles::read_tokens() const {
   return q.array().shape[0];
 }
 
-// The hidden layer's width is not a key of the configuration: the first weight's last extent says it.
-std::int64_t LayerFiles::read_hidden(const std::string& name) const {
-  const NpyFile w1(file(name));
-  const std::string expected = fmt::format(
-      "floats [num_kv_heads = {}, compress_block * head_dim, hidden] with hidden "
-      "from 1 to 2^31",
-      config_.num_kv_heads);
-  expect_extents(w1, 3, expected);
-  const std::int64_t hidden = w1.array().shape[2];
-  if (hidden < 1 || hidden > std::int64_t{1} << 31) fail(w1.path(), w1.array().describe(), expected);
-  return hidden;
+// The width of the hidden layer is not a key of the configuration: it is an extent of the first parameter that has it.
+std::int64_t LayerFiles::read_hidden(schema::Extent hidden) const {
+  for (const schema::Tensor& tensor : schema::tensors) {
+    const auto extent = std::find(tensor.shape.begin(), tensor.shape.end(), hidden);
+    if (extent == tensor.shape.end()) continue;
+    const NpyFile parameter(file(tensor.name.str()));
+    std::vector<std::string> extents;
+    for (const schema::Extent one : tensor.shape)
+      extents.push_back(one == hidden ? std::string(name_of(one))
+                                      : fmt::format("{} = {}", name_of(one), size_of(one, config_, 0)));
+    const std::string expected =
+        fmt::format("floats [{}] with {} from 1 to {}", fmt::join(extents, ", "), name_of(hidden), schema::max_extent);
+    expect_extents(parameter, tensor.shape.size(), expected);
+    const std::int64_t width = parameter.array().shape[static_cast<std::size_t>(extent - tensor.shape.begin())];
+    if (width < 1 || width > schema::max_extent) fail(parameter.path(), parameter.array().describe(), expected);
+    return width;
+  }
+  return 0;
 }
 
 void LayerFiles::read_cu_seqlens(std::int64_t tokens) {
@@ -119,14 +129,10 @@ void LayerFiles::read_cu_seqlens(std::int64_t tokens) {
 
 // A parameter that the layer would not read is a mistake in the folder or in config.json.
 void LayerFiles::refuse_foreign_parameters() const {
-  const std::vector<LayerTensor> known = layer_tensors(config_, 1, false);
-  for (const std::string& name : all_parameter_names()) {
-    const bool is_known =
-        std::any_of(known.begin(), known.end(), [&](const LayerTensor& tensor) { return tensor.name == name; });
-    if (!is_known && has(name))
-      fail(file(name), "a parameter",
+  for (const schema::Tensor& tensor : schema::tensors)
+    if (!tensor.used_by(config_.compressor) && has(tensor.name.str()))
+      fail(file(tensor.name.str()), "a parameter",
            fmt::format("none of this name with compressor \"{}\"", name_of(config_.compressor)));
-  }
 }
 
 LayerFiles::Input LayerFiles::checked(const LayerTensor& tensor) const {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cpnsa/config.hpp"
+#include "cpnsa/schema.hpp"
 #include "tools/layer_tensors.hpp"
 #include "tools/npy.hpp"
 
@@ -39,7 +40,7 @@ class LayerFiles {
   bool has(const std::string& name) const;
   bool branches_are_separate() const;
   std::int64_t read_tokens() const;
-  std::int64_t read_hidden(const std::string& name) const;
+  std::int64_t read_hidden(schema::Extent hidden) const;
   void read_cu_seqlens(std::int64_t tokens);
   void refuse_foreign_parameters() const;
   Input checked(const LayerTensor& tensor) const;

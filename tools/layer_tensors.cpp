@@ -2,25 +2,16 @@
 
 #include <fmt/format.h>
 
+#include "cpnsa/schema.hpp"
+
 namespace cpnsa::tool {
 namespace {
 
-void add_parameters(std::vector<LayerTensor>& tensors, const Config& config, const std::string& prefix,
-                    const Extent& dim, std::int64_t hidden_size) {
-  const Extent heads{"num_kv_heads", config.num_kv_heads};
-  const Extent block{"compress_block", config.compress_block};
-  const Extent flat{"compress_block * " + dim.name, config.compress_block * dim.size};
-  const Extent hidden{"hidden", hidden_size};
-  const auto add = [&](const char* name, std::vector<Extent> shape, bool optional = false) {
-    tensors.push_back({prefix + name, std::move(shape), false, optional});
-  };
-  add("pos", {heads, block, dim}, true);
-  if (config.compressor == Compressor::linear) add("weight", {heads, flat, dim});
-  if (config.compressor != Compressor::mlp) return;
-  add("w1", {heads, flat, hidden});
-  add("b1", {heads, hidden});
-  add("w2", {heads, hidden, dim});
-  add("b2", {heads, dim});
+std::vector<Extent> extents_of(const schema::Shape& shape, const Config& config, std::int64_t tokens) {
+  std::vector<Extent> extents;
+  for (const schema::Extent extent : shape)
+    extents.push_back({std::string(name_of(extent)), size_of(extent, config, tokens)});
+  return extents;
 }
 
 }  // namespace
@@ -45,35 +36,19 @@ std::string LayerTensor::describe_shape() const {
 }
 
 std::vector<LayerTensor> layer_tensors(const Config& config, std::int64_t tokens, bool separate_kv) {
-  const Extent rows{"T", tokens}, kv_heads{"num_kv_heads", config.num_kv_heads},
-      q_heads{"num_q_heads", config.num_q_heads}, dim_k{"head_dim_qk", config.head_dim_qk},
-      dim_v{"head_dim_v", config.head_dim_v};
-
-  std::vector<LayerTensor> tensors{{"q", {rows, q_heads, dim_k}, true}};
-  const std::vector<std::string> branches =
-      separate_kv ? std::vector<std::string>{"_cmp", "_slc", "_win"} : std::vector<std::string>{""};
-  for (const std::string& branch : branches) {
-    tensors.push_back({"k" + branch, {rows, kv_heads, dim_k}, true});
-    tensors.push_back({"v" + branch, {rows, kv_heads, dim_v}, true});
+  std::vector<LayerTensor> list;
+  for (const schema::Tensor& tensor : schema::tensors) {
+    if (!tensor.used_by(config.compressor)) continue;
+    const bool shared = !tensor.shared.empty() && !separate_kv;
+    const std::string name(shared ? tensor.shared : tensor.name.view());
+    if (shared && list.back().name == name) continue;
+    list.push_back({name, extents_of(tensor.shape, config, tokens), tensor.per_token, !tensor.required});
   }
-  tensors.push_back({"gate", {rows, q_heads, {"branches", 3}}, true});
-  add_parameters(tensors, config, "compress_k_", dim_k, config.compress_hidden_k);
-  add_parameters(tensors, config, "compress_v_", dim_v, config.compress_hidden_v);
-  return tensors;
+  return list;
 }
 
 LayerTensor dout_tensor(const Config& config, std::int64_t tokens) {
-  return {"dout", {{"T", tokens}, {"num_q_heads", config.num_q_heads}, {"head_dim_v", config.head_dim_v}}, true};
-}
-
-const std::vector<std::string>& all_parameter_names() {
-  static const std::vector<std::string> names = [] {
-    std::vector<std::string> all;
-    for (const char* side : {"compress_k_", "compress_v_"})
-      for (const char* name : {"pos", "weight", "w1", "b1", "w2", "b2"}) all.push_back(std::string(side) + name);
-    return all;
-  }();
-  return names;
+  return {"dout", extents_of(schema::out_shape, config, tokens), true};
 }
 
 }  // namespace cpnsa::tool

@@ -7,6 +7,7 @@
 
 #include "cpnsa/attention.hpp"
 #include "cpnsa/config.hpp"
+#include "cpnsa/schema.hpp"
 
 namespace cpnsa::tool {
 
@@ -35,32 +36,16 @@ std::vector<LayerTensor> layer_tensors(const Config& config, std::int64_t tokens
 /// The tensor that the backward is given: the gradient of out.
 LayerTensor dout_tensor(const Config& config, std::int64_t tokens);
 
-/// Whether the name is a compressor's parameter of any kind; for files that the configured compressor does not take.
-const std::vector<std::string>& all_parameter_names();
-
 /// Where the tensor of this name goes: the views of `tensors` (AttentionInputs or AttentionGradients) that it fills.
 template <class Tensors>
 std::vector<TensorView*> slots_of(Tensors& tensors, std::string_view name) {
-  if (name == "q") return {&tensors.q};
-  if (name == "gate") return {&tensors.gate};
-  const auto branches = [](BranchTensors& kv, std::string_view branch) -> std::vector<TensorView*> {
-    if (branch == "_cmp") return {&kv.cmp};
-    if (branch == "_slc") return {&kv.slc};
-    if (branch == "_win") return {&kv.win};
-    return {&kv.cmp, &kv.slc, &kv.win};
-  };
-  if (name.starts_with('k')) return branches(tensors.k, name.substr(1));
-  if (name.starts_with('v')) return branches(tensors.v, name.substr(1));
-
-  constexpr std::string_view prefix = "compress_k_";
-  CompressorTensors& parameters = name.starts_with(prefix) ? tensors.compress_k : tensors.compress_v;
-  const std::string_view parameter = name.substr(prefix.size());
-  if (parameter == "pos") return {&parameters.pos};
-  if (parameter == "weight") return {&parameters.weight};
-  if (parameter == "w1") return {&parameters.w1};
-  if (parameter == "b1") return {&parameters.b1};
-  if (parameter == "w2") return {&parameters.w2};
-  return {&parameters.b2};
+  std::vector<TensorView*> slots;
+  schema::for_each_tensor(
+      [&](const schema::Tensor& tensor, TensorView& view) {
+        if (tensor.name.view() == name || tensor.shared == name) slots.push_back(&view);
+      },
+      tensors);
+  return slots;
 }
 
 }  // namespace cpnsa::tool

@@ -48,11 +48,6 @@ void convert(NpyType from, DType to, const void* source, void* destination, std:
 
 }  // namespace
 
-std::string_view name_of(NpyType type) {
-  constexpr std::array<std::string_view, 5> names{"f2", "f4", "f8", "i4", "i8"};
-  return names[static_cast<std::size_t>(type)];
-}
-
 std::size_t size_of(NpyType type) {
   constexpr std::array<std::size_t, 5> sizes{2, 4, 8, 4, 8};
   return sizes[static_cast<std::size_t>(type)];

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -13,7 +14,10 @@ namespace cpnsa::tool {
 
 /// Element types of NumPy files that the command reads or writes, all little endian.
 enum class NpyType { f2, f4, f8, i4, i8 };
-std::string_view name_of(NpyType);
+constexpr auto names_of(NpyType) {
+  return std::to_array<std::string_view>({"f2", "f4", "f8", "i4", "i8"});
+}
+using cpnsa::name_of;
 std::size_t size_of(NpyType);
 constexpr bool is_float(NpyType type) {
   return type == NpyType::f2 || type == NpyType::f4 || type == NpyType::f8;

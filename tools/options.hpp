@@ -1,43 +1,35 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "cpnsa/attention.hpp"
 #include "cpnsa/communicator.hpp"
 #include "cpnsa/config.hpp"
+#include "cpnsa/names.hpp"
+#include "cpnsa/partition.hpp"
 
 namespace cpnsa::tool {
 
-enum class DeviceKind { automatic, cpu, cuda };
-enum class TransportKind { automatic, threads, mpi, nccl };
-enum class PartitionKind { contiguous, zigzag, zigzag_per_document };
-enum class Selection { random, local };
+using cpnsa::name_of;
 
-constexpr std::string_view name_of(DeviceKind kind) {
-  return kind == DeviceKind::automatic ? "auto" : kind == DeviceKind::cpu ? "cpu" : "cuda";
+enum class DeviceKind { automatic, cpu, cuda };
+constexpr auto names_of(DeviceKind) {
+  return std::to_array<std::string_view>({"auto", "cpu", "cuda"});
 }
-constexpr std::string_view name_of(TransportKind kind) {
-  switch (kind) {
-    case TransportKind::automatic: return "auto";
-    case TransportKind::threads: return "threads";
-    case TransportKind::mpi: return "mpi";
-    case TransportKind::nccl: return "nccl";
-  }
-  return "?";
+
+enum class TransportKind { automatic, threads, mpi, nccl };
+constexpr auto names_of(TransportKind) {
+  return std::to_array<std::string_view>({"auto", "threads", "mpi", "nccl"});
 }
-constexpr std::string_view name_of(PartitionKind kind) {
-  switch (kind) {
-    case PartitionKind::contiguous: return "contiguous";
-    case PartitionKind::zigzag: return "zigzag";
-    case PartitionKind::zigzag_per_document: return "zigzag_per_document";
-  }
-  return "?";
-}
-constexpr std::string_view name_of(Selection selection) {
-  return selection == Selection::random ? "random" : "local";
+
+enum class Selection { random, local };
+constexpr auto names_of(Selection) {
+  return std::to_array<std::string_view>({"random", "local"});
 }
 
 /// Where and how a layer runs: what `cpnsa run` and `cpnsa bench` have in common.

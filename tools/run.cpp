@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "cpnsa/error.hpp"
+#include "cpnsa/schema.hpp"
 #include "tools/execution.hpp"
 #include "tools/layer_files.hpp"
 #include "tools/layer_memory.hpp"
@@ -58,8 +59,8 @@ class RankRun {
       execution_.emplace(options_.execution, place_);
       files_.emplace(options_.in, options_.execution.backward);
       execution_->device().check_supported(files_->config(), execution_->dtype());
-      partition_.emplace(make_partition(options_.execution.partition, files_->cu_seqlens(),
-                                        files_->config().select_block, control_.size()));
+      partition_.emplace(Partition::make(options_.execution.partition, files_->cu_seqlens(),
+                                         files_->config().select_block, control_.size()));
     });
     agree(control_, execution_->describe() + " " + files_->describe());
     execution_->connect();
@@ -232,10 +233,10 @@ class RankRun {
   // What any run may write: a folder that is used again holds the last run's results alone.
   std::vector<std::string> possible_files() const {
     std::vector<std::string> names;
-    for (const bool separate_kv : {false, true})
-      for (const LayerTensor& tensor : layer_tensors(files_->config(), files_->tokens(), separate_kv))
-        names.push_back(fmt::format("d{}.npy", tensor.name));
-    for (const std::string& name : all_parameter_names()) names.push_back(fmt::format("d{}.npy", name));
+    for (const LayerTensor& tensor : layer_tensors(files_->config(), files_->tokens(), false))
+      names.push_back(fmt::format("d{}.npy", tensor.name));
+    for (const schema::Tensor& tensor : schema::tensors)
+      names.push_back(fmt::format("{}.npy", tensor.gradient_name().view()));
     return names;
   }
 

@@ -122,13 +122,13 @@ struct Tensor {
   bool per_token = true;                ///< sharded by tokens; otherwise a parameter, which every rank holds whole
   bool required = true;                 ///< if the compressor uses it
   std::optional<Compressor> only = {};  ///< the one compressor that uses it; without a value, all do
+  std::string_view shared = {};         ///< "k" or "v" for a branch's: what one tensor for all three branches is called
 
   constexpr bool used_by(Compressor compressor) const { return !only || *only == compressor; }
   constexpr Name gradient_name() const { return {"d", name}; }  ///< "dq"
 };
 
-/// The compressed, selected and window branch, in the order of the gate's last extent. "k" or "v" without the branch
-/// names one tensor that serves all three.
+/// The compressed, selected and window branch, in the order of the gate's last extent.
 inline constexpr std::array<std::string_view, 3> branches{"cmp", "slc", "win"};
 
 /// The parameters of one compressor, without the prefix "compress_k_" or "compress_v_" in their names.
@@ -142,6 +142,12 @@ constexpr std::array<Tensor, 6> compressor_parameters(Extent dim, Extent block_d
            {.name = "w2", .shape = {heads, hidden, dim}, .per_token = false, .only = mlp},
            {.name = "b2", .shape = {heads, dim}, .per_token = false, .only = mlp}}};
 }
+
+/// Those of the compressor of keys, and those of the compressor of values.
+inline constexpr auto key_parameters =
+    compressor_parameters(Extent::head_dim_qk, Extent::block_dim_qk, Extent::hidden_k);
+inline constexpr auto value_parameters =
+    compressor_parameters(Extent::head_dim_v, Extent::block_dim_v, Extent::hidden_v);
 
 /// The members of one compressor's parameters, side by side in the order of compressor_parameters(): calls
 /// visit(i, sets.pos...), and so on, with i from 0. The sets are any structs with members of these names.
@@ -164,16 +170,15 @@ inline constexpr std::array tensors = [] {
   constexpr Shape k{Extent::tokens, Extent::num_kv_heads, Extent::head_dim_qk};
   constexpr Shape v{Extent::tokens, Extent::num_kv_heads, Extent::head_dim_v};
   constexpr Shape gate{Extent::tokens, Extent::num_q_heads, Extent::branches};
-  constexpr auto keys = compressor_parameters(Extent::head_dim_qk, Extent::block_dim_qk, Extent::hidden_k);
-  constexpr auto values = compressor_parameters(Extent::head_dim_v, Extent::block_dim_v, Extent::hidden_v);
-  std::array<Tensor, num_token_tensors + keys.size() + values.size()> all{{{.name = "q", .shape = q},
-                                                                           {.name = "k_cmp", .shape = k},
-                                                                           {.name = "k_slc", .shape = k},
-                                                                           {.name = "k_win", .shape = k},
-                                                                           {.name = "v_cmp", .shape = v},
-                                                                           {.name = "v_slc", .shape = v},
-                                                                           {.name = "v_win", .shape = v},
-                                                                           {.name = "gate", .shape = gate}}};
+  std::array<Tensor, num_token_tensors + key_parameters.size() + value_parameters.size()> all{
+      {{.name = "q", .shape = q},
+       {.name = "k_cmp", .shape = k, .shared = "k"},
+       {.name = "k_slc", .shape = k, .shared = "k"},
+       {.name = "k_win", .shape = k, .shared = "k"},
+       {.name = "v_cmp", .shape = v, .shared = "v"},
+       {.name = "v_slc", .shape = v, .shared = "v"},
+       {.name = "v_win", .shape = v, .shared = "v"},
+       {.name = "gate", .shape = gate}}};
   Tensor* next = all.data() + num_token_tensors;
   const auto append = [&](const auto& parameters, std::string_view prefix) {
     for (const Tensor& parameter : parameters) {
@@ -181,8 +186,8 @@ inline constexpr std::array tensors = [] {
       next++->name = Name(prefix, parameter.name);
     }
   };
-  append(keys, "compress_k_");
-  append(values, "compress_v_");
+  append(key_parameters, "compress_k_");
+  append(value_parameters, "compress_v_");
   return all;
 }();
 
