@@ -2,14 +2,14 @@
 
 import operator
 
+from ._core import branch_names as branches
+from ._core import parameter_names
 from ._core import tensor_names as names
 from .errors import ArgumentError
 
 __all__ = ["bounds_of", "branches", "first_parameter", "flat", "gradients_of", "names", "of_branches", "of_compressor",
            "parameter_names", "indices"]
 
-branches = ("cmp", "slc", "win")
-parameter_names = ("pos", "weight", "w1", "b1", "w2", "b2")
 _parameter_names = frozenset(parameter_names)
 
 if len(names) != 1 + 3 + 3 + 1 + 2 * len(parameter_names):

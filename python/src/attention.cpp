@@ -10,67 +10,43 @@
 #include <array>
 #include <mutex>
 #include <string>
+#include <string_view>
+#include <vector>
 
+#include "cpnsa/schema.hpp"
 #include "src/names.hpp"
 #include "src/tensor.hpp"
 
 namespace cpnsa::python {
 namespace {
 
-// Python hands over tensors, or gradients, as one sequence in this order; None is "not given".
-constexpr std::array tensor_names{"q",
-                                  "k_cmp",
-                                  "k_slc",
-                                  "k_win",
-                                  "v_cmp",
-                                  "v_slc",
-                                  "v_win",
-                                  "gate",
-                                  "compress_k_pos",
-                                  "compress_k_weight",
-                                  "compress_k_w1",
-                                  "compress_k_b1",
-                                  "compress_k_w2",
-                                  "compress_k_b2",
-                                  "compress_v_pos",
-                                  "compress_v_weight",
-                                  "compress_v_w1",
-                                  "compress_v_b1",
-                                  "compress_v_w2",
-                                  "compress_v_b2"};
+// Python hands over tensors, or gradients, as one sequence in the order of schema::tensors; None is "not given".
+constexpr std::size_t tensor_count = schema::tensors.size();
 
 template <class Tensors>
-std::array<TensorView*, tensor_names.size()> members_of(Tensors& to) {
-  return {&to.q,
-          &to.k.cmp,
-          &to.k.slc,
-          &to.k.win,
-          &to.v.cmp,
-          &to.v.slc,
-          &to.v.win,
-          &to.gate,
-          &to.compress_k.pos,
-          &to.compress_k.weight,
-          &to.compress_k.w1,
-          &to.compress_k.b1,
-          &to.compress_k.w2,
-          &to.compress_k.b2,
-          &to.compress_v.pos,
-          &to.compress_v.weight,
-          &to.compress_v.w1,
-          &to.compress_v.b1,
-          &to.compress_v.w2,
-          &to.compress_v.b2};
+std::array<TensorView*, tensor_count> members_of(Tensors& to) {
+  std::array<TensorView*, tensor_count> members{};
+  auto member = members.begin();
+  schema::for_each_tensor([&](const schema::Tensor&, TensorView& view) { *member++ = &view; }, to);
+  return members;
 }
 
-/// "dq", ...
-const char* gradient_name(std::size_t i) {
-  static const auto names = [] {
-    std::array<std::string, tensor_names.size()> made;
-    for (std::size_t n = 0; n < made.size(); ++n) made[n] = std::string("d") + tensor_names[n];
-    return made;
-  }();
-  return names[i].c_str();
+// The names in messages, which outlive every call.
+constexpr auto gradient_names = [] {
+  std::array<schema::Name, tensor_count> names;
+  for (std::size_t i = 0; i < names.size(); ++i) names[i] = schema::tensors[i].gradient_name();
+  return names;
+}();
+
+const char* name_at(std::size_t i, bool gradient) {
+  return gradient ? gradient_names[i].c_str() : schema::tensors[i].name.c_str();
+}
+
+template <class Names>
+nb::tuple tuple_of(const Names& names) {
+  nb::list list;
+  for (const std::string_view name : names) list.append(nb::str(name.data(), name.size()));
+  return nb::tuple(list);
 }
 
 /// The index of the `i`th flat tensor among the `found` tensors given: -1 for none, `i` itself without indices.
@@ -86,13 +62,13 @@ Py_ssize_t index_of(nb::handle indices, std::size_t i, std::size_t found) {
 template <class Tensors>
 Tensors views_of(nb::sequence tensors, nb::handle indices, bool gradients, const Device& device, Owners& owners) {
   const std::size_t found = nb::len(tensors);
-  if (const std::size_t count = indices.is_none() ? found : nb::len(indices); count != tensor_names.size())
-    throw ArgumentError(fmt::format("tensors: found {}, expected {}", count, tensor_names.size()));
+  if (const std::size_t count = indices.is_none() ? found : nb::len(indices); count != tensor_count)
+    throw ArgumentError(fmt::format("tensors: found {}, expected {}", count, tensor_count));
   Tensors result;
   const auto to = members_of(result);
   for (std::size_t i = 0; i < to.size(); ++i)
     if (const Py_ssize_t index = index_of(indices, i, found); index >= 0)
-      *to[i] = view_of(tensors[index], gradients ? gradient_name(i) : tensor_names[i], device, gradients, owners);
+      *to[i] = view_of(tensors[index], name_at(i, gradients), device, gradients, owners);
   return result;
 }
 
@@ -244,9 +220,12 @@ Statistics SharedAttention::statistics() {
 
 void bind_attention(nb::module_& module) {
   using namespace nb::literals;
-  nb::list names;
-  for (const char* name : tensor_names) names.append(name);
-  module.attr("tensor_names") = nb::tuple(names);
+  std::vector<std::string_view> tensors, parameters;
+  for (const schema::Tensor& tensor : schema::tensors) tensors.push_back(tensor.name);
+  for (const schema::Tensor& parameter : schema::key_parameters) parameters.push_back(parameter.name);
+  module.attr("tensor_names") = tuple_of(tensors);
+  module.attr("branch_names") = tuple_of(schema::branches);
+  module.attr("parameter_names") = tuple_of(parameters);
 
   nb::class_<SharedAttention>(module, "Attention",
                               "One attention layer over a sequence sharded over the ranks of a communicator. Making "
@@ -260,11 +239,11 @@ void bind_attention(nb::module_& module) {
              bool sum_parameter_gradients, bool timing) {
             AttentionOptions options;
             const std::string problem = problem_of([&] {
-              options.dtype = dtype_named("dtype", dtype);
-              options.exchange = named("exchange", exchange, {Exchange::automatic, Exchange::fetch, Exchange::gather});
-              if (gradient_dtype) options.gradient_dtype = dtype_named("gradient_dtype", *gradient_dtype);
+              options.dtype = named<DType>("dtype", dtype);
+              options.exchange = named<Exchange>("exchange", exchange);
+              if (gradient_dtype) options.gradient_dtype = named<DType>("gradient_dtype", *gradient_dtype);
               if (parameter_gradient_dtype)
-                options.parameter_gradient_dtype = dtype_named("parameter_gradient_dtype", *parameter_gradient_dtype);
+                options.parameter_gradient_dtype = named<DType>("parameter_gradient_dtype", *parameter_gradient_dtype);
             });
             if (!problem.empty()) {
               communicator.refuse(problem);

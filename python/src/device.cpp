@@ -30,7 +30,7 @@ void bind_device(nb::module_& module) {
       .def(
           "check_supported",
           [](const Device& self, const Config& config, std::string_view dtype) {
-            self.check_supported(config, dtype_named("dtype", dtype));
+            self.check_supported(config, named<DType>("dtype", dtype));
           },
           "config"_a, "dtype"_a, "Raises UnsupportedError, listing what is supported, unless every stage runs.");
   module.def(

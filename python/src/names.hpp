@@ -1,29 +1,21 @@
 #pragma once
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
-#include <initializer_list>
-#include <string>
+#include <optional>
 #include <string_view>
 
-#include "cpnsa/dtype.hpp"
 #include "cpnsa/error.hpp"
+#include "cpnsa/names.hpp"
 
 namespace cpnsa::python {
 
-/// The enumerator of this name; ArgumentError lists the names there are.
-template <class Enum>
-Enum named(std::string_view what, std::string_view name, std::initializer_list<Enum> all) {
-  std::string known;
-  for (const Enum value : all) {
-    if (name_of(value) == name) return value;
-    known += fmt::format("{}{}", known.empty() ? "" : ", ", name_of(value));
-  }
-  throw ArgumentError(fmt::format("{}: found '{}', expected one of {}", what, name, known));
-}
-
-inline DType dtype_named(std::string_view what, std::string_view name) {
-  return named(what, name, {DType::f64, DType::f32, DType::bf16, DType::f16});
+/// The value of an enum by its name; ArgumentError lists the names there are.
+template <NamedEnum Enum>
+Enum named(std::string_view what, std::string_view name) {
+  if (const std::optional<Enum> value = value_named<Enum>(name)) return *value;
+  throw ArgumentError(fmt::format("{}: found '{}', expected one of {}", what, name, fmt::join(enum_names<Enum>, ", ")));
 }
 
 }  // namespace cpnsa::python

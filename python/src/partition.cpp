@@ -26,6 +26,15 @@ void check_ranks(int ranks) {
   if (ranks < 1) throw ArgumentError(fmt::format("ranks: found {}, expected at least 1", ranks));
 }
 
+const char* made_how(PartitionKind kind) {
+  switch (kind) {
+    case PartitionKind::contiguous: return "Rank after rank, as even as whole blocks allow.";
+    case PartitionKind::zigzag: return "The packed sequence in 2P chunks; rank r owns chunks r and 2P - 1 - r.";
+    case PartitionKind::zigzag_per_document: return "Every document in 2P chunks of its own.";
+  }
+  return "";
+}
+
 // int64 [n] that owns its memory and hands it on as DLPack.
 nb::ndarray<nb::array_api, std::int64_t, nb::ndim<1>, nb::device::cpu> owned(std::vector<std::int64_t> values) {
   auto kept = std::make_unique<std::vector<std::int64_t>>(std::move(values));
@@ -39,32 +48,19 @@ nb::ndarray<nb::array_api, std::int64_t, nb::ndim<1>, nb::device::cpu> owned(std
 
 void bind_partition(nb::module_& module) {
   using namespace nb::literals;
-  nb::class_<Partition>(module, "Partition",
-                        "Which rank owns which tokens of a packed sequence: for each rank an ordered list of ranges "
-                        "whose bounds are selection-block boundaries of their documents, or documents' ends.")
-      .def_static(
-          "contiguous",
-          [](const Bounds& cu_seqlens, std::int64_t select_block, int ranks) {
-            check_ranks(ranks);
-            return Partition::contiguous(cu_seqlens, select_block, ranks);
-          },
-          "cu_seqlens"_a, "select_block"_a, "ranks"_a, "Rank after rank, as even as whole blocks allow.")
-      .def_static(
-          "zigzag",
-          [](const Bounds& cu_seqlens, std::int64_t select_block, int ranks) {
-            check_ranks(ranks);
-            return Partition::zigzag(cu_seqlens, select_block, ranks);
-          },
-          "cu_seqlens"_a, "select_block"_a, "ranks"_a,
-          "The packed sequence in 2P chunks; rank r owns chunks r and 2P - 1 - r.")
-      .def_static(
-          "zigzag_per_document",
-          [](const Bounds& cu_seqlens, std::int64_t select_block, int ranks) {
-            check_ranks(ranks);
-            return Partition::zigzag_per_document(cu_seqlens, select_block, ranks);
-          },
-          "cu_seqlens"_a, "select_block"_a, "ranks"_a, "Every document in 2P chunks of its own.")
-      .def_static(
+  nb::class_<Partition> type(
+      module, "Partition",
+      "Which rank owns which tokens of a packed sequence: for each rank an ordered list of ranges "
+      "whose bounds are selection-block boundaries of their documents, or documents' ends.");
+  for (const PartitionKind kind : enum_values<PartitionKind>)
+    type.def_static(
+        name_of(kind).data(),
+        [kind](const Bounds& cu_seqlens, std::int64_t select_block, int ranks) {
+          check_ranks(ranks);
+          return Partition::make(kind, cu_seqlens, select_block, ranks);
+        },
+        "cu_seqlens"_a, "select_block"_a, "ranks"_a, made_how(kind));
+  type.def_static(
           "custom",
           [](const Bounds& cu_seqlens, std::int64_t select_block, const std::vector<Pairs>& ranges) {
             std::vector<std::vector<TokenRange>> owned_ranges(ranges.size());

@@ -3,11 +3,11 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/vector.h>
 
-#include <array>
 #include <optional>
 #include <utility>
 #include <vector>
 
+#include "cpnsa/schema.hpp"
 #include "src/buffer.hpp"
 #include "src/names.hpp"
 
@@ -21,7 +21,7 @@ struct Torch {
   std::vector<std::pair<nb::handle, DType>> dtypes;
   nb::handle strided;  ///< the layout
   nb::handle data_ptr, is_contiguous, is_cpu, is_cuda, is_neg, shape, dtype, device, element_size, layout;
-  std::array<nb::handle, 6> parameter_names;
+  std::vector<nb::handle> parameter_names;
 };
 std::optional<Torch> torch;
 
@@ -35,7 +35,7 @@ void use_torch(nb::object tensor_type, nb::object strided, nb::dict dtypes) {
   known.tensor_type = tensor_type.release();  // for the life of the process, as PyTorch itself
   known.strided = strided.release();
   for (auto [type, name] : dtypes)
-    known.dtypes.emplace_back(nb::borrow(type).release(), dtype_named("dtype", nb::cast<const char*>(name)));
+    known.dtypes.emplace_back(nb::borrow(type).release(), named<DType>("dtype", nb::cast<const char*>(name)));
   known.data_ptr = forever("data_ptr");
   known.is_contiguous = forever("is_contiguous");
   known.is_cpu = forever("is_cpu");
@@ -46,8 +46,8 @@ void use_torch(nb::object tensor_type, nb::object strided, nb::dict dtypes) {
   known.dtype = forever("dtype");
   known.device = forever("device");
   known.element_size = forever("element_size");
-  known.parameter_names = {forever("pos"), forever("weight"), forever("w1"),
-                           forever("b1"),  forever("w2"),     forever("b2")};
+  for (const schema::Tensor& parameter : schema::key_parameters)
+    known.parameter_names.push_back(forever(parameter.name.c_str()));
   torch = std::move(known);
 }
 
@@ -89,10 +89,10 @@ class Numbering {
   bool add_branches(nb::handle tensors) {
     if (!nb::isinstance<nb::tuple>(tensors) && !nb::isinstance<nb::list>(tensors)) {
       if (!add(tensors)) return false;
-      for (int others = 0; others < 2; ++others) indices_.append(unique_.size() - 1);
+      for (std::size_t others = 1; others < schema::branches.size(); ++others) indices_.append(unique_.size() - 1);
       return true;
     }
-    if (nb::len(tensors) != 3) return false;
+    if (nb::len(tensors) != schema::branches.size()) return false;
     for (const nb::handle tensor : tensors)
       if (!add(tensor)) return false;
     return true;
