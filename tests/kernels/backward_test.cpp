@@ -210,16 +210,6 @@ struct CompressGradients {
   CompressorSet<Values> parameters;
 };
 
-template <class Visit, class... Sets>
-void for_each_member(Visit visit, Sets&&... sets) {
-  visit("pos", sets.pos...);
-  visit("weight", sets.weight...);
-  visit("w1", sets.w1...);
-  visit("b1", sets.b1...);
-  visit("w2", sets.w2...);
-  visit("b2", sets.b2...);
-}
-
 CompressGradients compress_backward(const OpCase& op_case, const BranchCase& branch, const Partition& partition,
                                     bool keys, Device& device) {
   const Config& config = op_case.config();
@@ -228,13 +218,13 @@ CompressGradients compress_backward(const OpCase& op_case, const BranchCase& bra
       keys ? op_case.problem.inputs.compress_k : op_case.problem.inputs.compress_v;
   CompressGradients total;
   total.rows.resize(input.size());
-  for_each_member([](auto, Values& sum, const Values& values) { sum.resize(values.size()); }, total.parameters,
-                  parameters);
+  schema::for_each_compressor_member([](auto, Values& sum, const Values& values) { sum.resize(values.size()); },
+                                     total.parameters, parameters);
   for (int rank = 0; rank < partition.ranks(); ++rank) {
     RankShare share(op_case, partition, rank, device);
     const DeviceBuffer dsummaries = share.accumulated(keys ? branch.dsummaries.k : branch.dsummaries.v);
     CompressorSet<DeviceBuffer> given, gradients;
-    for_each_member(
+    schema::for_each_compressor_member(
         [&](auto, DeviceBuffer& in, DeviceBuffer& out, const Values& values) {
           if (values.empty()) return;
           in = share.input(values);
@@ -248,12 +238,12 @@ CompressGradients compress_backward(const OpCase& op_case, const BranchCase& bra
       arguments.dim = keys ? config.head_dim_qk : config.head_dim_v;
       arguments.hidden = keys ? config.compress_hidden_k : config.compress_hidden_v;
       arguments.input = in.data();
-      arguments.parameters = {given.pos.data(), given.weight.data(), given.w1.data(),
-                              given.b1.data(),  given.w2.data(),     given.b2.data()};
+      schema::for_each_compressor_member([](auto, const void*& to, const DeviceBuffer& from) { to = from.data(); },
+                                         arguments.parameters, given);
       arguments.dsummaries = dsummaries.data();
       arguments.dinput = out.data();
-      arguments.dparameters = {gradients.pos.data(), gradients.weight.data(), gradients.w1.data(),
-                               gradients.b1.data(),  gradients.w2.data(),     gradients.b2.data()};
+      schema::for_each_compressor_member([](auto, void*& to, const DeviceBuffer& from) { to = from.data(); },
+                                         arguments.dparameters, gradients);
       arguments.runs = list.view();
       if (!runs.empty()) device.run(arguments, Stream{});
       return gained(share, out);
@@ -261,7 +251,7 @@ CompressGradients compress_backward(const OpCase& op_case, const BranchCase& bra
     share.add_rows(total.rows, run(share.rows(input), share.plan.own_runs));
     share.add_halo(total.rows, share.plan.summary_halo,
                    run(share.halo(share.plan.summary_halo, input), share.plan.halo_runs));
-    for_each_member(
+    schema::for_each_compressor_member(
         [&](auto, Values& sum, const DeviceBuffer& buffer) {
           if (sum.empty()) return;
           const Values more = gained(share, buffer);
@@ -283,9 +273,10 @@ TEST_P(BackwardOps, Compress) {
             const Values& plain_rows = keys ? branch.plain.k.cmp : branch.plain.v.cmp;
             const std::string side = keys ? "keys' " : "values' ";
             ASSERT_TRUE(gradient_agrees(side + "rows", found.rows, rows, plain_rows, op_case, branch));
-            for_each_member(
-                [&](const std::string& name, const Values& gradient, const Values& truth, const Values& plain) {
-                  EXPECT_TRUE(gradient_agrees(side + name, gradient, truth, plain, op_case, branch));
+            schema::for_each_compressor_member(
+                [&](std::size_t i, const Values& gradient, const Values& truth, const Values& plain) {
+                  EXPECT_TRUE(gradient_agrees(side + schema::key_parameters[i].name.str(), gradient, truth, plain,
+                                              op_case, branch));
                 },
                 found.parameters, keys ? branch.truth.compress_k : branch.truth.compress_v,
                 keys ? branch.plain.compress_k : branch.plain.compress_v);

@@ -43,15 +43,19 @@ class Compressed {
     if (runs.empty()) return;
     const Config& config = op_case_.config();
     const auto& parameters = keys ? op_case_.problem.inputs.compress_k : op_case_.problem.inputs.compress_v;
-    const auto given = [&](const Values& values) { return values.empty() ? DeviceBuffer() : share.input(values); };
-    const DeviceBuffer pos = given(parameters.pos), weight = given(parameters.weight), w1 = given(parameters.w1),
-                       b1 = given(parameters.b1), w2 = given(parameters.w2), b2 = given(parameters.b2);
+    CompressorSet<DeviceBuffer> given;
     const DeviceListBuffer<SummaryRun> list(device_, runs);
     auto compress = share.op<Compress>();
     compress.dim = keys ? config.head_dim_qk : config.head_dim_v;
     compress.hidden = keys ? config.compress_hidden_k : config.compress_hidden_v;
     compress.input = input.data();
-    compress.parameters = {pos.data(), weight.data(), w1.data(), b1.data(), w2.data(), b2.data()};
+    schema::for_each_compressor_member(
+        [&](auto, const void*& pointer, DeviceBuffer& buffer, const Values& values) {
+          if (values.empty()) return;
+          buffer = share.input(values);
+          pointer = buffer.data();
+        },
+        compress.parameters, given, parameters);
     compress.summaries = out.data();
     compress.runs = list.view();
     device_.run(compress, Stream{});

@@ -5,8 +5,8 @@ import torch
 
 
 def _activated(x, name):
-    return {"silu": torch.nn.functional.silu, "relu": torch.relu,
-            "gelu": lambda y: torch.nn.functional.gelu(y, approximate="tanh")}[name](x)
+    form = {"approximate": "tanh"} if name == "gelu" else {}
+    return getattr(torch.nn.functional, name)(x, **form)
 
 
 def summaries(config, x, p):

@@ -122,15 +122,16 @@ class Oracle {
     return tensor.empty() ? nullptr : tensor.data() + (row * num_heads + head) * dim;
   }
 
-  template <class Container, class Visit>
-  auto head_parameters(CompressorSet<Container>& set, std::int64_t head, std::int64_t dim, std::int64_t hidden, Visit) {
-    const std::int64_t length = config_.compress_block * dim;
-    return naive::GroupParameters<Visit>{.pos = row_of(set.pos, head, 0, 1, length),
-                                         .weight = row_of(set.weight, head, 0, 1, length * dim),
-                                         .w1 = row_of(set.w1, head, 0, 1, length * hidden),
-                                         .b1 = row_of(set.b1, head, 0, 1, hidden),
-                                         .w2 = row_of(set.w2, head, 0, 1, hidden * dim),
-                                         .b2 = row_of(set.b2, head, 0, 1, dim)};
+  // One KV head's share of each parameter, or null for one that was not given.
+  template <class Pointer, class Container>
+  naive::GroupParameters<Pointer> head_parameters(CompressorSet<Container>& set, std::int64_t head) {
+    naive::GroupParameters<Pointer> own;
+    schema::for_each_compressor_member(
+        [&](auto, Pointer& to, Container& from) {
+          to = row_of(from, head, 0, 1, static_cast<std::int64_t>(from.size()) / config_.num_kv_heads);
+        },
+        own, set);
+    return own;
   }
 
   naive::Summary<Real> summary_of(const Reals<Real>& input, CompressorSet<Reals<Real>>& parameters, std::int64_t dim,
@@ -138,8 +139,7 @@ class Oracle {
     naive::Rows<Real> tokens;
     for (std::int64_t i = 0; i < config_.compress_block; ++i)
       tokens.push_back(row_of(input, token + i, head, config_.num_kv_heads, dim));
-    return {config_, dim,     hidden, head_parameters(parameters, head, dim, hidden, static_cast<const Real*>(nullptr)),
-            tokens,  storage_};
+    return {config_, dim, hidden, head_parameters<const Real*>(parameters, head), tokens, storage_};
   }
 
   void compress() {
@@ -166,7 +166,7 @@ class Oracle {
         for (std::int64_t i = 0; i < config_.compress_block; ++i)
           dtokens.push_back(row_of(dinput, token + i, head, config_.num_kv_heads, dim));
         summary_of(input, parameters, dim, hidden, head, token)
-            .backward(dvalue, dtokens, head_parameters(dparameters, head, dim, hidden, static_cast<Real*>(nullptr)));
+            .backward(dvalue, dtokens, head_parameters<Real*>(dparameters, head));
       });
     };
     backward_one(inputs_.k.cmp, inputs_.compress_k, config_.head_dim_qk, config_.compress_hidden_k, dsummaries_k_,
