@@ -1,5 +1,6 @@
 """What is wrong is an exception with the library's message, never a crash, and leaves nothing half written."""
 
+import re
 import threading
 
 import numpy as np
@@ -32,6 +33,36 @@ def test_config(change, message):
     with pytest.raises((cpnsa.ConfigError, cpnsa.ArgumentError), match=message) as error:
         cpnsa.Config(**{**keys, **change})
     assert isinstance(error.value, ValueError) and isinstance(error.value, cpnsa.Error)
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(windw=12), r"windw: found an unknown key, expected window, the nearest of num_q_heads, num_kv_heads, .*hidden_v$"),
+    (dict(compress_hidden=64), "compress_hidden: found an unknown key, expected compress_hidden_k, the nearest of"),
+    (dict(dropout=0.1), "dropout: found an unknown key, expected one of num_q_heads, num_kv_heads"),
+    (dict(window="wide"), "window: found 'wide' of type str, expected a whole number"),
+    (dict(window=1.5), "window: found 1.5 of type float, expected a whole number"),
+    (dict(softmax_scale="1"), "softmax_scale: found '1' of type str, expected a number or None"),
+    (dict(compressor=3), "compressor: found 3 of type int, expected a string"),
+])
+def test_config_keywords(change, message):
+    with pytest.raises(TypeError, match=message):
+        cpnsa.Config(**{**keys, **change})
+
+
+def test_config_names_a_missing_key():
+    with pytest.raises(TypeError, match="head_dim_v: found nothing, expected a whole number"):
+        cpnsa.Config(num_q_heads=4, num_kv_heads=2, head_dim_qk=8)
+    with pytest.raises(TypeError):
+        cpnsa.Config(4, 2, 8, 6)
+
+
+def test_config_defaults():
+    config = cpnsa.Config(num_q_heads=4, num_kv_heads=2, head_dim_qk=8, head_dim_v=6)
+    assert (config.compress_block, config.select_count, config.window, config.compressor) == (32, 16, 512, "mlp")
+    assert (config.compress_hidden_k, config.compress_hidden_v) == (16, 12)
+    assert cpnsa.Config(**config.to_dict()) == config
+    assert list(config.to_dict()) == [name for name in re.findall(r"(\w+): ", cpnsa.Config.__init__.__doc__)
+                                      if hasattr(config, name)]
 
 
 def test_config_is_fixed_and_typed():
