@@ -3,7 +3,7 @@
 # 12.8 is the first that tells which device a stream belongs to.
 find_package(CUDAToolkit 12.8 REQUIRED)
 if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX} AND CUDAToolkit_NVCC_EXECUTABLE)
-  set(CMAKE_CUDA_COMPILER ${CUDAToolkit_NVCC_EXECUTABLE})  # also where nvcc is not on the PATH
+  set(CMAKE_CUDA_COMPILER ${CUDAToolkit_NVCC_EXECUTABLE}) # also where nvcc is not on the PATH
 endif()
 
 # Code for Ampere and Hopper, and PTX of 80 that every later card can run.
@@ -19,8 +19,14 @@ if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
 endif()
 
 # ptxas reports each kernel's registers and spills, which the build log keeps.
-set(CPNSA_CUDA_OPTIONS --expt-relaxed-constexpr -lineinfo -Xptxas=-v -Xcompiler=-Wall,-Wextra
-  $<$<BOOL:${CPNSA_WARNINGS_AS_ERRORS}>:--Werror=all-warnings>)
+set(
+  CPNSA_CUDA_OPTIONS
+  --expt-relaxed-constexpr
+  -lineinfo
+  -Xptxas=-v
+  -Xcompiler=-Wall,-Wextra
+  $<$<BOOL:${CPNSA_WARNINGS_AS_ERRORS}>:--Werror=all-warnings>
+)
 
 # A library with .cu files in it: cpnsa_add_library, the options above, the static runtime, never libcuda.
 function(cpnsa_add_cuda_library target name)

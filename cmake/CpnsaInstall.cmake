@@ -8,10 +8,13 @@ get_property(components GLOBAL PROPERTY CPNSA_COMPONENTS)
 
 # cpnsa_install_library(target export): a library, its headers' folder where it has one, and its export file.
 function(cpnsa_install_library target export)
-  install(TARGETS ${target} EXPORT cpnsa_${export}
+  install(
+    TARGETS ${target}
+    EXPORT cpnsa_${export}
     ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
     LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
-    RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+    RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR}
+  )
   install(EXPORT cpnsa_${export} NAMESPACE cpnsa:: DESTINATION ${CPNSA_PACKAGE_DIR} FILE cpnsa-${export}-targets.cmake)
   if(IS_DIRECTORY ${PROJECT_SOURCE_DIR}/include/cpnsa/${export})
     install(DIRECTORY include/cpnsa/${export} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/cpnsa)
@@ -30,8 +33,10 @@ endfunction()
 cpnsa_install_library(cpnsa cpnsa)
 file(GLOB headers CONFIGURE_DEPENDS include/cpnsa/*.hpp)
 install(FILES ${headers} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/cpnsa)
-install(DIRECTORY include/cpnsa/callbacks include/cpnsa/cpu include/cpnsa/threads
-  DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/cpnsa)
+install(
+  DIRECTORY include/cpnsa/callbacks include/cpnsa/cpu include/cpnsa/threads
+  DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/cpnsa
+)
 cpnsa_install_pc(cpnsa "Native Sparse Attention, distributed: C++20" "-lcpnsa -lm -pthread" "")
 if(TARGET cpnsa_c)
   install(FILES include/cpnsa/cpnsa.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/cpnsa)
@@ -39,7 +44,11 @@ endif()
 
 set(CPNSA_COMPONENT_FACTS "")
 foreach(component IN LISTS components)
-  foreach(field IN ITEMS DESCRIPTION LIBS PC_REQUIRES LANGUAGE MODULE REQUIRES DEPENDENCY)
+  foreach(
+    field
+    IN
+    ITEMS DESCRIPTION LIBS PC_REQUIRES LANGUAGE MODULE REQUIRES DEPENDENCY
+  )
     get_property(${field} GLOBAL PROPERTY CPNSA_COMPONENT_${component}_${field})
   endforeach()
   cpnsa_install_library(cpnsa_${component} ${component})
@@ -58,5 +67,7 @@ string(REPLACE ";" " " CPNSA_COMPONENT_FACTS "${CPNSA_COMPONENT_FACTS}")
 
 configure_package_config_file(cmake/cpnsaConfig.cmake.in cpnsaConfig.cmake INSTALL_DESTINATION ${CPNSA_PACKAGE_DIR})
 write_basic_package_version_file(cpnsaConfigVersion.cmake COMPATIBILITY SameMinorVersion)
-install(FILES ${CMAKE_CURRENT_BINARY_DIR}/cpnsaConfig.cmake ${CMAKE_CURRENT_BINARY_DIR}/cpnsaConfigVersion.cmake
-  DESTINATION ${CPNSA_PACKAGE_DIR})
+install(
+  FILES ${CMAKE_CURRENT_BINARY_DIR}/cpnsaConfig.cmake ${CMAKE_CURRENT_BINARY_DIR}/cpnsaConfigVersion.cmake
+  DESTINATION ${CPNSA_PACKAGE_DIR}
+)

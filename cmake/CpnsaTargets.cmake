@@ -3,12 +3,17 @@
 # Makes an error of memory harder to exploit. Sources whose loops must not pay for it say -fno-stack-protector
 # (kernels/cpu). _FORTIFY_SOURCE needs optimisation, and hides accesses from sanitizers.
 function(cpnsa_harden_target target)
-  target_compile_options(${target} PRIVATE
-    $<$<COMPILE_LANGUAGE:C,CXX>:-fstack-protector-strong>
-    $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-fstack-protector-strong>)
+  target_compile_options(
+    ${target}
+    PRIVATE
+      $<$<COMPILE_LANGUAGE:C,CXX>:-fstack-protector-strong>
+      $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-fstack-protector-strong>
+  )
   if(NOT CPNSA_SANITIZE)
-    target_compile_options(${target} PRIVATE
-      $<$<AND:$<COMPILE_LANGUAGE:C,CXX>,$<NOT:$<CONFIG:Debug>>>:-U_FORTIFY_SOURCE;-D_FORTIFY_SOURCE=2>)
+    target_compile_options(
+      ${target}
+      PRIVATE $<$<AND:$<COMPILE_LANGUAGE:C,CXX>,$<NOT:$<CONFIG:Debug>>>:-U_FORTIFY_SOURCE;-D_FORTIFY_SOURCE=2>
+    )
   endif()
   target_link_options(${target} PRIVATE -Wl,-z,relro,-z,now)
 endfunction()
@@ -21,14 +26,26 @@ endfunction()
 
 function(cpnsa_configure_target target)
   cpnsa_harden_target(${target})
-  target_compile_options(${target} PRIVATE
-    $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow=local>
-    $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra -Wpedantic>
-    $<$<COMPILE_LANGUAGE:C,CXX>:$<$<BOOL:${CPNSA_WARNINGS_AS_ERRORS}>:-Werror>>)
+  target_compile_options(
+    ${target}
+    PRIVATE
+      $<$<COMPILE_LANGUAGE:CXX>:-Wall
+      -Wextra
+      -Wshadow=local>
+      $<$<COMPILE_LANGUAGE:C>:-Wall
+      -Wextra
+      -Wpedantic>
+      $<$<COMPILE_LANGUAGE:C,CXX>:$<$<BOOL:${CPNSA_WARNINGS_AS_ERRORS}>:-Werror>>
+  )
   if(CPNSA_SANITIZE)
-    target_compile_options(${target} PRIVATE
-      $<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=${CPNSA_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
-    if(CPNSA_SANITIZE MATCHES address)  # which finds these as well; they take the compiler as long as all the rest
+    target_compile_options(
+      ${target}
+      PRIVATE
+        $<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=${CPNSA_SANITIZE}
+        -fno-omit-frame-pointer
+        -fno-sanitize-recover=all>
+    )
+    if(CPNSA_SANITIZE MATCHES address) # which finds these as well; they take the compiler as long as all the rest
       target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-fno-sanitize=null,object-size,vptr>)
     endif()
     target_link_options(${target} PUBLIC -fsanitize=${CPNSA_SANITIZE})
@@ -48,7 +65,11 @@ endfunction()
 function(cpnsa_add_component name)
   cmake_parse_arguments(ARG "" "DESCRIPTION;LIBS;PC_REQUIRES;LANGUAGE;MODULE" "REQUIRES;DEPENDENCY" ${ARGN})
   set_property(GLOBAL APPEND PROPERTY CPNSA_COMPONENTS ${name})
-  foreach(field IN ITEMS DESCRIPTION LIBS PC_REQUIRES LANGUAGE MODULE REQUIRES DEPENDENCY)
+  foreach(
+    field
+    IN
+    ITEMS DESCRIPTION LIBS PC_REQUIRES LANGUAGE MODULE REQUIRES DEPENDENCY
+  )
     set_property(GLOBAL PROPERTY CPNSA_COMPONENT_${name}_${field} "${ARG_${field}}")
   endforeach()
 endfunction()
@@ -58,12 +79,19 @@ function(cpnsa_add_library target name)
   add_library(${target})
   add_library(cpnsa::${name} ALIAS ${target})
   target_compile_features(${target} PUBLIC cxx_std_20)
-  target_include_directories(${target}
+  target_include_directories(
+    ${target}
     PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>
-    PRIVATE ${PROJECT_SOURCE_DIR})
-  set_target_properties(${target} PROPERTIES EXPORT_NAME ${name} VERSION ${PROJECT_VERSION}
-    SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})  # of a shared build; C++ promises no more
+    PRIVATE ${PROJECT_SOURCE_DIR}
+  )
+  set_target_properties(
+    ${target}
+    PROPERTIES
+      EXPORT_NAME ${name}
+      VERSION ${PROJECT_VERSION}
+      SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR}
+  ) # of a shared build; C++ promises no more
   cpnsa_set_run_path(${target})
-  target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:${cpnsa_fmt_inside}>)  # formats messages, inside only
+  target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:${cpnsa_fmt_inside}>) # formats messages, inside only
   cpnsa_configure_target(${target})
 endfunction()

@@ -3,8 +3,7 @@
 include(GoogleTest)
 
 # Open MPI refuses root, and more ranks than cores, unless told otherwise.
-set(CPNSA_MPI_ENVIRONMENT OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-    OMPI_MCA_rmaps_base_oversubscribe=1)
+set(CPNSA_MPI_ENVIRONMENT OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1)
 
 # Test code is compiled at -O1: it takes no time to run, and much to compile.
 function(cpnsa_configure_suite target)
@@ -39,8 +38,13 @@ endfunction()
 # cpnsa_add_test(name [LABEL label] [SUITES ...] [BACKENDS ...] [SOURCES ...] [RANKS 1 2 4] [LIBRARIES ...]
 #   [COMMANDS targets] [DEFINITIONS ...] [ENVIRONMENT NAME=value...] [TIMEOUT seconds])
 function(cpnsa_add_test name)
-  cmake_parse_arguments(ARG "" "LABEL;TIMEOUT"
-    "SUITES;BACKENDS;SOURCES;RANKS;LIBRARIES;COMMANDS;DEFINITIONS;ENVIRONMENT" ${ARGN})
+  cmake_parse_arguments(
+    ARG
+    ""
+    "LABEL;TIMEOUT"
+    "SUITES;BACKENDS;SOURCES;RANKS;LIBRARIES;COMMANDS;DEFINITIONS;ENVIRONMENT"
+    ${ARGN}
+  )
   set(launch "")
   set(label "")
   foreach(backend IN LISTS ARG_BACKENDS)
@@ -65,17 +69,24 @@ function(cpnsa_add_test name)
   list(TRANSFORM ARG_SUITES REPLACE "(.+)" "cpnsa_\\1_suite")
   list(TRANSFORM ARG_BACKENDS REPLACE "(.+)" "cpnsa_backend_\\1")
   add_executable(${name} ${ARG_SOURCES})
-  target_link_libraries(${name} PRIVATE ${ARG_SUITES} ${ARG_BACKENDS} cpnsa_test_support fmt::fmt ${ARG_LIBRARIES})
+  target_link_libraries(
+    ${name}
+    PRIVATE ${ARG_SUITES} ${ARG_BACKENDS} cpnsa_test_support fmt::fmt ${ARG_LIBRARIES}
+  )
   target_compile_definitions(${name} PRIVATE ${ARG_DEFINITIONS})
   cpnsa_configure_suite(${name})
-  if(ARG_COMMANDS)  # programs that the tests start
+  if(ARG_COMMANDS) # programs that the tests start
     add_dependencies(${name} ${ARG_COMMANDS})
   endif()
 
   if(NOT launch)
     target_link_libraries(${name} PRIVATE GTest::gtest_main)
-    gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST TEST_PREFIX ${label}/
-      PROPERTIES LABELS ${label} TIMEOUT ${ARG_TIMEOUT} ENVIRONMENT "${ARG_ENVIRONMENT}")
+    gtest_discover_tests(
+      ${name}
+      DISCOVERY_MODE PRE_TEST
+      TEST_PREFIX ${label}/
+      PROPERTIES LABELS ${label} TIMEOUT ${ARG_TIMEOUT} ENVIRONMENT "${ARG_ENVIRONMENT}"
+    )
     if(NOT TARGET ${label}_tests)
       add_custom_target(${label}_tests)
     endif()
@@ -85,15 +96,24 @@ function(cpnsa_add_test name)
   foreach(ranks IN LISTS ARG_RANKS)
     set(test ${label}/${name}_${ranks})
     if(launch STREQUAL "mpirun")
-      add_test(NAME ${test} COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} ${MPIEXEC_PREFLAGS}
-        $<TARGET_FILE:${name}> ${MPIEXEC_POSTFLAGS})
+      add_test(
+        NAME ${test}
+        COMMAND
+          ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} ${MPIEXEC_PREFLAGS} $<TARGET_FILE:${name}>
+          ${MPIEXEC_POSTFLAGS}
+      )
       set_tests_properties(${test} PROPERTIES ENVIRONMENT "${CPNSA_MPI_ENVIRONMENT};${ARG_ENVIRONMENT}")
-    else()  # with a GPU for each rank, or with a share of one
+    else() # with a GPU for each rank, or with a share of one
       add_test(NAME ${test} COMMAND ${name} ${ranks})
-      set_tests_properties(${test} PROPERTIES ENVIRONMENT "${ARG_ENVIRONMENT}"
-        RESOURCE_LOCK gpu SKIP_RETURN_CODE 77)  # 77: this machine has no GPU
+      set_tests_properties(
+        ${test}
+        PROPERTIES ENVIRONMENT "${ARG_ENVIRONMENT}" RESOURCE_LOCK gpu SKIP_RETURN_CODE 77
+      ) # 77: this machine has no GPU
     endif()
-    set_tests_properties(${test} PROPERTIES LABELS ${label} TIMEOUT ${ARG_TIMEOUT} PROCESSORS ${ranks})
+    set_tests_properties(
+      ${test}
+      PROPERTIES LABELS ${label} TIMEOUT ${ARG_TIMEOUT} PROCESSORS ${ranks}
+    )
   endforeach()
 endfunction()
 
@@ -101,8 +121,13 @@ endfunction()
 # cpnsa_add_command_test(name LABEL label COMMAND ... [ENVIRONMENT NAME=value...] [TIMEOUT seconds] [PROVIDES fixture]
 #   [REQUIRES fixture] [PROCESSORS n] [SKIP_RETURN_CODE n])
 function(cpnsa_add_command_test name)
-  cmake_parse_arguments(ARG "" "LABEL;TIMEOUT;PROVIDES;REQUIRES;PROCESSORS;SKIP_RETURN_CODE" "COMMAND;ENVIRONMENT"
-    ${ARGN})
+  cmake_parse_arguments(
+    ARG
+    ""
+    "LABEL;TIMEOUT;PROVIDES;REQUIRES;PROCESSORS;SKIP_RETURN_CODE"
+    "COMMAND;ENVIRONMENT"
+    ${ARGN}
+  )
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 300)
   endif()
@@ -111,8 +136,11 @@ function(cpnsa_add_command_test name)
   if(ARG_ENVIRONMENT)
     set_tests_properties(${name} PROPERTIES ENVIRONMENT "${ARG_ENVIRONMENT}")
   endif()
-  foreach(pair IN ITEMS PROVIDES=FIXTURES_SETUP REQUIRES=FIXTURES_REQUIRED PROCESSORS=PROCESSORS
-          SKIP_RETURN_CODE=SKIP_RETURN_CODE)
+  foreach(
+    pair
+    IN
+    ITEMS PROVIDES=FIXTURES_SETUP REQUIRES=FIXTURES_REQUIRED PROCESSORS=PROCESSORS SKIP_RETURN_CODE=SKIP_RETURN_CODE
+  )
     string(REGEX MATCH "(.*)=(.*)" _ ${pair})
     if(DEFINED ARG_${CMAKE_MATCH_1})
       set_tests_properties(${name} PROPERTIES ${CMAKE_MATCH_2} ${ARG_${CMAKE_MATCH_1}})
@@ -126,8 +154,12 @@ function(cpnsa_check_headers name)
   cmake_parse_arguments(ARG "" "" "FOLDERS;LIBRARIES" ${ARGN})
   set(sources "")
   foreach(folder IN LISTS ARG_FOLDERS)
-    file(GLOB headers CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}/include
-      ${PROJECT_SOURCE_DIR}/include/cpnsa/${folder}/*.hpp)
+    file(
+      GLOB headers
+      CONFIGURE_DEPENDS
+      RELATIVE ${PROJECT_SOURCE_DIR}/include
+      ${PROJECT_SOURCE_DIR}/include/cpnsa/${folder}/*.hpp
+    )
     foreach(header IN LISTS headers)
       string(MAKE_C_IDENTIFIER ${header} stem)
       set(source ${CMAKE_CURRENT_BINARY_DIR}/headers/${stem}.cpp)

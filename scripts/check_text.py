@@ -6,7 +6,7 @@ import re
 import sys
 
 COLUMNS = 120
-LONG_MARKDOWN = re.compile(r"\s*\||\s*(?:[-*] )?(?:\[[^]]*\](?:\([^)]*\)|: \S+)|!\[[^]]*\]\([^)]*\)|<?https?://\S+>?)[.,;:]?\s*$")
+LONG_MARKDOWN = re.compile(r"\s*\||\s*(?:[-*] )?!?(?:\[[^]]*\](?:\([^)]*\)|: \S+)|<?https?://\S+>?)[.,;:]?\s*$")
 
 
 def problems(path):

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Compares the places that state cpnsa's version with CMakeLists.txt, and the linters' versions of .pre-commit-config.yaml
-with scripts/lint_requirements.txt."""
+"""Compares the places that state cpnsa's version with CMakeLists.txt, and the linters' versions of
+.pre-commit-config.yaml with scripts/lint_requirements.txt."""
 
 import re
 import sys
@@ -31,7 +31,8 @@ def main():
     if "version" not in (first("python/pyproject.toml", r"^dynamic = \[(.*)\]$") or ""):
         problems.append('python/pyproject.toml: expected dynamic = ["version"], which reads cpnsa/version.py')
 
-    pins = re.findall(r"^(\S+==\S+)$", (ROOT / "scripts/lint_requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    requirements = (ROOT / "scripts/lint_requirements.txt").read_text(encoding="utf-8")
+    pins = re.findall(r"^(\S+==\S+)$", requirements, re.MULTILINE)
     hooks = re.findall(r"additional_dependencies: \[(\S+==[^\]]+)\]",
                        (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     if sorted(pins) != sorted(set(hooks)):

@@ -13,7 +13,8 @@ unavailable() {
 }
 mkdir -p build/docs
 if ! command -v doxygen > /dev/null; then
-  (install_missing doxygen) && command -v doxygen > /dev/null || unavailable "found no doxygen"
+  (install_missing doxygen) || true
+  command -v doxygen > /dev/null || unavailable "found no doxygen"
 fi
 environment=$PWD/build/docs-environment
 if ! cmp --silent scripts/docs_requirements.txt "$environment/requirements.txt"; then

@@ -10,8 +10,8 @@ from pathlib import Path
 
 
 def problems_of(readelf, file):
-    text = subprocess.run([readelf, "--wide", "--file-header", "--dynamic", "--program-headers", "--dyn-syms", str(file)],
-                          capture_output=True, text=True, check=True).stdout
+    command = [readelf, "--wide", "--file-header", "--dynamic", "--program-headers", "--dyn-syms", str(file)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for entry in (entry for path in re.findall(r"\((?:RUNPATH|RPATH)\).*\[(.*)\]", text) for entry in path.split(":")):
         if not entry.startswith(("/", "$ORIGIN")):
             yield f'run path: found the entry "{entry}", expected absolute ones or $ORIGIN'

@@ -29,6 +29,7 @@ UNITS = {
     "c": [PUBLIC, "backends"],
     "tools": [PUBLIC, "backends"],
 }
+SUFFIXES = (".c", ".cpp", ".h", ".hpp", ".cu", ".cuh")
 # Headers of CUDA, MPI and NCCL, and the units that may include them.
 LIBRARIES = re.compile(r"(cuda|cub|cublas|curand|cooperative_groups|mma\.h|thrust|mpi|nccl)")
 LIBRARY_UNITS = re.compile(r"(include/cpnsa|comm)/(cuda|mpi|nccl)|kernels/cuda|backends/with")
@@ -43,7 +44,7 @@ def unit_of(path):
 def main(root):
     problems, counts = [], dict.fromkeys(UNITS, 0)
     for top in sorted({unit.split("/")[0] for unit in UNITS}):
-        for path in sorted(p for p in (root / top).rglob("*") if p.suffix in (".c", ".cpp", ".h", ".hpp", ".cu", ".cuh")):
+        for path in sorted(path for path in (root / top).rglob("*") if path.suffix in SUFFIXES):
             file = path.relative_to(root).as_posix()
             unit = unit_of(file)
             for header in re.findall(r'^ *# *include *[<"](.*)[>"]', path.read_text(encoding="utf-8"), re.MULTILINE):

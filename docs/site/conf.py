@@ -41,8 +41,8 @@ LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 
 
 def link_to_pages(app, docname, source):
-    """A link to a folder becomes one to its README.md, a link to any other file that is no page becomes its path. A link
-    to nothing stays, and is Sphinx's warning."""
+    """A link to a folder becomes one to its README.md, a link to any other file that is no page becomes its path. A
+    link to nothing stays, and is Sphinx's warning."""
     folder = (ROOT / docname).parent
 
     def replaced(match):

@@ -1,7 +1,10 @@
 # cmake -DNM=... -DLIBRARY=... -DHEADER=... -P symbols.cmake
 # Fails unless the shared library exports the functions that the header declares, and nothing else.
-execute_process(COMMAND ${NM} --dynamic --defined-only --format=posix ${LIBRARY}
-  OUTPUT_VARIABLE lines COMMAND_ERROR_IS_FATAL ANY)
+execute_process(
+  COMMAND ${NM} --dynamic --defined-only --format=posix ${LIBRARY}
+  OUTPUT_VARIABLE lines
+  COMMAND_ERROR_IS_FATAL ANY
+)
 string(REGEX MATCHALL "[^\n]+" lines "${lines}")
 list(TRANSFORM lines REPLACE " .*" "" OUTPUT_VARIABLE exported)
 list(SORT exported)

@@ -10,7 +10,8 @@ if(SANITIZE)
   set(flags "-fsanitize=${SANITIZE}")
 endif()
 run(${CMAKE_COMMAND} -S ${CONSUMER_DIR} -B ${build} -DCMAKE_PREFIX_PATH=${PREFIX} -DCONSUMER_COMPONENTS=${COMPONENTS}
-    -DCMAKE_CXX_FLAGS=${flags} -DCMAKE_C_FLAGS=${flags} -DCMAKE_BUILD_TYPE=Release)
+    -DCMAKE_CXX_FLAGS=${flags} -DCMAKE_C_FLAGS=${flags} -DCMAKE_BUILD_TYPE=Release
+)
 run(${CMAKE_COMMAND} --build ${build})
 run(${build}/consumer)
 string(REPLACE "," ";" components "${COMPONENTS}")
