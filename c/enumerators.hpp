@@ -22,7 +22,7 @@ constexpr std::string_view identifier_of() {
   return text;
 }
 
-/// Whether `c_identifier` is `prefix` and then `identifier` in capitals.
+/// True if `c_identifier` is `prefix` and then `identifier` in capitals.
 constexpr bool is_spelling(std::string_view c_identifier, std::string_view prefix, std::string_view identifier) {
   if (!c_identifier.starts_with(prefix)) return false;
   c_identifier.remove_prefix(prefix.size());
@@ -34,7 +34,7 @@ constexpr bool is_spelling(std::string_view c_identifier, std::string_view prefi
   return true;
 }
 
-/// Whether the C enum counts from 1 what the library's counts from 0, by the same identifiers behind `prefix`.
+/// True if the C enum counts from 1 what the library's counts from 0, by the same identifiers behind `prefix`.
 template <NamedEnum Enum, class CEnum>
 constexpr bool matches(std::string_view prefix) {
   return [&]<std::size_t... i>(std::index_sequence<i...>) {

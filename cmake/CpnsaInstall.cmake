@@ -1,4 +1,4 @@
-# Installs the libraries, the headers and the package: find_package(cpnsa [COMPONENTS mpi cuda nccl c c_static]) and
+# Installs the libraries, the headers and the package: find_package(cpnsa [COMPONENTS ...]) and
 # pkg-config cpnsa, cpnsa_<component>. The components are those that cpnsa_add_component describes. Each has an export
 # file of its own, so that a consumer needs only the dependencies of the components that it asks for.
 

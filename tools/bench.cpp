@@ -106,7 +106,7 @@ struct Samples {
   }
 };
 
-/// What a rank knows of one length beside the times.
+/// Everything but the times that a rank measures at one length.
 struct RankFacts {
   Statistics statistics;
   std::int64_t tensor_bytes = 0;
@@ -188,13 +188,13 @@ class LengthBench {
 
   // Several sets, used in turn, unless one alone is far larger than any cache; as many on every rank.
   std::size_t input_sets(const std::vector<LayerTensor>& tensors) const {
-    constexpr std::size_t beyond_caches = std::size_t{512} << 20, most_sets = 8;
+    constexpr std::size_t beyond_caches = std::size_t{512} << 20, max_sets = 8;
     std::size_t row_bytes = 0;
     for (const LayerTensor& tensor : tensors)
       if (tensor.per_token)
         row_bytes += static_cast<std::size_t>(tensor.elements_per_row()) * size_of(execution_.dtype());
     const std::size_t rows = static_cast<std::size_t>(tokens_ / control_.size()) + 1;
-    return std::clamp<std::size_t>(beyond_caches / (rows * row_bytes) + 1, 1, most_sets);
+    return std::clamp<std::size_t>(beyond_caches / (rows * row_bytes) + 1, 1, max_sets);
   }
 
   /// Runs warm-ups and iterations. Without `stages` a sample is {forward, backward}; with them it is the forward's

@@ -47,7 +47,7 @@ struct BenchRow {
   double picks_per_16 = 0;            ///< mean number of blocks that they selected, counted a query at a time
 };
 
-/// What was run, for the table's head and the JSON file.
+/// The setting of a run, for the table's head and the JSON file.
 struct BenchSetting {
   BenchOptions options;  ///< with every default decided
   int ranks = 1;

@@ -89,12 +89,12 @@ void add_key(Flags& flags, const schema::ConfigKey& key, Choice& value) {
 }
 
 void add_bench(CLI::App& app, BenchOptions& options) {
-  constexpr std::int64_t most_tokens = std::int64_t{1} << 40, most_factor = 1 << 20;  // their product fits in 63 bits
+  constexpr std::int64_t max_tokens = std::int64_t{1} << 40, max_factor = 1 << 20;  // their product fits in 63 bits
   Flags flags(app);
-  flags.add_integer("-b,--begin", options.begin, 1, most_tokens, "tokens of the first row (default 1K, GPU 8K)", true);
-  flags.add_integer("-e,--end", options.end, 1, most_tokens, "tokens of the last row (default 4K, GPU 64K)", true);
-  flags.add_integer("-f,--factor", options.factor, 2, most_factor, "from row to row (default 2)");
-  flags.add_integer("--documents", options.documents, 1, most_factor, "documents in a row's tokens (default 1)");
+  flags.add_integer("-b,--begin", options.begin, 1, max_tokens, "tokens of the first row (default 1K, GPU 8K)", true);
+  flags.add_integer("-e,--end", options.end, 1, max_tokens, "tokens of the last row (default 4K, GPU 64K)", true);
+  flags.add_integer("-f,--factor", options.factor, 2, max_factor, "from row to row (default 2)");
+  flags.add_integer("--documents", options.documents, 1, max_factor, "documents in a row's tokens (default 1)");
   flags.add_integer("-n,--iters", options.iterations, 1, 1000000, "timed iterations (default 3, GPU 20)");
   flags.add_integer("-w,--warmup", options.warmups, 0, 1000000, "untimed iterations before them (default 1, GPU 5)");
   flags.add_path("-J,--json", options.json, "FILE", "write the results there too; an existing file is an error");
@@ -111,7 +111,7 @@ void add_bench(CLI::App& app, BenchOptions& options) {
   app.footer(bench_footer);
 }
 
-// What is wrong with a command line that CLI11 could read.
+// The first mistake in a command line that CLI11 could read; empty if there is none.
 std::string problem_of(const CLI::App& app, const CLI::App& run, const RunOptions& options) {
   const auto commands = app.get_subcommands();
   for (const CLI::App* part : {&app, commands.empty() ? &app : commands.front()}) {

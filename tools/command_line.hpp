@@ -7,8 +7,8 @@
 
 namespace cpnsa::tool {
 
-/// What the command line asks for. Where it is wrong, the options are those read up to there: --transport and --ranks
-/// still say which ranks there are to tell.
+/// The command that was given. Where the command line is wrong, the options are those read up to there: --transport and
+/// --ranks still say which ranks must be told.
 struct Invocation {
   std::optional<RunOptions> run;
   std::optional<BenchOptions> bench;

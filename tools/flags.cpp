@@ -9,7 +9,7 @@
 namespace cpnsa::tool {
 namespace {
 
-constexpr std::int64_t most_ranks = 4096;
+constexpr std::int64_t max_ranks = 4096;
 
 std::string shown(const std::string& text) {
   constexpr std::size_t longest = 60;
@@ -60,7 +60,7 @@ void Flags::add_execution(ExecutionOptions& options) {
   add_choice("--device", options.device, "what computes; auto: a GPU when there is one and it has the --dtype");
   add_choice("--transport", options.transport,
              "what moves data between ranks; auto: threads, or mpi (nccl on GPUs) under mpirun");
-  add_integer("--ranks", options.ranks, 1, most_ranks,
+  add_integer("--ranks", options.ranks, 1, max_ranks,
               "ranks, as threads of this process; under mpirun its number of processes (default 1)");
   add_choice("--partition", options.partition, "which rank owns which tokens (default contiguous)");
   add_choice("--exchange", options.exchange, "how selected blocks of other ranks are brought in (default auto)");

@@ -32,7 +32,7 @@ class LayerFiles {
   const std::vector<Input>& inputs() const { return inputs_; }
   const std::optional<Input>& dout() const { return dout_; }
 
-  /// What every rank must have been given alike, on one line.
+  /// Everything that must be equal on all ranks, on one line.
   std::string describe() const;
 
  private:

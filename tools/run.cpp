@@ -230,7 +230,7 @@ class RankRun {
     file.close();
   }
 
-  // What any run may write: a folder that is used again holds the last run's results alone.
+  // Every file that a run can write. Those of an earlier run that this one does not write are removed.
   std::vector<std::string> possible_files() const {
     std::vector<std::string> names;
     for (const LayerTensor& tensor : layer_tensors(files_->config(), files_->tokens(), false))

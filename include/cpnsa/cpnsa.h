@@ -139,7 +139,7 @@ CPNSA_API cpnsa_status cpnsa_communicator_destroy(cpnsa_communicator communicato
 
 /* --- partition ---------------------------------------------------------------------------------------------------- */
 
-/* Which rank owns which tokens of a packed sequence. */
+/* The assignment of the tokens of a packed sequence to ranks. */
 typedef struct cpnsa_partition_object* cpnsa_partition;
 
 typedef enum cpnsa_partition_kind {
@@ -310,7 +310,7 @@ typedef struct cpnsa_tensors {
 /* One layer over a sequence sharded by a partition over the ranks of a communicator. */
 typedef struct cpnsa_attention_object* cpnsa_attention;
 
-/* What a forward leaves for its backward. */
+/* The state of a forward that its backward reads. */
 typedef struct cpnsa_saved_object* cpnsa_saved;
 
 /* Creating a layer, cpnsa_forward() and cpnsa_backward() are collective: every rank calls them in the same order. What
@@ -340,7 +340,7 @@ CPNSA_API cpnsa_status cpnsa_forward(cpnsa_attention attention, const cpnsa_tens
 CPNSA_API cpnsa_status cpnsa_backward(cpnsa_attention attention, const cpnsa_tensors* inputs, const cpnsa_tensor* dout,
                                       cpnsa_saved saved, const cpnsa_tensors* gradients, void* workspace, void* stream);
 
-/* What the last forward and the backward after it did on this rank. */
+/* Measurements of the last forward and of the backward after it, on this rank. */
 typedef struct cpnsa_statistics {
   size_t struct_size;
   int32_t exchange; /* cpnsa_exchange, what was done */

@@ -1,6 +1,6 @@
 #pragma once
 
-// What a layer consists of, by name: its tensors, the parameters of its compressors, and its hyperparameters. One list
+// The parts of a layer by name: its tensors, the parameters of its compressors, and its hyperparameters. One list
 // each, in one order, which the C interface, the Python package, the command and the tests loop over. The names of an
 // enum's values are listed beside the enum; names.hpp has enum_names<Activation>, name_of() and value_named().
 // docs/adding.md says what else a new entry needs.
@@ -24,7 +24,7 @@ namespace cpnsa::schema {
 
 // --- shapes ----------------------------------------------------------------------------------------------------------
 
-/// What an extent of a tensor's shape counts.
+/// The meaning of an extent of a tensor's shape.
 enum class Extent {
   tokens,  ///< T of the packed sequence, or the rows of one rank
   num_q_heads,
@@ -191,7 +191,7 @@ inline constexpr std::array tensors = [] {
   return all;
 }();
 
-/// What a step returns and is given besides: out and its gradient, of the layer's type, and the int32 block indices.
+/// The shape of out and of its gradient, which have the layer's type, and that of the int32 block indices.
 inline constexpr Shape out_shape{Extent::tokens, Extent::num_q_heads, Extent::head_dim_v};
 inline constexpr Shape selected_shape{Extent::tokens, Extent::num_kv_heads, Extent::select_count};
 
@@ -271,8 +271,8 @@ constexpr void for_each_key(AnyConfig& config, Visit&& visit) {
   for (const ConfigKey& key : config_keys) std::visit([&](auto member) { visit(key, config.*member); }, key.member);
 }
 
-/// Of the known names the one that `name` was probably meant to be: at most two letters, or a third of them, differ.
-/// Empty if none is that near.
+/// The known name that `name` was probably meant to be: at most two letters, or a third of them, differ. Empty if no
+/// name is that near.
 std::string_view nearest_name(std::string_view name, std::span<const std::string_view> known);
 
 }  // namespace cpnsa::schema

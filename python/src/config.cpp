@@ -23,7 +23,7 @@ namespace {
   throw nb::type_error(fmt::format("{}: found {}, expected {}", key, found, expected).c_str());
 }
 
-/// What Python calls the type of a value, and what a message says that it expected.
+/// The name of a type in Python, and in a message that expects a value of it.
 struct TypeText {
   const char* annotation;
   const char* expected;
@@ -90,7 +90,7 @@ nb::object to_python(const Value& value) {
     return nb::cast(value);
 }
 
-/// What makes an equal one, as keyword arguments.
+/// The keyword arguments that make an equal one.
 nb::dict keywords_of(const Config& config) {
   nb::dict all;
   schema::for_each_key(
