@@ -31,77 +31,79 @@ struct BlockSchedule {
   std::int64_t received = 0;         ///< (block, KV head) pairs received in all
 };
 
-/// Which (block, KV head) pairs each rank's queries selected: a bit each, block * G + head, in 32-bit words a rank.
-class DemandMatrix {
+/// Which (block, KV head) pairs each rank's queries selected: a bit for each, block * G + head, in 32-bit words per
+/// rank.
+class NeedMatrix {
  public:
   static std::int64_t words_of(std::int64_t blocks, std::int64_t kv_heads) { return (blocks * kv_heads + 31) / 32; }
 
-  DemandMatrix() = default;
-  DemandMatrix(int ranks, std::int64_t blocks, std::int64_t kv_heads);
+  NeedMatrix() = default;
+  NeedMatrix(int ranks, std::int64_t blocks, std::int64_t kv_heads);
 
   void want(int rank, std::int64_t block, std::int64_t head) {
     const std::int64_t bit = block * kv_heads_ + head;
-    words_[static_cast<std::size_t>(rank * words_a_rank_ + bit / 32)] |= 1u << (bit % 32);
+    at(words_, rank * words_per_rank_ + bit / 32) |= 1u << (bit % 32);
   }
   /// Calls visit(block, head) for the rank's pairs that `mask` has as well, in ascending order.
   template <class Visit>
-  void for_each_pair(int rank, const DemandMatrix& mask, Visit&& visit) const {
-    for (std::int64_t word = 0; word < words_a_rank_; ++word)
+  void for_each_pair(int rank, const NeedMatrix& mask, Visit&& visit) const {
+    for (std::int64_t word = 0; word < words_per_rank_; ++word)
       for (std::uint32_t bits = common(rank, mask, word); bits != 0; bits &= bits - 1) {
         const std::int64_t pair = word * 32 + std::countr_zero(bits);
         visit(pair / kv_heads_, pair % kv_heads_);
       }
   }
   /// How many those are.
-  std::int64_t count(int rank, const DemandMatrix& mask) const {
+  std::int64_t count(int rank, const NeedMatrix& mask) const {
     std::int64_t pairs = 0;
-    for (std::int64_t word = 0; word < words_a_rank_; ++word) pairs += std::popcount(common(rank, mask, word));
+    for (std::int64_t word = 0; word < words_per_rank_; ++word) pairs += std::popcount(common(rank, mask, word));
     return pairs;
   }
   std::span<std::uint32_t> words() { return words_; }  ///< [ranks, words_of(B, G)]
   std::span<const std::uint32_t> words() const { return words_; }
 
  private:
-  std::uint32_t common(int rank, const DemandMatrix& mask, std::int64_t word) const {
-    const auto index = static_cast<std::size_t>(rank * words_a_rank_ + word);
+  std::uint32_t common(int rank, const NeedMatrix& mask, std::int64_t word) const {
+    const auto index = to_size(rank * words_per_rank_ + word);
     return words_[index] & mask.words_[index];
   }
 
   std::int64_t kv_heads_ = 0;
-  std::int64_t words_a_rank_ = 0;
+  std::int64_t words_per_rank_ = 0;
   std::vector<std::uint32_t> words_;
 };
 
-/// Plans the selected branch's exchange for any demand. Pools are bounded by what one KV head can need at most, however
-/// long the sequence: heads share a round only where every rank's pool and send buffer still suffice.
+/// Plans the selected branch's exchange, whatever the ranks' queries need. Pools are bounded by what one KV head can
+/// need at most, however long the sequence: heads share a round only where every rank's pool and send buffer still
+/// suffice.
 class BlockPlanner {
  public:
   BlockPlanner(const Layout& layout, std::int64_t kv_heads, int rank);
 
-  std::int64_t pool_slots() const { return pool_slots_[static_cast<std::size_t>(rank_)]; }
-  std::int64_t send_slots() const { return send_slots_[static_cast<std::size_t>(rank_)]; }
+  std::int64_t pool_slots() const { return at(pool_slots_, rank_); }
+  std::int64_t send_slots() const { return at(send_slots_, rank_); }
 
-  /// Whether any rank can need a block of another; if not, there is no demand to read.
+  /// Whether any rank can need a block of another; if not, no need matrix is read.
   bool any_reachable() const;
 
   /// Every reachable block of every head, one head a round.
   BlockSchedule gather() const;
   /// The blocks that the ranks' queries selected, and no other.
-  BlockSchedule fetch(const DemandMatrix& demand) const;
-  /// What `automatic` means for this demand; the same on every rank.
-  Exchange choose(const DemandMatrix& demand) const;
+  BlockSchedule fetch(const NeedMatrix& needs) const;
+  /// What `automatic` means for these needs; the same on every rank.
+  Exchange choose(const NeedMatrix& needs) const;
 
   /// Pairs that the rank's queries selected and it does not own.
-  std::int64_t needed(const DemandMatrix& demand, int rank) const;
+  std::int64_t needed(const NeedMatrix& needs, int rank) const;
 
  private:
-  BlockSchedule schedule(const DemandMatrix& demand) const;
+  BlockSchedule schedule(const NeedMatrix& needs) const;
   int owner(std::int64_t block) const;
 
   const Layout* layout_;
   std::int64_t kv_heads_;
   int rank_;
-  DemandMatrix reachable_;                ///< what each rank can need of others
+  NeedMatrix reachable_;                  ///< what each rank can need of others
   std::vector<std::int64_t> pool_slots_;  ///< most slots one head takes in each rank's pool
   std::vector<std::int64_t> send_slots_;  ///< most slots one head takes in each rank's send buffer
 };

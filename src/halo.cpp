@@ -56,7 +56,7 @@ void append(std::vector<PeerRange>& list, std::int64_t& total, int peer, std::in
 std::int64_t RankHalo::row_of(std::int64_t token) const {
   const auto after = std::upper_bound(stored.begin(), stored.end(), token,
                                       [](std::int64_t t, const TokenRange& range) { return t < range.begin; });
-  const auto index = static_cast<std::size_t>(after - stored.begin() - 1);
+  const auto index = to_size(after - stored.begin() - 1);
   return stored_row[index] + token - stored[index].begin;
 }
 
@@ -80,7 +80,7 @@ std::vector<RankHalo> plan_halo(const Layout& layout, const std::vector<std::vec
       }
       halo.received.push_back({halo.received_rows, piece.halo_row, piece.count});
       append(halo.receives, halo.received_rows, piece.owner, piece.count);
-      RankHalo& owner = halos[static_cast<std::size_t>(piece.owner)];
+      RankHalo& owner = at(halos, piece.owner);
       if (owner.sends.empty() || owner.sends.back().peer != static_cast<int>(rank))
         owner.packed_first.push_back(static_cast<std::int64_t>(owner.packed.size()));
       owner.packed.push_back({piece.owner_row, owner.sent_rows, piece.count});
@@ -92,23 +92,22 @@ std::vector<RankHalo> plan_halo(const Layout& layout, const std::vector<std::vec
 
 std::vector<std::vector<TokenRange>> summary_halo_ranges(const Layout& layout, const Config& config) {
   const std::int64_t l = config.compress_block, s = config.compress_stride;
-  std::vector<std::vector<TokenRange>> ranges(static_cast<std::size_t>(layout.ranks()));
+  std::vector<std::vector<TokenRange>> ranges(to_size(layout.ranks()));
   for (const OwnedRun& run : layout.runs_by_token) {
     const std::int64_t begin = layout.document_of(run).begin;
     const RunSummaries summaries = layout.summaries_starting_in(run);
     if (summaries.inside < summaries.last)
-      ranges[static_cast<std::size_t>(run.rank)].push_back(
-          {begin + summaries.inside * s, begin + (summaries.last - 1) * s + l});
+      at(ranges, run.rank).push_back({begin + summaries.inside * s, begin + (summaries.last - 1) * s + l});
   }
   return ranges;
 }
 
 std::vector<std::vector<TokenRange>> window_halo_ranges(const Layout& layout, const Config& config) {
-  std::vector<std::vector<TokenRange>> ranges(static_cast<std::size_t>(layout.ranks()));
+  std::vector<std::vector<TokenRange>> ranges(to_size(layout.ranks()));
   for (const OwnedRun& run : layout.runs_by_token) {
     const std::int64_t begin = layout.document_of(run).begin;
     const std::int64_t reach = std::min(config.window - 1, run.begin - begin);
-    if (reach > 0) ranges[static_cast<std::size_t>(run.rank)].push_back({run.begin - reach, run.begin});
+    if (reach > 0) at(ranges, run.rank).push_back({run.begin - reach, run.begin});
   }
   return ranges;
 }

@@ -49,8 +49,8 @@ Layout::Layout(const Config& config, const Partition& partition)
     : documents(place_documents(config, partition)), config_(config) {
   blocks = documents.back().block + documents.back().blocks;
   summaries = documents.back().summary + documents.back().summaries;
-  block_owner.resize(static_cast<std::size_t>(blocks));
-  block_row.resize(static_cast<std::size_t>(blocks));
+  block_owner.resize(to_size(blocks));
+  block_row.resize(to_size(blocks));
 
   for (int rank = 0; rank < partition.ranks(); ++rank) {
     runs.push_back(split_runs(documents, partition, rank));
@@ -61,7 +61,7 @@ Layout::Layout(const Config& config, const Partition& partition)
       const Document& document = document_of(run);
       const std::int64_t m = config.select_block;
       for (std::int64_t offset = 0; offset < run.rows; offset += m) {
-        const auto block = static_cast<std::size_t>(document.block + (run.begin - document.begin + offset) / m);
+        const auto block = to_size(document.block + (run.begin - document.begin + offset) / m);
         block_owner[block] = rank;
         block_row[block] = run.row + offset;
       }
@@ -88,7 +88,7 @@ RunSummaries Layout::summaries_starting_in(const OwnedRun& run) const {
 
 std::vector<std::int64_t> Layout::reachable_blocks(int rank) const {
   std::vector<std::pair<std::int64_t, std::int64_t>> last_owned;  // document, its last block that the rank owns
-  for (const OwnedRun& run : runs[static_cast<std::size_t>(rank)]) {
+  for (const OwnedRun& run : at(runs, rank)) {
     const Document& document = document_of(run);
     last_owned.emplace_back(run.document, document.block + (run.end() - 1 - document.begin) / config_.select_block);
   }
@@ -98,8 +98,8 @@ std::vector<std::int64_t> Layout::reachable_blocks(int rank) const {
   for (std::size_t i = 0; i < last_owned.size(); ++i) {
     const auto [document, last] = last_owned[i];
     if (i + 1 < last_owned.size() && last_owned[i + 1].first == document) continue;  // a later run reaches further
-    for (std::int64_t block = documents[static_cast<std::size_t>(document)].block; block < last; ++block)
-      if (block_owner[static_cast<std::size_t>(block)] != rank) reachable.push_back(block);
+    for (std::int64_t block = at(documents, document).block; block < last; ++block)
+      if (at(block_owner, block) != rank) reachable.push_back(block);
   }
   return reachable;
 }

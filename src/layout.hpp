@@ -6,6 +6,7 @@
 #include "cpnsa/config.hpp"
 #include "cpnsa/ops.hpp"
 #include "cpnsa/partition.hpp"
+#include "src/at.hpp"
 
 namespace cpnsa::planning {
 
@@ -58,7 +59,7 @@ struct Layout {
 
   int ranks() const { return static_cast<int>(runs.size()); }
 
-  const Document& document_of(const OwnedRun& run) const { return documents[static_cast<std::size_t>(run.document)]; }
+  const Document& document_of(const OwnedRun& run) const { return at(documents, run.document); }
   RunSummaries summaries_starting_in(const OwnedRun& run) const;
 
   /// Blocks that queries of the rank may select and that other ranks own, ascending: those of its documents before the

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "cpnsa/error.hpp"
+#include "src/at.hpp"
 
 namespace cpnsa {
 namespace {
@@ -74,7 +75,7 @@ void deal_zigzag(std::vector<std::vector<TokenRange>>& ranges, std::span<const s
 
 Partition Partition::contiguous(std::span<const std::int64_t> cu_seqlens, std::int64_t select_block, int ranks) {
   validate(cu_seqlens, select_block, ranks);
-  std::vector<std::vector<TokenRange>> ranges(static_cast<std::size_t>(ranks));
+  std::vector<std::vector<TokenRange>> ranges(to_size(ranks));
   const std::vector<TokenRange> chunks = cut(block_bounds(cu_seqlens, select_block), ranks);
   for (std::size_t rank = 0; rank < chunks.size(); ++rank) append(ranges[rank], chunks[rank]);
   return custom(cu_seqlens, select_block, std::move(ranges));
@@ -82,7 +83,7 @@ Partition Partition::contiguous(std::span<const std::int64_t> cu_seqlens, std::i
 
 Partition Partition::zigzag(std::span<const std::int64_t> cu_seqlens, std::int64_t select_block, int ranks) {
   validate(cu_seqlens, select_block, ranks);
-  std::vector<std::vector<TokenRange>> ranges(static_cast<std::size_t>(ranks));
+  std::vector<std::vector<TokenRange>> ranges(to_size(ranks));
   deal_zigzag(ranges, block_bounds(cu_seqlens, select_block));
   return custom(cu_seqlens, select_block, std::move(ranges));
 }
@@ -90,7 +91,7 @@ Partition Partition::zigzag(std::span<const std::int64_t> cu_seqlens, std::int64
 Partition Partition::zigzag_per_document(std::span<const std::int64_t> cu_seqlens, std::int64_t select_block,
                                          int ranks) {
   validate(cu_seqlens, select_block, ranks);
-  std::vector<std::vector<TokenRange>> ranges(static_cast<std::size_t>(ranks));
+  std::vector<std::vector<TokenRange>> ranges(to_size(ranks));
   const std::vector<std::int64_t> bounds = block_bounds(cu_seqlens, select_block);
   for (std::size_t document = 1; document < cu_seqlens.size(); ++document) {
     const auto first = std::lower_bound(bounds.begin(), bounds.end(), cu_seqlens[document - 1]);
@@ -165,7 +166,7 @@ std::int64_t Partition::local_tokens(int rank) const {
 
 std::vector<std::int64_t> Partition::global_rows(int rank) const {
   std::vector<std::int64_t> rows;
-  rows.reserve(static_cast<std::size_t>(local_tokens(rank)));
+  rows.reserve(to_size(local_tokens(rank)));
   for (const TokenRange& range : ranges(rank))
     for (std::int64_t token = range.begin; token < range.end; ++token) rows.push_back(token);
   return rows;
@@ -175,8 +176,8 @@ void Partition::scatter(const void* packed, void* local, int rank, std::size_t r
   if (row_bytes == 0) return;  // the tensors may be null
   auto* to = static_cast<std::byte*>(local);
   for (const TokenRange& range : ranges(rank)) {
-    const std::size_t bytes = static_cast<std::size_t>(range.size()) * row_bytes;
-    std::memcpy(to, static_cast<const std::byte*>(packed) + static_cast<std::size_t>(range.begin) * row_bytes, bytes);
+    const std::size_t bytes = to_size(range.size()) * row_bytes;
+    std::memcpy(to, static_cast<const std::byte*>(packed) + to_size(range.begin) * row_bytes, bytes);
     to += bytes;
   }
 }
@@ -185,8 +186,8 @@ void Partition::gather(const void* local, void* packed, int rank, std::size_t ro
   if (row_bytes == 0) return;  // the tensors may be null
   const auto* from = static_cast<const std::byte*>(local);
   for (const TokenRange& range : ranges(rank)) {
-    const std::size_t bytes = static_cast<std::size_t>(range.size()) * row_bytes;
-    std::memcpy(static_cast<std::byte*>(packed) + static_cast<std::size_t>(range.begin) * row_bytes, from, bytes);
+    const std::size_t bytes = to_size(range.size()) * row_bytes;
+    std::memcpy(static_cast<std::byte*>(packed) + to_size(range.begin) * row_bytes, from, bytes);
     from += bytes;
   }
 }

@@ -6,14 +6,14 @@ namespace cpnsa::planning {
 
 Plan::Plan(const Config& config, const Partition& partition, int rank, const AttentionOptions& options)
     : layout(config, partition),
-      summary_halo(plan_halo(layout, summary_halo_ranges(layout, config))[static_cast<std::size_t>(rank)]),
-      window_halo(plan_halo(layout, window_halo_ranges(layout, config))[static_cast<std::size_t>(rank)]),
+      summary_halo(at(plan_halo(layout, summary_halo_ranges(layout, config)), rank)),
+      window_halo(at(plan_halo(layout, window_halo_ranges(layout, config)), rank)),
       blocks(layout, config.num_kv_heads, rank),
       rank(rank),
-      rows(layout.rows[static_cast<std::size_t>(rank)]),
+      rows(at(layout.rows, rank)),
       config_(config),
       options_(options) {
-  for (const OwnedRun& run : layout.runs[static_cast<std::size_t>(rank)]) {
+  for (const OwnedRun& run : at(layout.runs, rank)) {
     const Document& document = layout.document_of(run);
     const std::int64_t position = run.begin - document.begin;
     const std::int64_t reach = std::min(config.window - 1, position);
@@ -29,7 +29,7 @@ Plan::Plan(const Config& config, const Partition& partition, int rank, const Att
 
   gathered_first.push_back(0);
   for (int peer = 0; peer < layout.ranks(); ++peer) {
-    const auto index = static_cast<std::size_t>(peer);
+    const auto index = to_size(peer);
     const std::int64_t first = gathered_first.back();
     for (const RowRange& range : layout.summary_ranges[index]) {
       const RowRange to_all{first + range.source, range.destination, range.count};
@@ -43,19 +43,16 @@ Plan::Plan(const Config& config, const Partition& partition, int rank, const Att
     }
     gathered_first.push_back(first + layout.own_summaries[index]);
   }
-  own_to_all = layout.summary_ranges[static_cast<std::size_t>(rank)];
+  own_to_all = at(layout.summary_ranges, rank);
 }
 
 std::array<std::int64_t, traffic_kinds> Plan::bytes_forward(const BlockSchedule& schedule) const {
   const std::int64_t token_bytes = config_.num_kv_heads * (config_.head_dim_qk + config_.head_dim_v) *
                                    static_cast<std::int64_t>(size_of(options_.dtype));
   std::array<std::int64_t, traffic_kinds> bytes{};
-  bytes[static_cast<std::size_t>(Traffic::halo)] =
-      (summary_halo.received_rows + window_halo.received_rows) * token_bytes;
-  bytes[static_cast<std::size_t>(Traffic::summaries)] =
-      (layout.summaries - layout.own_summaries[static_cast<std::size_t>(rank)]) * token_bytes;
-  bytes[static_cast<std::size_t>(Traffic::blocks)] =
-      schedule.received * config_.select_block * token_bytes / config_.num_kv_heads;
+  at(bytes, Traffic::halo) = (summary_halo.received_rows + window_halo.received_rows) * token_bytes;
+  at(bytes, Traffic::summaries) = (layout.summaries - at(layout.own_summaries, rank)) * token_bytes;
+  at(bytes, Traffic::blocks) = schedule.received * config_.select_block * token_bytes / config_.num_kv_heads;
   return bytes;
 }
 
@@ -73,12 +70,11 @@ std::array<std::int64_t, traffic_kinds> Plan::bytes_backward(const BlockSchedule
       refetched += schedule.rounds[round].received;
 
   std::array<std::int64_t, traffic_kinds> bytes{};
-  bytes[static_cast<std::size_t>(Traffic::refetched_blocks)] = refetched * block_elements * element;
-  bytes[static_cast<std::size_t>(Traffic::block_gradients)] = sent * block_elements * accumulated;
-  bytes[static_cast<std::size_t>(Traffic::summary_gradients)] =
-      (layout.ranks() - 1) * layout.own_summaries[static_cast<std::size_t>(rank)] * token_elements * accumulated;
-  bytes[static_cast<std::size_t>(Traffic::halo_gradients)] =
-      (summary_halo.sent_rows + window_halo.sent_rows) * token_elements * accumulated;
+  at(bytes, Traffic::refetched_blocks) = refetched * block_elements * element;
+  at(bytes, Traffic::block_gradients) = sent * block_elements * accumulated;
+  at(bytes, Traffic::summary_gradients) =
+      (layout.ranks() - 1) * at(layout.own_summaries, rank) * token_elements * accumulated;
+  at(bytes, Traffic::halo_gradients) = (summary_halo.sent_rows + window_halo.sent_rows) * token_elements * accumulated;
   return bytes;
 }
 

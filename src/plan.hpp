@@ -12,7 +12,7 @@
 namespace cpnsa::planning {
 
 /// Everything one rank decides before anything runs: pure data from the configuration and the partition. Only which
-/// blocks are fetched is decided later, by BlockPlanner from the demand.
+/// blocks are fetched is decided later, by BlockPlanner from the need matrix.
 struct Plan {
   Plan(const Config& config, const Partition& partition, int rank, const AttentionOptions& options);
   Plan(const Plan&) = delete;  // `blocks` refers to `layout`

@@ -6,6 +6,7 @@
 
 #include "cpnsa/attention.hpp"
 #include "cpnsa/device_memory.hpp"
+#include "src/at.hpp"
 
 namespace cpnsa {
 
@@ -45,8 +46,7 @@ class StageTimer {
   std::array<double, stage_count> seconds() const {
     std::array<double, stage_count> sums{};
     for (std::size_t i = 0; i < used_; ++i)
-      sums[static_cast<std::size_t>(stretches_[i].stage)] +=
-          device_.seconds_between(stretches_[i].begin.get(), stretches_[i].end.get());
+      at(sums, stretches_[i].stage) += device_.seconds_between(stretches_[i].begin.get(), stretches_[i].end.get());
     return sums;
   }
 

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "cpnsa/error.hpp"
+#include "src/at.hpp"
 
 namespace cpnsa {
 
@@ -20,14 +21,13 @@ TensorView::TensorView(void* data, DType dtype, std::initializer_list<std::int64
 std::int64_t TensorView::elements() const {
   if (!given) return 0;
   std::int64_t count = 1;
-  for (int i = 0; i < rank; ++i) count *= shape[static_cast<std::size_t>(i)];
+  for (int i = 0; i < rank; ++i) count *= at(shape, i);
   return count;
 }
 
 std::string describe(const TensorView& view) {
   if (!view) return "no tensor";
-  return fmt::format("{} [{}]", name_of(view.dtype),
-                     fmt::join(std::span(view.shape).first(static_cast<std::size_t>(view.rank)), ", "));
+  return fmt::format("{} [{}]", name_of(view.dtype), fmt::join(std::span(view.shape).first(to_size(view.rank)), ", "));
 }
 
 void expect(const TensorView& view, const std::string& name, DType dtype, std::span<const std::int64_t> shape) {

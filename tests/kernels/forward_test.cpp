@@ -234,7 +234,7 @@ TEST_P(ForwardOps, MarkDemand) {
         RankShare share(op_case, partition, rank, device());
         const planning::Layout& layout = share.plan.layout;
         std::vector<std::int32_t> expected(
-            static_cast<std::size_t>(planning::DemandMatrix::words_of(layout.blocks, config.num_kv_heads)));
+            static_cast<std::size_t>(planning::NeedMatrix::words_of(layout.blocks, config.num_kv_heads)));
         for (const Segment& segment : share.plan.segments)
           for (std::int64_t row = segment.row; row < segment.row + segment.rows; ++row)
             for (std::int64_t at = 0; at < config.num_kv_heads * config.select_count; ++at) {

@@ -20,11 +20,11 @@ std::size_t width_of(const Problem& problem, const Values& packed) {
   return packed.size() / static_cast<std::size_t>(problem.tokens());
 }
 
-planning::DemandMatrix demand_of(const Problem& problem, const Partition& partition, const planning::Layout& layout,
-                                 const std::vector<std::int32_t>& selected) {
+planning::NeedMatrix needs_of(const Problem& problem, const Partition& partition, const planning::Layout& layout,
+                              const std::vector<std::int32_t>& selected) {
   const Config& config = problem.config;
-  planning::DemandMatrix demand(partition.ranks(), layout.blocks, config.num_kv_heads);
-  const std::size_t words = demand.words().size() / static_cast<std::size_t>(partition.ranks());
+  planning::NeedMatrix needs(partition.ranks(), layout.blocks, config.num_kv_heads);
+  const std::size_t words = needs.words().size() / static_cast<std::size_t>(partition.ranks());
   for (int rank = 0; rank < partition.ranks(); ++rank)
     for (const planning::OwnedRun& run : layout.runs[static_cast<std::size_t>(rank)])
       for (std::int64_t token = run.begin; token < run.end(); ++token)
@@ -34,9 +34,9 @@ planning::DemandMatrix demand_of(const Problem& problem, const Partition& partit
           if (block < 0) continue;
           const std::int64_t bit =
               (layout.document_of(run).block + block) * config.num_kv_heads + at / config.select_count;
-          demand.words()[static_cast<std::size_t>(rank) * words + static_cast<std::size_t>(bit / 32)] |= 1u << bit % 32;
+          needs.words()[static_cast<std::size_t>(rank) * words + static_cast<std::size_t>(bit / 32)] |= 1u << bit % 32;
         }
-  return demand;
+  return needs;
 }
 
 // One KV head with 16 query heads, and few selected blocks.
@@ -141,7 +141,7 @@ BranchCase::BranchCase(const OpCase& op_case, OnlyBranch branch) : problem(op_ca
 
 RankShare::RankShare(const OpCase& op_case, const Partition& partition, int rank, Device& device)
     : plan(op_case.problem.config, partition, rank, AttentionOptions{.dtype = op_case.dtype, .gradient_dtype = {}}),
-      schedule(plan.blocks.fetch(demand_of(op_case.problem, partition, plan.layout, op_case.truth.selected))),
+      schedule(plan.blocks.fetch(needs_of(op_case.problem, partition, plan.layout, op_case.truth.selected))),
       queries(device.schedule(plan.segments, op_case.problem.config)),
       op_case_(op_case),
       tokens_(partition.global_rows(rank)),

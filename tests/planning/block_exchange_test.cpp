@@ -16,8 +16,8 @@ namespace cpnsa::test {
 namespace {
 
 using planning::BlockSchedule;
-using planning::DemandMatrix;
 using planning::ExchangeRound;
+using planning::NeedMatrix;
 using planning::PeerRange;
 using planning::Plan;
 
@@ -30,7 +30,7 @@ struct World {
     for (int rank = 0; rank < partition.ranks(); ++rank)
       plans.push_back(std::make_unique<Plan>(config, partition, rank, AttentionOptions{.gradient_dtype = {}}));
     const planning::Layout& layout = plans[0]->layout;
-    demand = DemandMatrix(partition.ranks(), layout.blocks, config.num_kv_heads);
+    needs = NeedMatrix(partition.ranks(), layout.blocks, config.num_kv_heads);
     wanted.resize(plans.size());
     Random random(problem.seed);
     for (const auto& plan : plans)
@@ -42,15 +42,15 @@ struct World {
   }
 
   void want(int rank, Pair pair) {
-    const auto words = demand.words().size() / plans.size();
-    demand.words()[static_cast<std::size_t>(rank) * words + static_cast<std::size_t>(pair / 32)] |= 1u << (pair % 32);
+    const auto words = needs.words().size() / plans.size();
+    needs.words()[static_cast<std::size_t>(rank) * words + static_cast<std::size_t>(pair / 32)] |= 1u << (pair % 32);
     wanted[static_cast<std::size_t>(rank)].insert(pair);
   }
 
   std::vector<BlockSchedule> schedules(Exchange exchange) const {
     std::vector<BlockSchedule> result;
     for (const auto& plan : plans)
-      result.push_back(exchange == Exchange::gather ? plan->blocks.gather() : plan->blocks.fetch(demand));
+      result.push_back(exchange == Exchange::gather ? plan->blocks.gather() : plan->blocks.fetch(needs));
     return result;
   }
 
@@ -80,7 +80,7 @@ struct World {
 
   Config config;
   std::vector<std::unique_ptr<Plan>> plans;
-  DemandMatrix demand;
+  NeedMatrix needs;
   std::vector<std::set<Pair>> wanted;  // pairs that each rank's queries selected
 };
 
@@ -209,7 +209,7 @@ void check_amounts(const World& world, const std::vector<BlockSchedule>& schedul
       for (const Pair pair : world.wanted[rank])
         if (layout.block_owner[static_cast<std::size_t>(pair / config.num_kv_heads)] != static_cast<int>(rank))
           expected.insert(pair);
-      ASSERT_EQ(plan.blocks.needed(world.demand, static_cast<int>(rank)), static_cast<std::int64_t>(expected.size()));
+      ASSERT_EQ(plan.blocks.needed(world.needs, static_cast<int>(rank)), static_cast<std::int64_t>(expected.size()));
     }
     std::set<Pair> received;
     std::int64_t slots = 0, sent = 0;
@@ -294,7 +294,7 @@ TEST(BlockExchange, HeadsShareRoundsWhereThePoolsSuffice) {
 TEST(BlockExchange, AllRanksChooseAlike) {
   for_each_world([](const World& world) {
     for (const auto& plan : world.plans) {
-      ASSERT_EQ(plan->blocks.choose(world.demand), world.plans[0]->blocks.choose(world.demand));
+      ASSERT_EQ(plan->blocks.choose(world.needs), world.plans[0]->blocks.choose(world.needs));
       ASSERT_EQ(plan->blocks.any_reachable(), world.plans[0]->blocks.any_reachable());
     }
   });
@@ -318,9 +318,9 @@ TEST(BlockExchange, ChoosesByTheGreatestShare) {
   const Partition partition = make_partition(PartitionKind::contiguous, problem, 2);
   World none(problem, partition, 0.0), all(problem, partition, 1.0), half(problem, partition, 0.0);
   for (Pair pair = 0; pair < 8; ++pair) half.want(1, pair);
-  EXPECT_EQ(none.plans[0]->blocks.choose(none.demand), Exchange::fetch);
-  EXPECT_EQ(half.plans[0]->blocks.choose(half.demand), Exchange::fetch);
-  EXPECT_EQ(all.plans[0]->blocks.choose(all.demand), Exchange::gather);
+  EXPECT_EQ(none.plans[0]->blocks.choose(none.needs), Exchange::fetch);
+  EXPECT_EQ(half.plans[0]->blocks.choose(half.needs), Exchange::fetch);
+  EXPECT_EQ(all.plans[0]->blocks.choose(all.needs), Exchange::gather);
 }
 
 TEST(BlockExchange, GatherTakesOneHeadARoundAndFetchAsManyAsFit) {
