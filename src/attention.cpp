@@ -10,13 +10,13 @@
 #include <vector>
 
 #include "cpnsa/error.hpp"
-#include "src/arguments.hpp"
-#include "src/backward.hpp"
-#include "src/block_requests.hpp"
-#include "src/fingerprint.hpp"
-#include "src/forward.hpp"
-#include "src/hash.hpp"
-#include "src/parameters.hpp"
+#include "src/layer/arguments.hpp"
+#include "src/layer/fingerprint.hpp"
+#include "src/layer/parameters.hpp"
+#include "src/planning/hash.hpp"
+#include "src/steps/backward.hpp"
+#include "src/steps/forward.hpp"
+#include "src/wire/block_requests.hpp"
 
 namespace cpnsa {
 namespace {

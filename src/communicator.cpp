@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "cpnsa/error.hpp"
-#include "src/hash.hpp"
+#include "src/planning/hash.hpp"
 
 namespace cpnsa {
 namespace {

@@ -7,7 +7,7 @@
 #include <span>
 
 #include "cpnsa/error.hpp"
-#include "src/at.hpp"
+#include "src/planning/at.hpp"
 
 namespace cpnsa {
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "src/plan.hpp"
+#include "src/planning/plan.hpp"
 #include "tests/support/backends.hpp"
 #include "tests/support/device_buffer.hpp"
 #include "tests/support/partitions.hpp"

@@ -1,6 +1,6 @@
 // The exchange of selected blocks, simulated without devices: a block is a number, a message copies numbers.
 
-#include "src/block_exchange.hpp"
+#include "src/planning/block_exchange.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -9,7 +9,7 @@
 #include <memory>
 #include <set>
 
-#include "src/plan.hpp"
+#include "src/planning/plan.hpp"
 #include "tests/support/partitions.hpp"
 
 namespace cpnsa::test {

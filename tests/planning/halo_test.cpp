@@ -1,6 +1,6 @@
 // Halo plans, tested by moving token numbers along their lists.
 
-#include "src/halo.hpp"
+#include "src/planning/halo.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <map>
 
-#include "src/plan.hpp"
+#include "src/planning/plan.hpp"
 #include "tests/support/partitions.hpp"
 #include "tests/support/seeds.hpp"
 

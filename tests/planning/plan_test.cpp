@@ -1,6 +1,6 @@
 // The plans of all ranks together.
 
-#include "src/plan.hpp"
+#include "src/planning/plan.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

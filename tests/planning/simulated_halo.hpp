@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "src/halo.hpp"
+#include "src/planning/halo.hpp"
 
 namespace cpnsa::test {
 

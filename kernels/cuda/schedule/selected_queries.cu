@@ -3,12 +3,12 @@
 #include <cub/device/device_radix_sort.cuh>
 #include <cub/device/device_scan.cuh>
 
+#include "cpnsa/arena.hpp"
 #include "kernels/cuda/common/check.hpp"
 #include "kernels/cuda/schedule/key_tiles.hpp"
 #include "kernels/cuda/schedule/segment_schedule.hpp"
 #include "kernels/cuda/schedule/segment_search.cuh"
 #include "kernels/cuda/schedule/selected_queries.hpp"
-#include "src/arena.hpp"
 
 namespace cpnsa::cuda {
 namespace {

@@ -1,6 +1,6 @@
 // The options for what the forward saves for the backward change sizes and traffic, but no bit of a result.
 
-#include "src/layout.hpp"
+#include "src/planning/layout.hpp"
 #include "tests/conformance/attention/attention_test.hpp"
 #include "tests/support/seeds.hpp"
 

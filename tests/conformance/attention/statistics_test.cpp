@@ -3,7 +3,7 @@
 #include <numeric>
 #include <set>
 
-#include "src/layout.hpp"
+#include "src/planning/layout.hpp"
 #include "tests/conformance/attention/attention_test.hpp"
 #include "tests/support/seeds.hpp"
 #include "tests/support/wrapped_communicator.hpp"

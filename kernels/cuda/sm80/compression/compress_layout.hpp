@@ -6,9 +6,9 @@
 
 #include <cstdint>
 
+#include "cpnsa/arena.hpp"
 #include "cpnsa/ops.hpp"
 #include "kernels/cuda/common/matrix_product.hpp"
-#include "src/arena.hpp"
 
 namespace cpnsa::cuda::sm80 {
 

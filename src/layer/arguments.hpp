@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+
+#include "cpnsa/attention.hpp"
+#include "src/layer/layer_plan.hpp"
+
+namespace cpnsa {
+
+/// What a caller gives a forward().
+struct ForwardArguments {
+  const AttentionInputs& inputs;
+  const TensorView& out;
+  std::int32_t* selected;     ///< or null
+  const SavedForward* saved;  ///< or null
+  void* workspace;
+
+  void* saved_memory() const { return saved ? saved->memory : nullptr; }
+};
+
+/// What a caller gives a backward().
+struct BackwardArguments {
+  const AttentionInputs& inputs;
+  const TensorView& dout;
+  void* saved_memory;
+  const AttentionGradients& gradients;
+  void* workspace;
+};
+
+/// Checks everything that a caller can get wrong, before anything is planned or enqueued. Errors: ConfigError,
+/// ArgumentError, UnsupportedError.
+void validate_layer(const Config& config, const Partition& partition, Device& device, const Communicator& communicator,
+                    const AttentionOptions& options);
+void validate_forward(const LayerPlan& layer, const Device& device, const ForwardArguments& given);
+void validate_backward(const LayerPlan& layer, const Device& device, const BackwardArguments& given);
+
+}  // namespace cpnsa

@@ -1,0 +1,138 @@
+#include "src/planning/block_exchange.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+namespace cpnsa::planning {
+namespace {
+
+void append(std::vector<PeerRange>& list, std::int64_t& total, int peer) {
+  if (list.empty() || list.back().peer != peer) list.push_back({peer, total, 0});
+  ++list.back().count;
+  ++total;
+}
+
+// Above this share of what gathering moves to the rank that receives most, fetching saves too little for the
+// reading of the need matrix and the scattered packing.
+constexpr double fetch_pays_below = 0.9;
+
+// Blocks of each rank and KV head, ascending.
+class BlockLists {
+ public:
+  BlockLists(std::size_t ranks, std::int64_t kv_heads) : kv_heads_(kv_heads), lists_(ranks * to_size(kv_heads)) {}
+
+  std::vector<std::int64_t>& operator()(int rank, std::int64_t head) { return at(lists_, rank * kv_heads_ + head); }
+
+ private:
+  std::int64_t kv_heads_;
+  std::vector<std::vector<std::int64_t>> lists_;
+};
+
+}  // namespace
+
+NeedMatrix::NeedMatrix(int ranks, std::int64_t blocks, std::int64_t kv_heads)
+    : kv_heads_(kv_heads), words_per_rank_(words_of(blocks, kv_heads)) {
+  words_.resize(to_size(ranks * words_per_rank_));
+}
+
+BlockPlanner::BlockPlanner(const Layout& layout, std::int64_t kv_heads, int rank)
+    : layout_(&layout), kv_heads_(kv_heads), rank_(rank), reachable_(layout.ranks(), layout.blocks, kv_heads) {
+  const auto ranks = to_size(layout.ranks());
+  pool_slots_.resize(ranks);
+  send_slots_.resize(ranks);
+  for (int r = 0; r < layout.ranks(); ++r)
+    for (const std::int64_t block : layout.reachable_blocks(r)) {
+      for (std::int64_t head = 0; head < kv_heads; ++head) reachable_.want(r, block, head);
+      ++at(pool_slots_, r);
+      ++at(send_slots_, owner(block));
+    }
+}
+
+int BlockPlanner::owner(std::int64_t block) const {
+  return at(layout_->block_owner, block);
+}
+
+BlockSchedule BlockPlanner::schedule(const NeedMatrix& needs) const {
+  const int ranks = layout_->ranks();
+  const auto row_of = [&](std::int64_t block) { return at(layout_->block_row, block); };
+  BlockSchedule result;
+  result.table.resize(to_size(layout_->blocks * kv_heads_));
+  for (std::int64_t block = 0; block < layout_->blocks; ++block)
+    if (owner(block) == rank_)
+      std::fill_n(result.table.begin() + block * kv_heads_, kv_heads_, static_cast<BlockLocation>(row_of(block)));
+
+  // Slots that each rank's pool and send buffer take for each head; this rank's own messages.
+  const auto count = to_size(ranks * kv_heads_);
+  std::vector<std::int64_t> pool(count), send(count);
+  BlockLists sent(to_size(ranks), kv_heads_), received(to_size(ranks), kv_heads_);
+  for (int r = 0; r < ranks; ++r)
+    needs.for_each_pair(r, reachable_, [&](std::int64_t block, std::int64_t head) {
+      const int from = owner(block);
+      ++at(pool, r * kv_heads_ + head);
+      ++at(send, from * kv_heads_ + head);
+      if (from == rank_) sent(r, head).push_back(block);
+      if (r == rank_) received(from, head).push_back(block);
+    });
+  const auto fits = [&](std::int64_t head_begin, std::int64_t head_end) {
+    for (int r = 0; r < ranks; ++r) {
+      const auto sum = [&](const std::vector<std::int64_t>& slots) {
+        const auto first = slots.begin() + r * kv_heads_;
+        return std::accumulate(first + head_begin, first + head_end, std::int64_t{0});
+      };
+      const auto index = to_size(r);
+      if (sum(pool) > pool_slots_[index] || sum(send) > send_slots_[index]) return false;
+    }
+    return true;
+  };
+
+  for (std::int64_t head_begin = 0; head_begin < kv_heads_;) {
+    std::int64_t head_end = head_begin + 1;
+    while (head_end < kv_heads_ && fits(head_begin, head_end + 1)) ++head_end;
+
+    ExchangeRound& round = result.rounds.emplace_back(ExchangeRound{head_begin, head_end, {}, {}, {}, 0});
+    std::int64_t slots_sent = 0;
+    for (int peer = 0; peer < ranks; ++peer)
+      for (std::int64_t head = head_begin; head < head_end; ++head) {
+        for (const std::int64_t block : sent(peer, head)) {
+          round.packed.push_back(
+              {row_of(block), static_cast<std::int32_t>(head), static_cast<std::int32_t>(slots_sent)});
+          append(round.sends, slots_sent, peer);
+        }
+        for (const std::int64_t block : received(peer, head)) {
+          at(result.table, block * kv_heads_ + head) = static_cast<BlockLocation>(-1 - round.received);
+          append(round.receives, round.received, peer);
+        }
+      }
+    result.received += round.received;
+    head_begin = head_end;
+  }
+  return result;
+}
+
+bool BlockPlanner::any_reachable() const {
+  return std::any_of(pool_slots_.begin(), pool_slots_.end(), [](std::int64_t slots) { return slots > 0; });
+}
+
+BlockSchedule BlockPlanner::gather() const {
+  return schedule(reachable_);
+}
+
+BlockSchedule BlockPlanner::fetch(const NeedMatrix& needs) const {
+  return schedule(needs);
+}
+
+std::int64_t BlockPlanner::needed(const NeedMatrix& needs, int rank) const {
+  return needs.count(rank, reachable_);
+}
+
+Exchange BlockPlanner::choose(const NeedMatrix& needs) const {
+  std::int64_t fetched = 0, gathered = 0;
+  for (int rank = 0; rank < layout_->ranks(); ++rank) {
+    fetched = std::max(fetched, needed(needs, rank));
+    gathered = std::max(gathered, at(pool_slots_, rank) * kv_heads_);
+  }
+  const bool pays = static_cast<double>(fetched) <= fetch_pays_below * static_cast<double>(gathered);
+  return pays ? Exchange::fetch : Exchange::gather;
+}
+
+}  // namespace cpnsa::planning

@@ -1,0 +1,111 @@
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "cpnsa/attention.hpp"
+#include "cpnsa/ops.hpp"
+#include "src/planning/layout.hpp"
+#include "src/planning/peer_range.hpp"
+
+namespace cpnsa::planning {
+
+/// KV heads [head_begin, head_end) of the selected branch: what one rank sends for them, and where in its pool what it
+/// receives lands. Slots are the positions in the send buffer and in the pool; peers, heads and blocks ascend, so that
+/// sender and receiver agree on the order without saying it.
+struct ExchangeRound {
+  std::int64_t head_begin;
+  std::int64_t head_end;
+  std::vector<BlockSlot> packed;  ///< own blocks -> slots of the send buffer; gradients come back in the same slots
+  std::vector<PeerRange> sends;
+  std::vector<PeerRange> receives;
+  std::int64_t received = 0;  ///< slots of the pool in use
+};
+
+/// How one rank's selected branch runs: rounds over KV heads, and where each block's keys and values are in its round.
+struct BlockSchedule {
+  std::vector<ExchangeRound> rounds;
+  std::vector<BlockLocation> table;  ///< [B, G]
+  std::int64_t received = 0;         ///< (block, KV head) pairs received in all
+};
+
+/// Which (block, KV head) pairs each rank's queries selected: a bit for each, block * G + head, in 32-bit words per
+/// rank.
+class NeedMatrix {
+ public:
+  static std::int64_t words_of(std::int64_t blocks, std::int64_t kv_heads) { return (blocks * kv_heads + 31) / 32; }
+
+  NeedMatrix() = default;
+  NeedMatrix(int ranks, std::int64_t blocks, std::int64_t kv_heads);
+
+  void want(int rank, std::int64_t block, std::int64_t head) {
+    const std::int64_t bit = block * kv_heads_ + head;
+    at(words_, rank * words_per_rank_ + bit / 32) |= 1u << (bit % 32);
+  }
+  /// Calls visit(block, head) for the rank's pairs that `mask` has as well, in ascending order.
+  template <class Visit>
+  void for_each_pair(int rank, const NeedMatrix& mask, Visit&& visit) const {
+    for (std::int64_t word = 0; word < words_per_rank_; ++word)
+      for (std::uint32_t bits = common(rank, mask, word); bits != 0; bits &= bits - 1) {
+        const std::int64_t pair = word * 32 + std::countr_zero(bits);
+        visit(pair / kv_heads_, pair % kv_heads_);
+      }
+  }
+  /// How many those are.
+  std::int64_t count(int rank, const NeedMatrix& mask) const {
+    std::int64_t pairs = 0;
+    for (std::int64_t word = 0; word < words_per_rank_; ++word) pairs += std::popcount(common(rank, mask, word));
+    return pairs;
+  }
+  std::span<std::uint32_t> words() { return words_; }  ///< [ranks, words_of(B, G)]
+  std::span<const std::uint32_t> words() const { return words_; }
+
+ private:
+  std::uint32_t common(int rank, const NeedMatrix& mask, std::int64_t word) const {
+    const auto index = to_size(rank * words_per_rank_ + word);
+    return words_[index] & mask.words_[index];
+  }
+
+  std::int64_t kv_heads_ = 0;
+  std::int64_t words_per_rank_ = 0;
+  std::vector<std::uint32_t> words_;
+};
+
+/// Plans the selected branch's exchange, whatever the ranks' queries need. Pools are bounded by what one KV head can
+/// need at most, however long the sequence: heads share a round only where every rank's pool and send buffer still
+/// suffice.
+class BlockPlanner {
+ public:
+  BlockPlanner(const Layout& layout, std::int64_t kv_heads, int rank);
+
+  std::int64_t pool_slots() const { return at(pool_slots_, rank_); }
+  std::int64_t send_slots() const { return at(send_slots_, rank_); }
+
+  /// Whether any rank can need a block of another; if not, no need matrix is read.
+  bool any_reachable() const;
+
+  /// Every reachable block of every head, one head a round.
+  BlockSchedule gather() const;
+  /// The blocks that the ranks' queries selected, and no other.
+  BlockSchedule fetch(const NeedMatrix& needs) const;
+  /// What `automatic` means for these needs; the same on every rank.
+  Exchange choose(const NeedMatrix& needs) const;
+
+  /// Pairs that the rank's queries selected and it does not own.
+  std::int64_t needed(const NeedMatrix& needs, int rank) const;
+
+ private:
+  BlockSchedule schedule(const NeedMatrix& needs) const;
+  int owner(std::int64_t block) const;
+
+  const Layout* layout_;
+  std::int64_t kv_heads_;
+  int rank_;
+  NeedMatrix reachable_;                  ///< what each rank can need of others
+  std::vector<std::int64_t> pool_slots_;  ///< most slots one head takes in each rank's pool
+  std::vector<std::int64_t> send_slots_;  ///< most slots one head takes in each rank's send buffer
+};
+
+}  // namespace cpnsa::planning

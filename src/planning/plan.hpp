@@ -1,0 +1,49 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "cpnsa/attention.hpp"
+#include "src/planning/block_exchange.hpp"
+#include "src/planning/halo.hpp"
+#include "src/planning/layout.hpp"
+
+namespace cpnsa::planning {
+
+/// Everything one rank decides before anything runs: pure data from the configuration and the partition. Only which
+/// blocks are fetched is decided later, by BlockPlanner from the need matrix.
+struct Plan {
+  Plan(const Config& config, const Partition& partition, int rank, const AttentionOptions& options);
+  Plan(const Plan&) = delete;  // `blocks` refers to `layout`
+  Plan& operator=(const Plan&) = delete;
+
+  Layout layout;
+  RankHalo summary_halo;
+  RankHalo window_halo;
+  BlockPlanner blocks;
+
+  int rank;
+  std::int64_t rows;                  ///< this rank's tokens
+  std::vector<Segment> segments;      ///< its runs, as kernels see them
+  std::vector<SummaryRun> own_runs;   ///< summaries that lie in own rows whole; their places are among all C
+  std::vector<SummaryRun> halo_runs;  ///< summaries that need the summary halo, where all of their tokens are
+
+  /// Summaries travel in rank order: place of each rank's first, then their sum. [P + 1]
+  std::vector<std::int64_t> gathered_first;
+  std::vector<RowRange> own_to_gathered;  ///< place among all C -> gathered order, this rank's
+  std::vector<RowRange> gathered_to_all;  ///< gathered order -> place among all C, the other ranks'
+  std::vector<RowRange> all_to_gathered;  ///< the way back for gradients, the other ranks'
+  std::vector<RowRange> own_to_all;       ///< 0 ... own summaries -> place among all C
+
+  /// Bytes that this rank receives of its peers' tensors, by Traffic, in a forward and in a backward whose selected
+  /// branch runs as `schedule` says. Control and parameter gradients are the step's own to count.
+  std::array<std::int64_t, traffic_kinds> bytes_forward(const BlockSchedule& schedule) const;
+  std::array<std::int64_t, traffic_kinds> bytes_backward(const BlockSchedule& schedule) const;
+
+ private:
+  Config config_;
+  AttentionOptions options_;
+};
+
+}  // namespace cpnsa::planning

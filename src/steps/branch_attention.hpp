@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstddef>
+
+#include "src/layer/buffers.hpp"
+#include "src/layer/layer_lists.hpp"
+#include "src/layer/layer_plan.hpp"
+
+namespace cpnsa {
+
+/// The branches' stages for this rank's queries, enqueued by the forward, and again by a backward that recomputes the
+/// branches. Everything that they read must be in place: halos, summaries, selected blocks.
+class BranchAttention {
+ public:
+  /// All but the stream must outlive it. `out`: what the branches compute.
+  BranchAttention(const LayerPlan& layer, const LayerLists& lists, Device& device, const AttentionInputs& inputs,
+                  const SavedBuffers& saved, const BranchBuffers& out, void* scratch, Stream stream)
+      : layer_(layer),
+        lists_(lists),
+        device_(device),
+        in_(inputs),
+        saved_(saved),
+        out_(out),
+        scratch_(scratch),
+        stream_(stream) {}
+
+  void window() const;
+  void compressed() const;
+  /// From what compressed() computed to SavedBuffers::selected.
+  void select() const;
+  /// One round's heads, whose blocks of other ranks are in `pool`. `combine`: also combine the branches so, or null.
+  void selected(const planning::ExchangeRound& round, const void* pool, const BlockLocation* table,
+                const CombineBranches* combine = nullptr) const;
+
+ private:
+  template <class Arguments>
+  Arguments arguments() const {
+    auto arguments = layer_.arguments<Arguments>(scratch_);
+    arguments.queries = lists_.queries.get();
+    arguments.q = in_.q.data;
+    return arguments;
+  }
+
+  const LayerPlan& layer_;
+  const LayerLists& lists_;
+  Device& device_;
+  const AttentionInputs& in_;
+  const SavedBuffers& saved_;
+  const BranchBuffers& out_;
+  void* scratch_;
+  Stream stream_;
+};
+
+}  // namespace cpnsa

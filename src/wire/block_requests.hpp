@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "src/layer/layer_lists.hpp"
+#include "src/layer/layer_plan.hpp"
+#include "src/wire/wire.hpp"
+
+namespace cpnsa {
+
+/// How a forward's selected branch gets its blocks: what the ranks' needs led to.
+struct BlockAgreement {
+  std::shared_ptr<const planning::BlockSchedule> schedule;
+  Exchange exchange = Exchange::fetch;  ///< never automatic
+  std::int64_t blocks_needed = 0;       ///< Statistics::blocks_needed, unless it is counted later
+};
+
+/// The ranks' need matrix on its way from the device to the host. Which (block, KV head) pairs a rank's queries
+/// selected is marked on the device; send() gathers it from all ranks where that decides what is exchanged, and read()
+/// plans the exchange. Where all reachable blocks are exchanged anyway, only the own part comes to the host, for the
+/// statistics.
+class BlockRequests {
+ public:
+  BlockRequests(Device& device, const LayerPlan& layer);
+
+  /// `needs`: the matrix in device memory, whose own part has been marked on `compute`. Returns bytes received.
+  std::int64_t send(const LayerPlan& layer, Wire& wire, std::uint32_t* needs, Stream compute);
+
+  /// The one place where the host waits in a forward: for the other ranks' needs, if the layer reads them.
+  BlockAgreement read(const LayerPlan& layer, const LayerLists& lists, Wire& wire) const;
+
+  /// Pairs that this rank's queries selected in the last forward and that it does not own, where read() has not counted
+  /// them. That forward must be over.
+  std::int64_t count_own(const LayerPlan& layer) const;
+
+ private:
+  PinnedBuffer words_;  ///< [P, LayerPlan::need_words()]
+};
+
+}  // namespace cpnsa

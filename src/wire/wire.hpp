@@ -1,0 +1,76 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "cpnsa/attention.hpp"
+#include "cpnsa/device_memory.hpp"
+#include "src/planning/peer_range.hpp"
+#include "src/wire/stage_timer.hpp"
+
+namespace cpnsa {
+
+/// How a layer's steps reach the other ranks: the streams that they run on besides the caller's, and what of the
+/// traffic and the time is counted. It knows nothing of attention.
+///
+/// A step enqueues computations on the caller's stream, and messages on stream(), so that the two overlap.
+class Wire {
+ public:
+  using ByTraffic = std::array<std::int64_t, traffic_kinds>;
+
+  /// Both must outlive it. `timing`: whether timed() measures.
+  Wire(Device& device, Communicator& communicator, bool timing);
+
+  Stream stream() const { return stream_.get(); }
+  Stream side_stream() const { return side_stream_.get(); }  ///< of computations that leave room on the device
+
+  /// Later work of `to` runs after the present end of `from`.
+  void hand_over(Stream from, Stream to);
+
+  /// On stream(): sends sends[i] of `send_base` and receives receives[i] into `receive_base`; items are `item_bytes`
+  /// long.
+  void exchange(Traffic traffic, std::span<const planning::PeerRange> sends, const void* send_base,
+                std::span<const planning::PeerRange> receives, void* receive_base, std::size_t item_bytes);
+  /// On stream(): gathers all ranks' parts, of `bytes`, in rank order. The own part is in its place in `all`.
+  void all_gather(Traffic traffic, void* all, std::span<const std::size_t> bytes);
+
+  /// Times a stage on a stream, until the scope ends.
+  [[nodiscard]] StageTimer::Scope timed(Stage stage, Stream on) { return {timer_, stage, on}; }
+  std::array<double, stage_count> seconds() const { return timer_.seconds(); }
+
+  /// Forgets what was counted and timed.
+  void reset();
+  void count_received(Traffic traffic, std::int64_t bytes);
+  /// Counts the agreement that a step begins with, and what the plan says that the step receives.
+  void account(const ByTraffic& predicted);
+  const ByTraffic& received() const { return received_; }
+  const ByTraffic& predicted() const { return predicted_; }
+
+  /// Runs a step, which enqueues on `compute`; if it fails on this rank alone, aborts the communicator to release the
+  /// other ranks.
+  void run(Stream compute, const std::function<void()>& step);
+  /// Waits on the host for all steps, as long as the communicator's deadline lets it.
+  void wait_for_steps();
+  /// Whether nothing enqueued runs any more; waits for it, if not for ever.
+  bool drained() noexcept;
+
+  Device& device;
+  Communicator& communicator;
+  OwnedEvent summary_halo_arrived;
+  OwnedEvent window_halo_arrived;
+  OwnedEvent summaries_arrived;
+
+ private:
+  OwnedStream stream_;
+  OwnedStream side_stream_;
+  OwnedEvent handed_over_;
+  StageTimer timer_;
+  ByTraffic received_{};
+  ByTraffic predicted_{};
+};
+
+}  // namespace cpnsa
