@@ -105,7 +105,8 @@ constexpr auto names_of(Traffic) {
 }
 inline constexpr int traffic_kinds = static_cast<int>(enum_names<Traffic>.size());
 
-/// The parts of a step that are timed, in the order of a step; indices of Statistics::seconds.
+/// The parts of a step that are timed, in the order of a step; indices of Statistics::seconds. With
+/// AttentionOptions::recompute_branches the branches' forward ops in a backward count as that branch's backward.
 enum class Stage {
   exchange_halo,
   compress,

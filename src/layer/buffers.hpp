@@ -29,7 +29,7 @@ struct HaloTokens {
   void* receive = nullptr;
 };
 
-/// Whether a pass brings other ranks' blocks in, or finds them in place.
+/// Whether a pass receives other ranks' blocks, or finds them in memory.
 enum class Blocks { brought_in, in_place };
 
 /// Takes an arena's memory for tensors of rows.

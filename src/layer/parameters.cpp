@@ -31,7 +31,7 @@ void for_each_parameter(const AttentionGradients& gradients, const std::function
 }
 
 AttentionGradients parameters_in(Arena& memory, const AttentionGradients& like, DType dtype) {
-  AttentionGradients placed;
+  AttentionGradients result;
   schema::for_each_parameter(
       [&](const schema::Tensor&, TensorView& to, const TensorView& from) {
         if (!from) return;
@@ -39,8 +39,8 @@ AttentionGradients parameters_in(Arena& memory, const AttentionGradients& like, 
         to.dtype = dtype;
         to.data = memory.take(to.bytes());
       },
-      placed, like);
-  return placed;
+      result, like);
+  return result;
 }
 
 std::string given_parameters(const AttentionGradients& gradients) {

@@ -10,9 +10,9 @@
 
 namespace cpnsa::planning {
 
-/// Rows that one rank keeps beside its own: the tokens of `stored`, one after another, brought in from other ranks and,
-/// where a stored range runs over the rank's own tokens, copied from its own rows. Every stored row has one source, so
-/// that gradients go back along the same lists without two of them meeting.
+/// Rows that one rank stores in addition to its own: the tokens of `stored`, one after another. They are received from
+/// other ranks or, where a stored range covers the rank's own tokens, copied from its own rows. Every stored row has
+/// one source, so gradients are sent back along the same lists, and no two of them are added to one row.
 struct RankHalo {
   std::vector<TokenRange> stored;        ///< ascending, disjoint, not adjacent
   std::vector<std::int64_t> stored_row;  ///< first halo row of each
@@ -32,14 +32,14 @@ struct RankHalo {
   std::int64_t row_of(std::int64_t token) const;
 };
 
-/// needed[r]: token ranges that rank r wants in its halo, each within one document, in any order, overlapping or not.
-/// Returns every rank's halo; sends and receives of all ranks match.
+/// Plans every rank's halo. needed[r] are the token ranges that rank r needs in its halo, each within one document, in
+/// any order, overlapping or not. The sends and receives of all ranks match.
 std::vector<RankHalo> plan_halo(const Layout& layout, const std::vector<std::vector<TokenRange>>& needed);
 
-/// What summaries that start in a rank's runs and end beyond them cover.
+/// For each rank the tokens that its straddling summaries cover, which start in its runs and end beyond them.
 std::vector<std::vector<TokenRange>> summary_halo_ranges(const Layout& layout, const Config& config);
 
-/// The w - 1 tokens before each of a rank's runs.
+/// For each rank the w - 1 tokens before each of its runs.
 std::vector<std::vector<TokenRange>> window_halo_ranges(const Layout& layout, const Config& config);
 
 }  // namespace cpnsa::planning

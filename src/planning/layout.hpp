@@ -10,7 +10,7 @@
 
 namespace cpnsa::planning {
 
-/// One document of the packed sequence and its place in the grids of blocks and summaries.
+/// One document of the packed sequence, and where its blocks and summaries are among those of all documents.
 struct Document {
   std::int64_t begin;      ///< its first token
   std::int64_t length;     ///< tokens; 0 is allowed
@@ -55,7 +55,7 @@ struct Layout {
   std::int64_t summaries = 0;                         ///< C
   std::vector<std::int64_t> own_summaries;            ///< summaries each rank computes
   std::vector<std::vector<RowRange>> summary_ranges;  ///< of each rank: source counts its summaries from 0 in the order
-                                                      ///< of local rows, destination is the place among all C
+                                                      ///< of local rows, destination is the index among all C
 
   int ranks() const { return static_cast<int>(runs.size()); }
 

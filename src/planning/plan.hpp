@@ -26,15 +26,15 @@ struct Plan {
   int rank;
   std::int64_t rows;                  ///< this rank's tokens
   std::vector<Segment> segments;      ///< its runs, as kernels see them
-  std::vector<SummaryRun> own_runs;   ///< summaries that lie in own rows whole; their places are among all C
+  std::vector<SummaryRun> own_runs;   ///< summaries that lie whole in own rows
   std::vector<SummaryRun> halo_runs;  ///< summaries that need the summary halo, where all of their tokens are
 
-  /// Summaries travel in rank order: place of each rank's first, then their sum. [P + 1]
+  /// Summaries are gathered in rank order: the index of each rank's first there, then the number of all. [P + 1]
   std::vector<std::int64_t> gathered_first;
-  std::vector<RowRange> own_to_gathered;  ///< place among all C -> gathered order, this rank's
-  std::vector<RowRange> gathered_to_all;  ///< gathered order -> place among all C, the other ranks'
-  std::vector<RowRange> all_to_gathered;  ///< the way back for gradients, the other ranks'
-  std::vector<RowRange> own_to_all;       ///< 0 ... own summaries -> place among all C
+  std::vector<RowRange> own_to_gathered;  ///< index among all C -> index in gathered order, of this rank's
+  std::vector<RowRange> gathered_to_all;  ///< index in gathered order -> index among all C, of the others'
+  std::vector<RowRange> all_to_gathered;  ///< the way back, for the gradients of the other ranks'
+  std::vector<RowRange> own_to_all;       ///< own summaries, counted from 0 -> index among all C
 
   /// Bytes that this rank receives of its peers' tensors, by Traffic, in a forward and in a backward whose selected
   /// branch runs as `schedule` says. Control and parameter gradients are the step's own to count.

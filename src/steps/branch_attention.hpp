@@ -9,7 +9,7 @@
 namespace cpnsa {
 
 /// The branches' stages for this rank's queries, enqueued by the forward, and again by a backward that recomputes the
-/// branches. Everything that they read must be in place: halos, summaries, selected blocks.
+/// branches. The halos, summaries and selected blocks that they read must be there.
 class BranchAttention {
  public:
   /// All but the stream must outlive it. `out`: what the branches compute.

@@ -27,7 +27,7 @@ class BlockRequests {
   /// `needs`: the matrix in device memory, whose own part has been marked on `compute`. Returns bytes received.
   std::int64_t send(const LayerPlan& layer, Wire& wire, std::uint32_t* needs, Stream compute);
 
-  /// The one place where the host waits in a forward: for the other ranks' needs, if the layer reads them.
+  /// Waits on the host for the other ranks' needs, if the layer reads them. A forward waits nowhere else.
   BlockAgreement read(const LayerPlan& layer, const LayerLists& lists, Wire& wire) const;
 
   /// Pairs that this rank's queries selected in the last forward and that it does not own, where read() has not counted

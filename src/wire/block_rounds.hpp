@@ -39,7 +39,7 @@ class BlockRounds {
     const planning::BlockSchedule& schedule;
     const ExchangeBuffers& buffers;
     void* saved_blocks;  ///< SavedBuffers::blocks, if saved
-    Blocks blocks;       ///< whether rounds are brought in or in place from the start
+    Blocks blocks;       ///< whether the rounds' blocks are received or already there
     ConstKeyValue own;   ///< this rank's keys and values, which it sends blocks of: [rows, G, d]
     Traffic traffic;     ///< what the blocks are counted as
     Stage stage;         ///< what bringing them is timed as

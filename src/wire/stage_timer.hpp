@@ -10,8 +10,8 @@
 
 namespace cpnsa {
 
-/// Seconds a stage, from events around each of its stretches. When disabled it does nothing; when enabled it creates
-/// its events in the first step and reuses them.
+/// Measures the seconds of each stage by events around each of its stretches. When disabled it does nothing; when
+/// enabled it creates its events in the first step and reuses them.
 class StageTimer {
   struct Stretch;
 

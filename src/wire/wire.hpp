@@ -35,7 +35,8 @@ class Wire {
   /// long.
   void exchange(Traffic traffic, std::span<const planning::PeerRange> sends, const void* send_base,
                 std::span<const planning::PeerRange> receives, void* receive_base, std::size_t item_bytes);
-  /// On stream(): gathers all ranks' parts, of `bytes`, in rank order. The own part is in its place in `all`.
+  /// On stream(): gathers all ranks' parts, of `bytes`, in rank order. The own part is already at its position in
+  /// `all`.
   void all_gather(Traffic traffic, void* all, std::span<const std::size_t> bytes);
 
   /// Times a stage on a stream, until the scope ends.

@@ -8,6 +8,7 @@
 #include <random>
 #include <thread>
 
+#include "comm/all_reduce.hpp"
 #include "tests/conformance/communicator/transports.hpp"
 #include "tests/support/device_buffer.hpp"
 
@@ -96,6 +97,37 @@ TEST_P(Messages, AllGatherTakesEqualSizesAndNone) {
       const std::vector<std::size_t> bytes(static_cast<std::size_t>(communicator.size()), size);
       check_all_gather(communicator, device, bytes, false);
       check_all_gather(communicator, device, bytes, true);
+    }
+  });
+}
+
+TEST_P(Messages, AllReduceSumsInRankOrder) {
+  run([](Communicator& communicator, Device& device) {
+    const DeviceListBuffer<RowRange> one_row(device, {{0, 0, 1}});
+    const auto part = [](int rank, std::int64_t i) {
+      return static_cast<float>(1 + rank) / static_cast<float>(3 + i % 1000);
+    };
+    for (const std::int64_t count : {0, 1, 7, 100, 5000}) {
+      Values own, expected;
+      for (std::int64_t i = 0; i < count; ++i) {
+        own.push_back(part(communicator.rank(), i));
+        float sum = 0;
+        for (int rank = 0; rank < communicator.size(); ++rank) sum += part(rank, i);
+        expected.push_back(sum);
+      }
+      const std::int64_t work_count = comm::all_reduce_work(count, communicator.size());
+      const DeviceBuffer data(device, DType::f32, own);
+      const DeviceBuffer work(device, static_cast<std::size_t>(work_count) * sizeof(float));
+      const std::int64_t received = comm::all_reduce(
+          communicator, device,
+          {.data = data.data(), .count = count, .dtype = DType::f32, .work = work.data(), .one_row = one_row.view()},
+          Stream{});
+      communicator.wait(device, Stream{});
+      EXPECT_EQ(data.values(DType::f32), expected) << count << " elements";
+      if (communicator.size() == 1)
+        EXPECT_EQ(received, 0);
+      else
+        EXPECT_GE(received, count);
     }
   });
 }
