@@ -10,7 +10,7 @@ void run(const SelectedAttentionBackward& a) {
   using A = Arithmetic<T>;
   const Config& config = *a.config;
   GradientRows<A> rows(config);
-  GradientRows<A> picking(config);  // those of them that selected a block
+  GradientRows<A> picking(config);  // the rows of the queries that selected the block
   KeyGradients<A> keys(config, rows.capacity());
   std::vector<VisibleKeys> visible;
 
