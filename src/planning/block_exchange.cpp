@@ -16,12 +16,12 @@ void append(std::vector<PeerRange>& list, std::int64_t& total, int peer) {
 // reading of the need matrix and the scattered packing.
 constexpr double fetch_pays_below = 0.9;
 
-// Blocks of each rank and KV head, ascending.
+// The blocks of each rank and KV head, ascending.
 class BlockLists {
  public:
   BlockLists(std::size_t ranks, std::int64_t kv_heads) : kv_heads_(kv_heads), lists_(ranks * to_size(kv_heads)) {}
 
-  std::vector<std::int64_t>& operator()(int rank, std::int64_t head) { return at(lists_, rank * kv_heads_ + head); }
+  std::vector<std::int64_t>& operator()(int rank, std::int64_t group) { return at(lists_, rank * kv_heads_ + group); }
 
  private:
   std::int64_t kv_heads_;
@@ -42,7 +42,7 @@ BlockPlanner::BlockPlanner(const Layout& layout, std::int64_t kv_heads, int rank
   send_slots_.resize(ranks);
   for (int r = 0; r < layout.ranks(); ++r)
     for (const std::int64_t block : layout.reachable_blocks(r)) {
-      for (std::int64_t head = 0; head < kv_heads; ++head) reachable_.want(r, block, head);
+      for (std::int64_t group = 0; group < kv_heads; ++group) reachable_.want(r, block, group);
       ++at(pool_slots_, r);
       ++at(send_slots_, owner(block));
     }
@@ -61,23 +61,23 @@ BlockSchedule BlockPlanner::schedule(const NeedMatrix& needs) const {
     if (owner(block) == rank_)
       std::fill_n(result.table.begin() + block * kv_heads_, kv_heads_, static_cast<BlockLocation>(row_of(block)));
 
-  // Slots that each rank's pool and send buffer take for each head; this rank's own messages.
+  // The slots of each rank's pool and send buffer per KV head, and this rank's messages.
   const auto count = to_size(ranks * kv_heads_);
   std::vector<std::int64_t> pool(count), send(count);
   BlockLists sent(to_size(ranks), kv_heads_), received(to_size(ranks), kv_heads_);
   for (int r = 0; r < ranks; ++r)
-    needs.for_each_pair(r, reachable_, [&](std::int64_t block, std::int64_t head) {
+    needs.for_each_pair(r, reachable_, [&](std::int64_t block, std::int64_t group) {
       const int from = owner(block);
-      ++at(pool, r * kv_heads_ + head);
-      ++at(send, from * kv_heads_ + head);
-      if (from == rank_) sent(r, head).push_back(block);
-      if (r == rank_) received(from, head).push_back(block);
+      ++at(pool, r * kv_heads_ + group);
+      ++at(send, from * kv_heads_ + group);
+      if (from == rank_) sent(r, group).push_back(block);
+      if (r == rank_) received(from, group).push_back(block);
     });
-  const auto fits = [&](std::int64_t head_begin, std::int64_t head_end) {
+  const auto fits = [&](std::int64_t group_begin, std::int64_t group_end) {
     for (int r = 0; r < ranks; ++r) {
       const auto sum = [&](const std::vector<std::int64_t>& slots) {
         const auto first = slots.begin() + r * kv_heads_;
-        return std::accumulate(first + head_begin, first + head_end, std::int64_t{0});
+        return std::accumulate(first + group_begin, first + group_end, std::int64_t{0});
       };
       const auto index = to_size(r);
       if (sum(pool) > pool_slots_[index] || sum(send) > send_slots_[index]) return false;
@@ -85,26 +85,26 @@ BlockSchedule BlockPlanner::schedule(const NeedMatrix& needs) const {
     return true;
   };
 
-  for (std::int64_t head_begin = 0; head_begin < kv_heads_;) {
-    std::int64_t head_end = head_begin + 1;
-    while (head_end < kv_heads_ && fits(head_begin, head_end + 1)) ++head_end;
+  for (std::int64_t group_begin = 0; group_begin < kv_heads_;) {
+    std::int64_t group_end = group_begin + 1;
+    while (group_end < kv_heads_ && fits(group_begin, group_end + 1)) ++group_end;
 
-    ExchangeRound& round = result.rounds.emplace_back(ExchangeRound{head_begin, head_end, {}, {}, {}, 0});
+    ExchangeRound& round = result.rounds.emplace_back(ExchangeRound{group_begin, group_end, {}, {}, {}, 0});
     std::int64_t slots_sent = 0;
     for (int peer = 0; peer < ranks; ++peer)
-      for (std::int64_t head = head_begin; head < head_end; ++head) {
-        for (const std::int64_t block : sent(peer, head)) {
+      for (std::int64_t group = group_begin; group < group_end; ++group) {
+        for (const std::int64_t block : sent(peer, group)) {
           round.packed.push_back(
-              {row_of(block), static_cast<std::int32_t>(head), static_cast<std::int32_t>(slots_sent)});
+              {row_of(block), static_cast<std::int32_t>(group), static_cast<std::int32_t>(slots_sent)});
           append(round.sends, slots_sent, peer);
         }
-        for (const std::int64_t block : received(peer, head)) {
-          at(result.table, block * kv_heads_ + head) = static_cast<BlockLocation>(-1 - round.received);
+        for (const std::int64_t block : received(peer, group)) {
+          at(result.table, block * kv_heads_ + group) = static_cast<BlockLocation>(-1 - round.received);
           append(round.receives, round.received, peer);
         }
       }
     result.received += round.received;
-    head_begin = head_end;
+    group_begin = group_end;
   }
   return result;
 }

@@ -12,27 +12,27 @@
 
 namespace cpnsa::planning {
 
-/// KV heads [head_begin, head_end) of the selected branch: what one rank sends for them, and where in its pool what it
-/// receives lands. Slots are the positions in the send buffer and in the pool; peers, heads and blocks ascend, so that
-/// sender and receiver agree on the order without saying it.
+/// The exchange of one rank for KV heads [group_begin, group_end) of the selected branch. Slots are positions in the
+/// send buffer and in the pool. Peers, KV heads and blocks ascend in both, so that sender and receiver agree on the
+/// order.
 struct ExchangeRound {
-  std::int64_t head_begin;
-  std::int64_t head_end;
+  std::int64_t group_begin;
+  std::int64_t group_end;
   std::vector<BlockSlot> packed;  ///< own blocks -> slots of the send buffer; gradients come back in the same slots
   std::vector<PeerRange> sends;
   std::vector<PeerRange> receives;
   std::int64_t received = 0;  ///< slots of the pool in use
 };
 
-/// How one rank's selected branch runs: rounds over KV heads, and where each block's keys and values are in its round.
+/// The selected branch of one rank: rounds over KV heads, and the location of each block's keys and values in its
+/// round.
 struct BlockSchedule {
   std::vector<ExchangeRound> rounds;
   std::vector<BlockLocation> table;  ///< [B, G]
-  std::int64_t received = 0;         ///< (block, KV head) pairs received in all
+  std::int64_t received = 0;         ///< (block, KV head) pairs received in all rounds
 };
 
-/// Which (block, KV head) pairs each rank's queries selected: a bit for each, block * G + head, in 32-bit words per
-/// rank.
+/// The (block, KV head) pairs that each rank's queries selected: bit block * G + group in 32-bit words per rank.
 class NeedMatrix {
  public:
   static std::int64_t words_of(std::int64_t blocks, std::int64_t kv_heads) { return (blocks * kv_heads + 31) / 32; }
@@ -40,11 +40,11 @@ class NeedMatrix {
   NeedMatrix() = default;
   NeedMatrix(int ranks, std::int64_t blocks, std::int64_t kv_heads);
 
-  void want(int rank, std::int64_t block, std::int64_t head) {
-    const std::int64_t bit = block * kv_heads_ + head;
+  void want(int rank, std::int64_t block, std::int64_t group) {
+    const std::int64_t bit = block * kv_heads_ + group;
     at(words_, rank * words_per_rank_ + bit / 32) |= 1u << (bit % 32);
   }
-  /// Calls visit(block, head) for the rank's pairs that `mask` has as well, in ascending order.
+  /// Calls visit(block, group) for the pairs of the rank that are also in `mask`, in ascending order.
   template <class Visit>
   void for_each_pair(int rank, const NeedMatrix& mask, Visit&& visit) const {
     for (std::int64_t word = 0; word < words_per_rank_; ++word)
@@ -73,9 +73,8 @@ class NeedMatrix {
   std::vector<std::uint32_t> words_;
 };
 
-/// Plans the selected branch's exchange, whatever the ranks' queries need. Pools are bounded by what one KV head can
-/// need at most, however long the sequence: heads share a round only where every rank's pool and send buffer still
-/// suffice.
+/// Plans the exchange of the selected branch. A pool holds the blocks that one KV head can need at most, independent of
+/// what the queries select: KV heads share a round only if every rank's pool and send buffer still suffice.
 class BlockPlanner {
  public:
   BlockPlanner(const Layout& layout, std::int64_t kv_heads, int rank);
@@ -86,7 +85,7 @@ class BlockPlanner {
   /// Whether any rank can need a block of another; if not, no need matrix is read.
   bool any_reachable() const;
 
-  /// Every reachable block of every head, one head a round.
+  /// Every reachable block, with one KV head per round.
   BlockSchedule gather() const;
   /// The blocks that the ranks' queries selected, and no other.
   BlockSchedule fetch(const NeedMatrix& needs) const;
@@ -104,8 +103,8 @@ class BlockPlanner {
   std::int64_t kv_heads_;
   int rank_;
   NeedMatrix reachable_;                  ///< what each rank can need of others
-  std::vector<std::int64_t> pool_slots_;  ///< most slots one head takes in each rank's pool
-  std::vector<std::int64_t> send_slots_;  ///< most slots one head takes in each rank's send buffer
+  std::vector<std::int64_t> pool_slots_;  ///< per rank, the maximum of slots that a KV head takes in the pool
+  std::vector<std::int64_t> send_slots_;  ///< per rank, the maximum of slots that a KV head takes in the send buffer
 };
 
 }  // namespace cpnsa::planning

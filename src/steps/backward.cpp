@@ -240,8 +240,8 @@ void BackwardStep::selected() {
       selected.pool_slots = now.received;
       selected.table = rounds.table();
       selected.selected = saved.selected;
-      selected.group_begin = now.head_begin;
-      selected.group_end = now.head_end;
+      selected.group_begin = now.group_begin;
+      selected.group_end = now.group_end;
       selected.dk = sums.k[slc];
       selected.dv = sums.v[slc];
       selected.dpool = dpool;

@@ -42,8 +42,8 @@ void BranchAttention::selected(const planning::ExchangeRound& round, const void*
   selected.pool = pool;
   selected.table = table;
   selected.selected = saved_.selected;
-  selected.group_begin = round.head_begin;
-  selected.group_end = round.head_end;
+  selected.group_begin = round.group_begin;
+  selected.group_end = round.group_end;
   selected.out = out_.out[slc];
   selected.log_sum_exp = out_.log_sum_exp[slc];
   selected.combine = combine;

@@ -113,8 +113,8 @@ TEST_P(BackwardOps, SelectedAttention) {
           arguments.pool_slots = round.received;
           arguments.table = static_cast<const BlockLocation*>(table.data());
           arguments.selected = static_cast<const std::int32_t*>(selected.data());
-          arguments.group_begin = round.head_begin;
-          arguments.group_end = round.head_end;
+          arguments.group_begin = round.group_begin;
+          arguments.group_end = round.group_end;
           arguments.gradient = gradient.view();
           arguments.dq = own_dq.data();
           arguments.dk = own_dk.data();

@@ -276,8 +276,8 @@ void attend_selected(const OpCase& op_case, RankShare& share, Device& device, vo
     arguments.pool = pool.data();
     arguments.table = static_cast<const BlockLocation*>(table.data());
     arguments.selected = static_cast<const std::int32_t*>(selected.data());
-    arguments.group_begin = round.head_begin;
-    arguments.group_end = round.head_end;
+    arguments.group_begin = round.group_begin;
+    arguments.group_end = round.group_end;
     arguments.out = out;
     arguments.log_sum_exp = log_sum_exp;
     arguments.combine = combine;

@@ -180,7 +180,7 @@ void RankShare::for_each_slot_row(const planning::ExchangeRound& round, Visit vi
   const Config& config = op_case_.problem.config;
   for (const planning::Document& document : plan.layout.documents)
     for (std::int64_t block = 0; block < document.blocks; ++block)
-      for (std::int64_t group = round.head_begin; group < round.head_end; ++group) {
+      for (std::int64_t group = round.group_begin; group < round.group_end; ++group) {
         const BlockLocation where =
             schedule.table[static_cast<std::size_t>((document.block + block) * config.num_kv_heads + group)];
         for (std::int64_t row = 0; where < 0 && row < config.select_block; ++row)

@@ -71,8 +71,8 @@ struct World {
     for (const BlockSlot& item : round.packed) {
       Pair& slot = pairs.at(static_cast<std::size_t>(item.slot));
       EXPECT_EQ(slot, -1) << "a slot of the send buffer is written twice";
-      EXPECT_GE(item.group, round.head_begin);
-      EXPECT_LT(item.group, round.head_end);
+      EXPECT_GE(item.group, round.group_begin);
+      EXPECT_LT(item.group, round.group_end);
       slot = owned(static_cast<int>(rank), item.row, item.group);
     }
     return pairs;
@@ -142,14 +142,14 @@ void check_computed(const World& world, const std::vector<BlockSchedule>& schedu
   std::int64_t group = 0;
   for (std::size_t round = 0; round < schedules[0].rounds.size(); ++round) {
     const auto pools = deliver(world, schedules, round);
-    const auto [begin, end] = std::pair{schedules[0].rounds[round].head_begin, schedules[0].rounds[round].head_end};
+    const auto [begin, end] = std::pair{schedules[0].rounds[round].group_begin, schedules[0].rounds[round].group_end};
     ASSERT_EQ(begin, group) << "rounds run over the groups in order";
     ASSERT_GT(end, begin);
     group = end;
     for (std::size_t rank = 0; rank < schedules.size(); ++rank) {
       ASSERT_EQ(schedules[rank].rounds.size(), schedules[0].rounds.size()) << "all ranks form the same rounds";
-      ASSERT_EQ(schedules[rank].rounds[round].head_begin, begin);
-      ASSERT_EQ(schedules[rank].rounds[round].head_end, end);
+      ASSERT_EQ(schedules[rank].rounds[round].group_begin, begin);
+      ASSERT_EQ(schedules[rank].rounds[round].group_end, end);
       for (const Pair pair : world.wanted[rank]) {
         if (pair % groups < begin || pair % groups >= end) continue;
         const BlockLocation where = schedules[rank].table.at(static_cast<std::size_t>(pair));
@@ -235,7 +235,7 @@ void check_amounts(const World& world, const std::vector<BlockSchedule>& schedul
 void check_rounds_are_full(const World& world, const std::vector<BlockSchedule>& schedules) {
   for (std::size_t round = 1; round < schedules[0].rounds.size(); ++round) {
     bool one_more_group_fits = true;
-    const std::int64_t group = schedules[0].rounds[round].head_begin;
+    const std::int64_t group = schedules[0].rounds[round].group_begin;
     for (std::size_t rank = 0; rank < schedules.size(); ++rank) {
       const auto of_group = [&](const std::vector<Pair>& pairs) {
         return std::count_if(pairs.begin(), pairs.end(),
