@@ -36,7 +36,7 @@ def test_config(change, message):
 
 
 @pytest.mark.parametrize("change, message", [
-    (dict(windw=12), r"windw: found an unknown key, expected window, the nearest of num_q_heads, num_kv_heads, .*hidden_v$"),
+    (dict(windw=12), r"windw: found an unknown key, expected window, the nearest of num_q_heads, num_kv_heads, .*v$"),
     (dict(compress_hidden=64), "compress_hidden: found an unknown key, expected compress_hidden_k, the nearest of"),
     (dict(dropout=0.1), "dropout: found an unknown key, expected one of num_q_heads, num_kv_heads"),
     (dict(window="wide"), "window: found 'wide' of type str, expected a whole number"),

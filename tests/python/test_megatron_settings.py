@@ -22,6 +22,7 @@ from megatron.core.tensor_parallel.layers import ColumnParallelLinear  # noqa: E
 from megatron.core.transformer import attention as megatron_attention  # noqa: E402
 from megatron.core.transformer.dot_product_attention import DotProductAttention  # noqa: E402
 from megatron.core.transformer.enums import AttnMaskType  # noqa: E402
+from megatron.core.transformer.heterogeneous.heterogeneous_config import HeterogeneousTransformerConfig  # noqa: E402
 from megatron.core.transformer.identity_op import IdentityOp  # noqa: E402
 from megatron.core.transformer.spec_utils import ModuleSpec, build_module  # noqa: E402
 from megatron.core.transformer.torch_norm import WrappedTorchNorm  # noqa: E402
@@ -242,7 +243,7 @@ def test_other_attention_is_refused_by_name():
 
 def test_every_setting_is_in_one_list():
     lists = {"honoured": settings.honoured, "unrelated": settings.unrelated, "refused": settings.refused.keys()}
-    for field in dataclasses.fields(TransformerConfig):
+    for field in dataclasses.fields(HeterogeneousTransformerConfig):  # TransformerConfig's and three more
         assert sum(field.name in names for names in lists.values()) == 1, f"TransformerConfig.{field.name}"
     for field in dataclasses.fields(PackedSeqParams):
         assert (field.name in settings.packed_honoured) != (field.name in settings.packed_unrelated), field.name

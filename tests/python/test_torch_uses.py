@@ -59,6 +59,41 @@ def test_one_tensor_for_queries_keys_and_values(compiled):
     assert_close(found, [sum(gradients_of(lambda q, k, v: cpnsa.torch.attention(plan, q, k, v, gate), q, q, q))])
 
 
+def test_the_two_ways_of_numbering_tensors_agree():
+    """The fast way of the extension module, where it takes the arguments, against tensors.py."""
+    from cpnsa.torch.function import _checked
+
+    config = cpnsa.Config(**keys)
+    plan = cpnsa.torch.Plan(config, [0, T], dtype=torch.float64)
+    q, k, v, gate = tensors()
+    side = cpnsa.torch.Compressor(config, 4, 6, dtype=torch.float64).tensors()
+    taken = 0
+    for arguments in ((q, k, v, gate), (q, [k, k, v], v, gate), (q, (k, v, k), [v, v, v], gate), (q, q, q, gate),
+                      (q, k, v, gate, side), (q, k, v, gate, side, side), (q, k, v, gate, None, side),
+                      (q, k, v, gate, {"pos": side["pos"], "w1": None}, {}), (q.float(), k, v, gate),
+                      (q.flip(0).flip(0), k, v, gate),
+                      (torch._neg_view(q), k, v, gate), (q, k.transpose(0, 1).contiguous().transpose(0, 1), v, gate)):
+        arguments += (None,) * (6 - len(arguments))
+        found = cpnsa._core._numbered(torch.float64, *arguments)
+        expected = _checked(plan, False, *arguments)
+        if found is not None:
+            taken += 1
+            assert found[0] == expected[0] and len(found[1]) == len(expected[1])
+            assert all(a.data_ptr() == b.data_ptr() for a, b in zip(found[1], expected[1]))
+    assert taken == 9
+
+
+def test_selected_blocks_of_the_layer():
+    layer, x = layer_of(branch_kv=False), torch.randn(T, 16)
+    found, expected = (torch.full((T, 2, 3), -7, dtype=torch.int32) for _ in range(2))
+    out = layer(x, [0, 17, T], selected=found)
+    q, k, v = (one(x).view(T, 2, 4) for one in (layer.q_proj, layer.k_proj, layer.v_proj))
+    cpnsa.torch.attention(layer.plan([0, 17, T]), q, k, v, layer.gate_proj(x).view(T, 2, 3), layer.compress_k.tensors(),
+                          layer.compress_v.tensors(), selected=expected)
+    assert torch.equal(found, expected) and torch.equal(out, layer(x, [0, 17, T]))
+    assert found.min() == -1 and found.max() == 5
+
+
 def test_one_compressor_for_keys_and_values():
     config = cpnsa.Config(**keys)
     plan = cpnsa.torch.Plan(config, [0, T], dtype=torch.float64)

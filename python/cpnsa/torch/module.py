@@ -159,9 +159,11 @@ class NativeSparseAttention(nn.Module):
         return self._plans.get(self.config, bounds, group=self.group, dtype=dtype or weight.dtype,
                                device=device or weight.device, partition=self.partition, exchange=self.exchange)
 
-    def forward(self, x: torch.Tensor, cu_seqlens=None, plan: Optional[Plan] = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, cu_seqlens=None, plan: Optional[Plan] = None, *,
+                selected: Optional[torch.Tensor] = None) -> torch.Tensor:
         """x [rows, hidden] with the documents' bounds in the whole packed sequence, or with a plan; or, on one rank,
-        [batch, length, hidden] alone, with a document per sequence."""
+        [batch, length, hidden] alone, with a document per sequence. `selected`, if given, is written: the blocks of
+        each row's document that it selects, ascending, -1 after them, int32 [rows, num_kv_heads, select_count]."""
         with self._refusing(plan, x):
             if plan is not None and not isinstance(plan, Plan):
                 raise ArgumentError(f"plan: found {type(plan).__name__}, expected a cpnsa.torch.Plan")
@@ -198,7 +200,8 @@ class NativeSparseAttention(nn.Module):
 
         def with_k(compress_k, q, k, v, gate):
             return self.compress_v(lambda compress_v, q, k, v, gate:
-                                   attention(plan, q, k, v, gate, compress_k, compress_v, layer=number),
+                                   attention(plan, q, k, v, gate, compress_k, compress_v, layer=number,
+                                             selected=selected),
                                    q, k, v, gate)
 
         out = self.compress_k(with_k, q, k, v, gate)
