@@ -89,15 +89,20 @@ def _of(name, allowed):
     return lambda config: getattr(config, name, allowed[0]) not in allowed
 
 
-_not_together = "expected none: the window is native_sparse(window=...)"
+def _each(value):
+    """The values of a setting that may be given once for all layers, or as a list with one per layer."""
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+_own_window = "expected none: the window is native_sparse(window=...)"
 
 #: Fields whose values other than the default would change attention in a way that is not available: for each, whether a
 #: configuration is refused, and what was expected.
 refused = {
     "attention_dropout": (lambda config: bool(config.attention_dropout), "expected 0"),
     "softmax_type": (_of("softmax_type", ("vanilla",)), "expected 'vanilla': there are no attention sinks"),
-    "window_size": (_of("window_size", (None,)), _not_together),
-    "window_attn_skip_freq": (_of("window_attn_skip_freq", (None,)), _not_together),
+    "window_size": (_of("window_size", (None,)), _own_window),
+    "window_attn_skip_freq": (_of("window_attn_skip_freq", (None,)), _own_window),
     "qk_clip": (_of("qk_clip", (False,)), "expected False: the largest logit is not known"),
     "log_max_attention_logit": (_of("log_max_attention_logit", (False,)),
                                 "expected False: the largest logit is not known"),
@@ -107,7 +112,7 @@ refused = {
     "fp8_multi_head_attention": (_of("fp8_multi_head_attention", (False,)), "expected False"),
     "use_kitchen_attention": (_of("use_kitchen_attention", (False,)), "expected False"),
     "batch_invariant_mode": (_of("batch_invariant_mode", (False,)), "expected False"),
-    "cp_comm_type": (_of("cp_comm_type", (None, "p2p", ["p2p"])),
+    "cp_comm_type": (lambda config: bool(set(_each(getattr(config, "cp_comm_type", None))) - {None, "p2p"}),
                      "expected 'p2p' or none: native_sparse(exchange=...) says how blocks are moved"),
     "hierarchical_context_parallel_sizes": (_of("hierarchical_context_parallel_sizes", (None,)), "expected none"),
     "recompute_granularity": (

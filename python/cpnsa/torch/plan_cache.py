@@ -17,13 +17,9 @@ class PlanCache:
         self.limit = limit
         self._plans = collections.OrderedDict()
 
-    def find(self, config, bounds, *, group, dtype, device, partition, exchange):
-        """The plan that was made of equal values, or None."""
-        return self._plans.get(self._key(config, bounds, group, dtype, device, partition, exchange))
-
     def get(self, config, bounds, *, group, dtype, device, partition, exchange) -> Plan:
         """The plan of these values; makes it, which is collective, where there is none."""
-        key = self._key(config, bounds, group, dtype, device, partition, exchange)
+        key = config, tuple(bounds), group, dtype, device, partition, exchange
         plan = self._plans.get(key)
         if plan is None:
             while self._plans and len(self._plans) >= self.limit:
@@ -37,7 +33,3 @@ class PlanCache:
 
     def __len__(self):
         return len(self._plans)
-
-    @staticmethod
-    def _key(config, bounds, group, dtype, device, partition, exchange):
-        return config, tuple(bounds), group, dtype, device, partition, exchange
