@@ -22,7 +22,7 @@ struct Options {
   bool full_attention = false;
   double learning_rate = 4e-3;
   std::uint64_t seed = 1;
-  std::int64_t compress_block = 16, compress_stride = 8;  ///< of NSA, like the window below
+  std::int64_t compress_block = 16, compress_stride = 8;  ///< NSA alone uses these and the window
   std::int64_t select_block = 32, select_count = 6;
   std::int64_t window = 64;
   cpnsa::tool::ExecutionOptions execution;  ///< ranks, device, transport, partition, exchange, dtype

@@ -20,7 +20,7 @@ class Text {
   const std::string& path() const { return path_; }
   std::int64_t size() const { return static_cast<std::int64_t>(bytes_.size()); }
 
-  double unigram_entropy() const;     ///< of its bytes, in nats: the loss of a model that knows only their frequencies
+  double unigram_entropy() const;     ///< nats per byte: the loss of a model that knows only the frequencies
   std::uint64_t fingerprint() const;  ///< equal for equal texts
 
   /// The sequence of a step: `tokens` bytes and the one after them, from a position that depends on the seed and the

@@ -93,7 +93,7 @@ class Operations {
   /// best[i] = the column of the largest logit of row i, the first of equal ones.
   virtual void argmax(TokenView best, const TensorView& logits) = 0;
 
-  virtual double sum_of_squares(const TensorView& values) = 0;  ///< of wide values
+  virtual double sum_of_squares(const TensorView& values) = 0;  ///< the values are wide
   virtual void sum_parts(const TensorView& sum,
                          const TensorView& parts) = 0;  ///< sum[i] = parts[0, i] + parts[1, i] ...
   virtual void adamw(const AdamWStep&) = 0;

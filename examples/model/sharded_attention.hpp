@@ -55,7 +55,7 @@ class ShardedAttention {
 
   const Tensor& forward(AttentionTensors inputs);     ///< [rows, H d_v]
   AttentionTensors backward(const TensorView& dout);  ///< compressor gradients go to the Parameters
-  const Tensor& out() const { return out_; }          ///< of the last forward
+  const Tensor& out() const { return out_; }          ///< the output of the last forward
   cpnsa::Statistics statistics() { return attention_.statistics(); }
 
  private:

@@ -80,7 +80,7 @@ TensorView shaped(const TensorView& view, std::initializer_list<std::int64_t> sh
 
 Tensor zeros(Operations& operations, DType dtype, std::initializer_list<std::int64_t> shape);
 Tensor copy(Operations& operations, const TensorView& source);
-Tensor narrowed(Operations& operations, const TensorView& source);  ///< of a wide tensor, rounded to the narrow type
+Tensor narrowed(Operations& operations, const TensorView& source);  ///< a copy, rounded to the narrow type
 
 /// Copies between float64 on the host and a wide tensor; waits for the stream.
 void write(Operations& operations, const TensorView& destination, std::span<const double> values);
