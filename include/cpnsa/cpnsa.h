@@ -313,8 +313,8 @@ typedef struct cpnsa_attention_object* cpnsa_attention;
 /* The state of a forward that its backward reads. */
 typedef struct cpnsa_saved_object* cpnsa_saved;
 
-/* Creating a layer, cpnsa_forward() and cpnsa_backward() are collective: every rank calls them in the same order. What
- * is wrong on one rank is an error on every rank, unless the communicator's or the layer's handle is what is wrong.
+/* Creating a layer, cpnsa_forward() and cpnsa_backward() are collective: every rank calls them in the same order. An
+ * error on one rank is an error on every rank, except for an invalid handle of the communicator or of the layer.
  * Both only enqueue on `stream`, and allocate nothing. */
 CPNSA_API cpnsa_status cpnsa_attention_create(const cpnsa_config* config, const cpnsa_options* options,
                                               cpnsa_partition partition, cpnsa_device device,

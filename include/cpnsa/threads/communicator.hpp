@@ -8,12 +8,12 @@
 
 namespace cpnsa::threads {
 
-/// Communicators of `ranks` ranks of this process, index = rank; each is used by one thread at a time. They move
-/// memory that all ranks can reach: the host's, or one GPU's.
+/// The communicators of `ranks` ranks in this process; the index is the rank. Each may be used by one thread at a time.
+/// They move memory that all ranks can access: host memory, or that of one GPU.
 std::vector<std::unique_ptr<Communicator>> make_communicators(int ranks);
 
-/// Runs `body` on `ranks` threads, one a rank, and joins them. When a rank throws, its communicator is aborted so that
-/// the others are released, and the first exception thrown is rethrown here.
+/// Runs `body` on `ranks` threads, one per rank, and joins them. If a rank throws, its communicator is aborted, so that
+/// the other ranks do not wait for it, and the first exception is rethrown here.
 void run_ranks(int ranks, const std::function<void(Communicator&)>& body);
 
 }  // namespace cpnsa::threads
