@@ -303,6 +303,7 @@ def layer_tensors(plan):
     rows = plan.row_count
     shapes = ((rows, 4, 4), (rows, 2, 4), (rows, 2, 3), (rows, 4, 3))
     tensors = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+    torch.manual_seed(11)  # compressors are the same on every rank
     sides = [dict(cpnsa.torch.Compressor(plan.config, dim, 6, dtype=torch.float64).tensors()) for dim in (4, 3)]
     return tensors + sides
 
