@@ -29,17 +29,17 @@ Examples:
   mpirun -n 4 needle_in_a_haystack
   mpirun -n 4 needle_in_a_haystack --device cuda --longest 64K --sequences 50)";
 
-constexpr std::int64_t shortest_step = 512, longest_sequence = std::int64_t{1} << 24;
+constexpr std::int64_t min_step = 512, max_sequence = std::int64_t{1} << 24;
 
 void add_flags(Flags& flags, Options& options, std::optional<double>& learning_rate) {
   flags.add_path("--out", options.out, "DIR", "folder for needle.csv and needle.svg (default: needle)");
   flags.add_integer("--steps", options.steps, 4, 10'000'000, "training steps (default: 2880)");
-  flags.add_integer("--tokens", options.tokens, shortest_step, longest_sequence,
+  flags.add_integer("--tokens", options.tokens, min_step, max_sequence,
                     "tokens of a training step, and the most of a sequence to learn from (default: 4K)", true);
   flags.add_number("--learning-rate", learning_rate, "highest learning rate (default: 0.005)");
-  flags.add_integer("--shortest", options.shortest, shortest_test, longest_sequence,
+  flags.add_integer("--shortest", options.shortest, shortest_test, max_sequence,
                     "length of the grid's first column; each next one is twice as long (default: 1K)", true);
-  flags.add_integer("--longest", options.longest, shortest_test, longest_sequence,
+  flags.add_integer("--longest", options.longest, shortest_test, max_sequence,
                     "length of the grid's last column, at most (default: 4K)", true);
   flags.add_integer("--bands", options.bands, 1, keys, "rows of the grid: equal parts of the depths (default: 10)");
   flags.add_integer("--sequences", options.sequences, 1, 1'000'000,

@@ -21,7 +21,7 @@ double AdamW::rate() const {
 }
 
 void AdamW::step() {
-  constexpr double mean_decay = 0.9, square_decay = 0.95, epsilon = 1e-8, weight_decay = 0.01, largest_norm = 1.0;
+  constexpr double mean_decay = 0.9, square_decay = 0.95, epsilon = 1e-8, weight_decay = 0.01, max_norm = 1.0;
   ++done_;
   Operations& operations = parameters_.operations();
   const double norm = std::sqrt(operations.sum_of_squares(parameters_.gradients()));
@@ -31,7 +31,7 @@ void AdamW::step() {
   step.square = square_;
   step.gradients = parameters_.gradients();
   step.decayed = parameters_.decayed();
-  step.clip = std::min(1.0, largest_norm / (norm + epsilon));
+  step.clip = std::min(1.0, max_norm / (norm + epsilon));
   step.learning_rate = rate();
   step.mean_decay = mean_decay;
   step.square_decay = square_decay;
