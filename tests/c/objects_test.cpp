@@ -1,9 +1,12 @@
 // Partitions, communicators and devices of the C interface: bad input, and that partitions are the library's.
 
+#include <cstring>
 #include <numeric>
 #include <span>
 
+#include "cpnsa/attention.hpp"
 #include "cpnsa/partition.hpp"
+#include "tests/c/convert.hpp"
 #include "tests/c/step.hpp"
 
 namespace cpnsa::test {
@@ -11,6 +14,14 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+
+// The macros of the header say again what the library's structs default to.
+TEST(CDefaults, AreTheLibrarys) {
+  const cpnsa_config config = CPNSA_CONFIG_INIT, library_config = to_c(Config{});
+  EXPECT_EQ(std::memcmp(&config, &library_config, sizeof config), 0);
+  const cpnsa_options options = CPNSA_OPTIONS_INIT, library_options = to_c(AttentionOptions{});
+  EXPECT_EQ(std::memcmp(&options, &library_options, sizeof options), 0);
+}
 
 TEST_F(CBadInput, Partitions) {
   const auto make = [](std::vector<std::int64_t> bounds, std::int64_t block, int ranks) {

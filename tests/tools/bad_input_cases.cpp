@@ -64,7 +64,9 @@ std::vector<BadInput> bad_configs() {
       config_text("config an array", "[1, 2]", {"found an array", "expected an object"}),
       config_text("config deeply nested", std::string(100000, '['), {"malformed JSON"}),
       config_text("config key twice", "{\"window\": 1, \"window\": 2}", {"window", "twice"}),
-      config_value("select_blocks", "64", "an unknown key", "select_block"),
+      config_value("select_blocks", "64", "an unknown key", "select_block, the nearest of num_q_heads"),
+      config_value("dropout", "0.1", "an unknown key", "one of num_q_heads"),
+      config_value("compress_hidden_k", "64", "an unknown key", "num_q_heads"),  // an extent of compress_k_w1
       config_value("window", "\"512\"", "\"512\"", "a whole number"),
       config_value("window", "-5", "-5", "a whole number"),
       config_value("window", "32.5", "32.5", "a whole number"),

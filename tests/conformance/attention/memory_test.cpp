@@ -152,6 +152,30 @@ TEST_P(Memory, WhatIsReusedIsNotInTheWorkspace) {
   });
 }
 
+// A hidden width of 0 stands for twice the head dimension.
+TEST_P(Memory, HiddenWidthsOfZeroAreTwiceTheHeadDimension) {
+  const DType dtype = widest_dtype();
+  Config config = small_config();
+  config.compress_hidden_k = 2 * config.head_dim_qk, config.compress_hidden_v = 2 * config.head_dim_v;
+  Config unset = config;
+  unset.compress_hidden_k = unset.compress_hidden_v = 0;
+  if (!supported(config, dtype)) return;
+  const Problem problem = make_problem(config, {0, 93, 160}, 3);
+  on_ranks(rank_counts().front(), [&](Communicator& communicator, Device& own) {
+    const Partition partition = make_partition(PartitionKind::zigzag, problem, communicator.size());
+    const LayerSetting setting{.dtype = dtype};
+    RankTensors expected(problem, partition, communicator.rank(), setting, own);
+    RankTensors found(problem, partition, communicator.rank(), setting, own);
+    for (auto [layer_config, tensors] : {std::pair{&config, &expected}, std::pair{&unset, &found}}) {
+      Attention layer(*layer_config, partition, own, communicator, options_of(setting));
+      LayerMemory memory(layer, own);
+      layer.forward(tensors->inputs, tensors->out, tensors->selected, &memory.saved, memory.workspace(), Stream{});
+      own.synchronize(Stream{});
+    }
+    EXPECT_EQ(found.out_values(), expected.out_values());
+  });
+}
+
 // Without a backward nothing is saved, so the options have no effect.
 TEST_P(Memory, WithoutABackwardTheChoicesMeanNothing) {
   const DType dtype = widest_dtype();
