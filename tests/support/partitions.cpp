@@ -32,23 +32,14 @@ Partition random_partition(const Problem& problem, int ranks, Random& random) {
 }
 
 std::string name_of(PartitionKind kind) {
-  switch (kind) {
-    case PartitionKind::contiguous: return "contiguous";
-    case PartitionKind::zigzag: return "zigzag";
-    case PartitionKind::zigzag_per_document: return "zigzag_per_document";
-    case PartitionKind::custom: return "custom";
-  }
-  return "?";
+  return kind == PartitionKind::custom ? "custom"
+                                       : std::string(cpnsa::name_of(static_cast<cpnsa::PartitionKind>(kind)));
 }
 
 Partition make_partition(PartitionKind kind, const Problem& problem, int ranks) {
   const std::int64_t block = problem.config.select_block;
-  switch (kind) {
-    case PartitionKind::contiguous: return Partition::contiguous(problem.cu_seqlens, block, ranks);
-    case PartitionKind::zigzag: return Partition::zigzag(problem.cu_seqlens, block, ranks);
-    case PartitionKind::zigzag_per_document: return Partition::zigzag_per_document(problem.cu_seqlens, block, ranks);
-    case PartitionKind::custom: break;
-  }
+  if (kind != PartitionKind::custom)
+    return Partition::make(static_cast<cpnsa::PartitionKind>(kind), problem.cu_seqlens, block, ranks);
   Random random(problem.seed);
   const Partition fewer = random_partition(problem, std::max(1, ranks - 1), random);
   std::vector<std::vector<TokenRange>> ranges;
