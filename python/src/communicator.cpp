@@ -152,7 +152,6 @@ void SharedCommunicator::refuse(const std::string& problem) const {
   const SharedCommunicator alive = *this;
   Communicator& communicator = get();
   alive.run([&] { cpnsa::refuse(communicator, problem); });
-  alive.raise_interrupt();  // of the wait, which refuse() does not throw
 }
 
 void SharedCommunicator::raise_interrupt() const {

@@ -36,6 +36,7 @@ class SharedCommunicator {
       raise_interrupt();
       throw;
     }
+    raise_interrupt();  // refuse() throws nothing, nor what a callback was interrupted by
   }
 
   /// Throws ArgumentError where it was closed.
