@@ -7,13 +7,21 @@ import sys
 from pathlib import Path
 
 PUBLIC = "include/cpnsa"
+COLLECTIVES = "comm/all_reduce"
 CUDA_SHARED = ["kernels/cuda/common", "kernels/cuda/schedule", "kernels/cuda/ptx"]
 UNITS = {
     PUBLIC: [],
     "include/cpnsa/cuda": [PUBLIC],
     "include/cpnsa/mpi": [PUBLIC],
     "include/cpnsa/nccl": [PUBLIC],
-    "src": [PUBLIC],
+    "src": [PUBLIC, "src/planning"],
+    "src/planning": [PUBLIC],
+    "src/layer": [PUBLIC, "src/planning", COLLECTIVES],
+    "src/wire": [PUBLIC, "src/planning", "src/layer"],
+    "src/steps": [PUBLIC, "src/planning", "src/layer", "src/wire", COLLECTIVES],
+    "src/attention.cpp": [PUBLIC, "src/planning", "src/layer", "src/wire", "src/steps"],
+    # Algorithms over the interface of Communicator, which know no transport.
+    COLLECTIVES: [PUBLIC],
     # Transports know neither each other nor a device, devices neither each other nor a transport.
     "comm": [PUBLIC],
     "comm/callbacks": [PUBLIC, "comm"],
@@ -21,7 +29,7 @@ UNITS = {
     "comm/nccl": [PUBLIC, "include/cpnsa/nccl", "comm"],
     "comm/threads": [PUBLIC, "comm"],
     "kernels/cpu": [PUBLIC],
-    "kernels/cuda": [PUBLIC, "include/cpnsa/cuda", "src"],
+    "kernels/cuda": [PUBLIC, "include/cpnsa/cuda"],
     # The doors to the library know what a build may not have through backends/ alone.
     "backends": [PUBLIC],
     "backends/with": [PUBLIC, "include/cpnsa/cuda", "include/cpnsa/mpi", "include/cpnsa/nccl", "backends"],
@@ -36,6 +44,7 @@ LIBRARY_UNITS = re.compile(r"(include/cpnsa|comm)/(cuda|mpi|nccl)|kernels/cuda|b
 
 
 def unit_of(path):
+    path = re.sub(r"^(comm/all_reduce)\.[ch]pp$", r"\1", path)
     while path not in UNITS and path != ".":
         path = str(Path(path).parent)
     return path
