@@ -72,7 +72,7 @@ Tensors views_of(nb::sequence tensors, nb::handle indices, bool gradients, const
   return result;
 }
 
-/// Gives the inputs the caller's number of the layer, by which ranks compare their calls.
+/// Gives the inputs the caller's number of the layer, where AttentionInputs has one: ranks compare it with the call.
 template <class Inputs>
 void number(Inputs& in, std::int64_t layer) {
   if constexpr (requires { in.layer; }) in.layer = layer;
