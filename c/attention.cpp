@@ -12,8 +12,8 @@ using cpnsa::Attention;
 
 namespace {
 
-// What `prepare` returns: a collective call's arguments as the library's. They are what one rank can be wrong in alone;
-// `refuse` tells the ranks that are waiting in the call.
+// The result of `prepare`, which converts the arguments of a collective call to the library's types. Only this can fail
+// on one rank alone; `refuse` then tells the ranks that are waiting in the call.
 template <class Prepare, class Refuse>
 auto prepared_or_refused(const Prepare& prepare, const Refuse& refuse) {
   try {

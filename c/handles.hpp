@@ -38,16 +38,16 @@ class Table {
   std::shared_ptr<Object> remove(Handle handle) {
     if (!handle) return nullptr;
     const std::lock_guard lock(mutex_);
-    const auto place = at(handle);
-    std::shared_ptr<Object> object = std::move(place->second);
-    objects_.erase(place);
+    const auto entry = at(handle);
+    std::shared_ptr<Object> object = std::move(entry->second);
+    objects_.erase(entry);
     return object;
   }
 
  private:
   auto at(Handle handle) {
-    const auto place = objects_.find(reinterpret_cast<std::uintptr_t>(handle));
-    if (place != objects_.end()) return place;
+    const auto entry = objects_.find(reinterpret_cast<std::uintptr_t>(handle));
+    if (entry != objects_.end()) return entry;
     const std::string found = handle ? "one that was destroyed or is of no such object" : "NULL";
     throw HandleError(std::string(kind_) + ": found " + found + ", expected a handle of a living " + kind_);
   }

@@ -1,6 +1,6 @@
 #pragma once
 
-// What the handles of the interface stand for. An object keeps what it was made of alive.
+// The objects that the handles of the interface stand for. An object keeps alive what it was made of.
 
 #include <memory>
 

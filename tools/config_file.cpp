@@ -32,7 +32,7 @@ std::string show(const json& value) {
   return text;
 }
 
-// The place of a byte as an editor shows it.
+// The position of a byte as an editor shows it.
 std::string position_of(const std::string& text, std::size_t byte) {
   const std::size_t at = std::min(byte == 0 ? 0 : byte - 1, text.size());
   const auto begin = text.begin(), here = begin + static_cast<std::ptrdiff_t>(at);
