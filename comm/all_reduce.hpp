@@ -11,7 +11,7 @@ constexpr std::int64_t all_reduce_work(std::int64_t count, int ranks) {
   return count + 2 * ranks;
 }
 
-/// What all_reduce() sums. All pointers are the device's memory.
+/// The arguments of all_reduce(). All pointers are the device's memory.
 struct AllReduce {
   void* data;                  ///< [count], overwritten with the sum over the ranks
   std::int64_t count;          ///< elements, the same on every rank

@@ -158,7 +158,7 @@ void Attention::backward(const AttentionInputs& inputs, const TensorView& dout, 
                          const AttentionGradients& gradients, void* workspace, Stream stream) {
   Impl& self = *impl_;
   const BackwardArguments given{inputs, dout, saved.memory, gradients, workspace};
-  // Of one forward on every rank: each has its own schedule of blocks.
+  // All ranks must go back through the same forward, because each forward has its own schedule of blocks.
   const std::string call =
       fmt::format("backward of_call={} parameters={}", saved.state_->call, given_parameters(gradients));
   self.enter(call, [&] {

@@ -17,8 +17,8 @@
 namespace cpnsa {
 namespace {
 
-// What a rank tells the others. It has a fixed size, so that ranks in different calls still gather messages of one
-// size.
+// The message of one rank to the others. It has a fixed size, so that ranks in different calls still gather messages of
+// one size.
 struct Statement {
   std::uint64_t call_hash = 0;
   std::uint64_t problem_length = 0;

@@ -73,7 +73,7 @@ class Communicator {
   virtual void abort(std::string_view reason) noexcept = 0;
 };
 
-/// What each rank tells the others in agree().
+/// Bytes that each rank sends to the others in agree().
 inline constexpr std::size_t agreement_bytes = 1024;
 
 /// Every rank calls it with what it found; returns where every rank passed an empty `problem` and an equal `call`.
@@ -81,8 +81,8 @@ inline constexpr std::size_t agreement_bytes = 1024;
 /// that shows where the calls first differ. `call` says what is being called, e.g. "forward #3" or a configuration.
 void agree(Communicator& communicator, std::string_view call, std::string_view problem = {});
 
-/// What a collective call begins with: runs `validate`, which must not communicate, and agrees with the other ranks on
-/// what came of it. Returns where it returned on every rank and `call` is equal on every rank. A rank whose `validate`
+/// Begins a collective call: runs `validate`, which must not communicate, and agrees with the other ranks on the
+/// result. Returns if `validate` returned on every rank and `call` is equal on every rank. A rank whose `validate`
 /// threw rethrows that exception once the others know of it; they throw ArgumentError with its message ("rank 2: ...").
 void agree_on(Communicator& communicator, std::string_view call, const std::function<void()>& validate);
 

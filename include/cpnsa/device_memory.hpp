@@ -27,9 +27,9 @@ class DeviceResource {
     if (owns_ && !lifetime_.expired()) (device_->*give_back)(handle_);
   }
 
-  /// Whether it owns a resource, also of a device that no longer exists.
+  /// True if it owns a resource, even one of a device that no longer exists.
   explicit operator bool() const { return owns_; }
-  /// Whether it owns a resource of this device.
+  /// True if it owns a resource of this device.
   bool belongs_to(const Device& device) const {
     const std::weak_ptr<const void> other = device.lifetime();
     return owns_ && !lifetime_.owner_before(other) && !other.owner_before(lifetime_);

@@ -7,7 +7,7 @@
 
 namespace cpnsa {
 
-/// What a caller gives a forward().
+/// The arguments of Attention::forward().
 struct ForwardArguments {
   const AttentionInputs& inputs;
   const TensorView& out;
@@ -18,7 +18,7 @@ struct ForwardArguments {
   void* saved_memory() const { return saved ? saved->memory : nullptr; }
 };
 
-/// What a caller gives a backward().
+/// The arguments of Attention::backward().
 struct BackwardArguments {
   const AttentionInputs& inputs;
   const TensorView& dout;

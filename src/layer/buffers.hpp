@@ -29,7 +29,7 @@ struct HaloTokens {
   void* receive = nullptr;
 };
 
-/// Whether a pass receives other ranks' blocks, or finds them in memory.
+/// The source of other ranks' blocks in a pass: messages, or memory where they already are.
 enum class Blocks { brought_in, in_place };
 
 /// Takes an arena's memory for tensors of rows.
@@ -60,7 +60,7 @@ class RowArena {
   std::size_t element_;
 };
 
-/// What the three branches computed.
+/// The outputs of the three branches.
 struct BranchBuffers {
   enum class Selected { stored, not_stored };  ///< the selected branch's output
 
@@ -74,7 +74,8 @@ struct BranchBuffers {
   std::array<void*, 3> log_sum_exp{};  ///< acc [rows, H] by branch
 };
 
-/// What the backward needs of the forward. Lies in SavedForward::memory, or in the workspace when no backward follows.
+/// The part of a forward that its backward reads. It is in SavedForward::memory, or in the workspace when no backward
+/// follows.
 struct SavedBuffers {
   SavedBuffers(Arena& arena, const LayerPlan& layer);
 
@@ -117,7 +118,7 @@ struct BackwardBuffers {
   void* weights;            ///< acc [3, rows, H]
   void* deltas;             ///< acc [3, rows, H]
   void* dgate;              ///< acc, where the caller wants another type
-  void* dq;                 ///< acc, likewise; this and the next where the branches' outputs were, if those are reused
+  void* dq;                 ///< acc, as dgate; dq, dk, dv may reuse the memory of the branches' outputs
   std::array<void*, 3> dk;  ///< acc [rows, G, d_qk] by branch
   std::array<void*, 3> dv;
   std::array<void*, 2> dpools;           ///< acc [pool slots], gradients of the pools

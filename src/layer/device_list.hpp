@@ -16,7 +16,7 @@ class DeviceList {
   DeviceList(Device& device, std::vector<T> items) : items_(std::move(items)) {
     if (device.host_accessible() || items_.empty()) return;
     memory_ = DeviceBuffer(device, items_.size() * sizeof(T));
-    // Not by the default stream, which would wait for whatever the caller's streams are doing.
+    // A stream of its own: the default stream would wait for the work of the caller's streams.
     const OwnedStream stream(device);
     device.copy(memory_.data(), items_.data(), items_.size() * sizeof(T), stream.get());
     device.synchronize(stream.get());

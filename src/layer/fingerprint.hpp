@@ -6,7 +6,8 @@
 
 namespace cpnsa {
 
-/// What every rank must have been given alike; words, so that agree() can show the one that differs.
+/// The configuration, sequence and options that every rank must have been given alike, as words: agree() shows the
+/// first word that differs.
 std::string fingerprint(const Config& config, const Partition& partition, const AttentionOptions& options);
 
 }  // namespace cpnsa

@@ -9,7 +9,7 @@
 
 namespace cpnsa {
 
-/// What the device says of a layer when it is planned.
+/// The facts about a layer that only its device knows.
 struct DeviceFacts {
   std::size_t scratch_bytes = 0;   ///< Device::scratch_bytes()
   bool combines_selected = false;  ///< Device::combines_selected()
@@ -41,7 +41,7 @@ struct LayerSizes {
   }
 };
 
-/// What never changes in a layer, on one rank: pure data, without a device.
+/// The part of a layer that never changes, on one rank: pure data, without a device.
 struct LayerPlan {
   /// `plan`, of the same configuration and options, must outlive it.
   LayerPlan(const Config& config, const AttentionOptions& options, const planning::Plan& plan,
@@ -67,7 +67,7 @@ struct LayerPlan {
   bool alone() const { return ranks() == 1; }  ///< nothing travels
   std::int64_t own_summaries() const { return at(plan.layout.own_summaries, rank()); }
   bool sums_parameters() const { return options.sum_parameter_gradients && !alone(); }
-  /// Whether the host reads which blocks the ranks need before they are exchanged.
+  /// True if the host reads the need matrix before blocks are exchanged.
   bool reads_needs() const { return plan.blocks.any_reachable() && options.exchange != Exchange::gather; }
 
   std::int64_t need_words() const;  ///< of one rank's part of the need matrix
@@ -86,7 +86,7 @@ struct LayerPlan {
   }
 };
 
-/// What a device is asked for DeviceFacts::scratch_bytes with.
+/// The sizes that Device::scratch_bytes() is called with.
 ProblemSize problem_size(const Config& config, const AttentionOptions& options, const planning::Plan& plan);
 
 }  // namespace cpnsa

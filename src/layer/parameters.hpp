@@ -23,7 +23,7 @@ CompressorPointers pointers_of(const CompressorTensors& tensors);
 void for_each_parameter(const AttentionGradients& gradients, const std::function<void(const TensorView&)>& visit);
 /// Parameter gradients of `dtype` in `memory`, one for each that is given in `like`.
 AttentionGradients parameters_in(Arena& memory, const AttentionGradients& like, DType dtype);
-/// Which parameter gradients are given, a bit each: ranks that sum them must be given the same.
+/// One character per parameter gradient, 1 if it is given: ranks that sum them must be given the same.
 std::string given_parameters(const AttentionGradients& gradients);
 
 }  // namespace cpnsa

@@ -82,14 +82,14 @@ class BlockPlanner {
   std::int64_t pool_slots() const { return at(pool_slots_, rank_); }
   std::int64_t send_slots() const { return at(send_slots_, rank_); }
 
-  /// Whether any rank can need a block of another; if not, no need matrix is read.
+  /// True if any rank can need a block of another; if not, no need matrix is read.
   bool any_reachable() const;
 
   /// Every reachable block, with one KV head per round.
   BlockSchedule gather() const;
   /// The blocks that the ranks' queries selected, and no other.
   BlockSchedule fetch(const NeedMatrix& needs) const;
-  /// What `automatic` means for these needs; the same on every rank.
+  /// The choice of `automatic` for these needs, the same on every rank.
   Exchange choose(const NeedMatrix& needs) const;
 
   /// Pairs that the rank's queries selected and it does not own.

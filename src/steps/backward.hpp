@@ -7,7 +7,7 @@
 
 namespace cpnsa {
 
-/// What a backward came to.
+/// The result of enqueuing a backward.
 struct BackwardResult {
   std::int64_t parameter_bytes = 0;  ///< received for the parameters' sums over the ranks
 };

@@ -8,7 +8,7 @@
 
 namespace cpnsa {
 
-/// What a forward came to.
+/// The result of enqueuing a forward.
 struct ForwardResult {
   BlockAgreement blocks;
   std::int64_t request_bytes = 0;  ///< received with the ranks' needs

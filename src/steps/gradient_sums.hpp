@@ -18,7 +18,7 @@ class GradientSums {
 
   /// Everything to zero but the gate's gradients, which nothing is added to.
   void zero(Stream stream) const;
-  /// What is summed in the workspace, to the caller in the type that it wants; one launch.
+  /// Converts the sums in the workspace to the caller's type, into the caller's memory, in one launch.
   void convert(Stream stream) const;
 
   KeyValue of(Branch branch) const { return {k[branch], v[branch]}; }

@@ -10,7 +10,7 @@
 
 namespace cpnsa {
 
-/// What the block rounds of one kind of pass, forward or backward, use again in every call.
+/// Resources of the block rounds of one kind of pass, forward or backward; every call reuses them.
 struct RoundResources {
   /// `list_bytes`: of one schedule's lists.
   RoundResources(Device& device, std::size_t list_bytes)

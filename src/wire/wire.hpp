@@ -56,7 +56,7 @@ class Wire {
   void run(Stream compute, const std::function<void()>& step);
   /// Waits on the host for all steps, as long as the communicator's deadline lets it.
   void wait_for_steps();
-  /// Whether nothing enqueued runs any more; waits for it, if not for ever.
+  /// Waits for all work, up to the deadline and a little more. True if no work is left running.
   bool drained() noexcept;
 
   Device& device;
