@@ -1,6 +1,8 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -32,6 +34,23 @@ class Flags {
     add(flags, joined(enum_names<Choice>, "|"), help, [&target](const std::string& text) {
       target = value_named<Choice>(text);
       return target ? std::string() : "one of " + joined(enum_names<Choice>, "|");
+    });
+  }
+
+  /// One of the names of `choices`, of an enum of which not all values are allowed. `target` is a Choice or an optional
+  /// of one.
+  template <class Target, NamedEnum Choice, std::size_t count>
+  void add_choice(const std::string& flags, Target& target, const std::array<Choice, count>& choices,
+                  const std::string& help) {
+    std::array<std::string_view, count> names;
+    for (std::size_t i = 0; i < count; ++i) names[i] = name_of(choices[i]);
+    add(flags, joined(names, "|"), help, [&target, choices, names](const std::string& text) {
+      for (std::size_t i = 0; i < count; ++i) {
+        if (text != names[i]) continue;
+        target = choices[i];
+        return std::string();
+      }
+      return "one of " + joined(names, "|");
     });
   }
 

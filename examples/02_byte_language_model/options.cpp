@@ -16,8 +16,8 @@ constexpr const char* description =
     "Trains a small byte-level language model on a text. Each step is one sequence of the text, sharded over the\n"
     "ranks; attention is cpnsa's, forward and backward. The loss curve is written as CSV and as a picture (SVG).";
 
+using cpnsa::PartitionKind;
 using cpnsa::tool::DeviceKind;
-using cpnsa::tool::PartitionKind;
 using cpnsa::tool::TransportKind;
 
 constexpr const char* footer = R"(

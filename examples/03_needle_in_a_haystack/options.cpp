@@ -48,18 +48,15 @@ void add_flags(Flags& flags, Options& options, std::optional<double>& learning_r
                     "of the parameters and of all haystacks (default: 1)");
 
   ExecutionOptions& execution = options.execution;
-  flags.add_choice("--device", execution.device, std::array{DeviceKind::automatic, DeviceKind::cpu, DeviceKind::cuda},
-                   "what computes; auto: a GPU when there is one");
-  flags.add_choice(
-      "--transport", execution.transport,
-      std::array{TransportKind::automatic, TransportKind::threads, TransportKind::mpi, TransportKind::nccl},
-      "what moves data between ranks; auto: threads, or mpi (nccl on GPUs) under mpirun");
+  flags.add_choice("--device", execution.device, "what computes; auto: a GPU when there is one");
+  flags.add_choice("--transport", execution.transport,
+                   "what moves data between ranks; auto: threads, or mpi (nccl on GPUs) under mpirun");
   flags.add_integer("--ranks", execution.ranks, 1, 256,
                     "ranks, as threads of this process; under mpirun its number of processes (default: 1)");
-  flags.add_choice("--partition", execution.partition, std::array{PartitionKind::contiguous, PartitionKind::zigzag},
+  flags.add_choice("--partition", execution.partition,
+                   std::array{cpnsa::PartitionKind::contiguous, cpnsa::PartitionKind::zigzag},
                    "which rank owns which tokens (default: zigzag)");
   flags.add_choice("--exchange", execution.exchange,
-                   std::array{cpnsa::Exchange::automatic, cpnsa::Exchange::fetch, cpnsa::Exchange::gather},
                    "how selected blocks of other ranks are brought in (default: auto)");
   flags.add_choice("--dtype", execution.dtype, std::array{cpnsa::DType::f64, cpnsa::DType::f32, cpnsa::DType::bf16},
                    "type of the model: f32 (default) or f64 on the CPU; bf16 on CUDA, its parameters and sums f32");
@@ -89,7 +86,7 @@ std::string Options::describe() const {
 
 CommandLine parse_command_line(int argc, char** argv) {
   CommandLine line;
-  line.options.execution.partition = PartitionKind::zigzag;
+  line.options.execution.partition = cpnsa::PartitionKind::zigzag;
   CLI::App app(description, "needle_in_a_haystack");
   app.footer(footer);
   app.get_formatter()->column_width(34);
