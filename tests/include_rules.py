@@ -8,7 +8,7 @@ from pathlib import Path
 
 PUBLIC = "include/cpnsa"
 COLLECTIVES = "comm/all_reduce"
-CUDA_SHARED = ["kernels/cuda/common", "kernels/cuda/schedule", "kernels/cuda/ptx"]
+CUDA_SHARED = [PUBLIC, "include/cpnsa/cuda", "kernels/cuda/common", "kernels/cuda/schedule", "kernels/cuda/ptx"]
 UNITS = {
     PUBLIC: [],
     "include/cpnsa/cuda": [PUBLIC],
@@ -29,7 +29,13 @@ UNITS = {
     "comm/nccl": [PUBLIC, "include/cpnsa/nccl", "comm"],
     "comm/threads": [PUBLIC, "comm"],
     "kernels/cpu": [PUBLIC],
-    "kernels/cuda": [PUBLIC, "include/cpnsa/cuda"],
+    # Siblings of the CUDA device know what they share, never each other.
+    "kernels/cuda/ptx": [],
+    "kernels/cuda/common": CUDA_SHARED,
+    "kernels/cuda/schedule": [*CUDA_SHARED, "kernels/cuda/sm90"],
+    "kernels/cuda/sm80": [*CUDA_SHARED, "kernels/cuda/sm90"],
+    "kernels/cuda/sm90": CUDA_SHARED,
+    "kernels/cuda": [*CUDA_SHARED, "kernels/cuda/sm80", "kernels/cuda/sm90"],
     # The doors to the library know what a build may not have through backends/ alone.
     "backends": [PUBLIC],
     "backends/with": [PUBLIC, "include/cpnsa/cuda", "include/cpnsa/mpi", "include/cpnsa/nccl", "backends"],
