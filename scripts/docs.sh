@@ -28,18 +28,18 @@ fi
 
 { cat docs/site/Doxyfile && echo "OUTPUT_DIRECTORY = build/docs"; } | doxygen -
 
-# The package needs its extension; without one, and where a framework is missing, a stand-in takes the place.
+# The package's reference needs the built extension; a framework that is missing is mocked.
 python_path=${1-}
 if [ -z "$python_path" ]; then
   for built in build/*/python/cpnsa/_core.*; do
     if [ -f "$built" ]; then python_path=$PWD/${built%/cpnsa/*}; fi
   done
 fi
-mock=()
-if ! PYTHONPATH=$python_path "$environment/bin/python" -c 'import cpnsa._core' 2> /dev/null; then
-  python_path=$PWD/python
-  mock+=(cpnsa._core)
+if ! PYTHONPATH=$python_path "$environment/bin/python" -c 'import cpnsa' 2> /dev/null; then
+  echo "docs.sh: going on without the Python reference: found no built package${python_path:+ in $python_path}"
+  python_path=
 fi
+mock=()
 for module in numpy torch; do
   "$environment/bin/python" -c "import $module" 2> /dev/null || mock+=("$module")
 done

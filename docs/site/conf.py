@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+HAS_PACKAGE = bool(os.environ["CPNSA_PYTHON_PATH"])
 sys.path.insert(0, os.environ["CPNSA_PYTHON_PATH"])
 
 project = "cpnsa"
@@ -64,6 +65,19 @@ def add_contents(app, docname, source):
         source[0] += (ROOT / "docs/site/contents.md").read_text(encoding="utf-8")
 
 
+def leave_out_package(app, docname, source):
+    """Without the built package its reference is a remark."""
+    if docname == "docs/site/reference_python" and not HAS_PACKAGE:
+        source[0] = "# Python reference\n\nThis site was built without the Python package, which has the reference.\n"
+
+
+def skip_of_torch(app, what, name, obj, skip, options):
+    """What a layer inherits from torch.nn.Module is PyTorch's to describe."""
+    return True if (getattr(obj, "__module__", "") or "").startswith("torch.") else None
+
+
 def setup(app):
+    app.connect("source-read", leave_out_package)
+    app.connect("autodoc-skip-member", skip_of_torch)
     app.connect("source-read", add_contents)
     app.connect("source-read", link_to_pages)
