@@ -71,13 +71,13 @@ def leave_out_package(app, docname, source):
         source[0] = "# Python reference\n\nThis site was built without the Python package, which has the reference.\n"
 
 
-def skip_of_torch(app, what, name, obj, skip, options):
-    """What a layer inherits from torch.nn.Module is PyTorch's to describe."""
-    return True if (getattr(obj, "__module__", "") or "").startswith("torch.") else None
+def escape_stars(app, what, name, obj, options, lines):
+    """Docstrings are plain text, where *args is no emphasis."""
+    lines[:] = [line.replace("*", "\\*") for line in lines]
 
 
 def setup(app):
     app.connect("source-read", leave_out_package)
-    app.connect("autodoc-skip-member", skip_of_torch)
+    app.connect("autodoc-process-docstring", escape_stars)
     app.connect("source-read", add_contents)
     app.connect("source-read", link_to_pages)
