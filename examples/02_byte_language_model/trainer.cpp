@@ -7,7 +7,7 @@ namespace {
 
 cpnsa::Partition partition_of(const Options& options, const cpnsa::Config& config, int ranks) {
   const std::int64_t document[] = {0, options.tokens};
-  return cpnsa::tool::make_partition(options.execution.partition, document, config.select_block, ranks);
+  return cpnsa::Partition::make(options.execution.partition, document, config.select_block, ranks);
 }
 
 model::AttentionKind attention_of(const Options& options, cpnsa::DType dtype) {

@@ -30,8 +30,8 @@ model::AttentionKind attention_of(const Options& options, cpnsa::DType dtype, Re
 
 Instance::Instance(const Options& options, const model::AttentionKind& kind, std::span<const std::int64_t> cu_seqlens,
                    model::Operations& operations, cpnsa::Communicator& communicator, const Values& values)
-    : partition_(cpnsa::tool::make_partition(options.execution.partition, cu_seqlens, kind.config.select_block,
-                                             communicator.size())),
+    : partition_(cpnsa::Partition::make(options.execution.partition, cu_seqlens, kind.config.select_block,
+                                        communicator.size())),
       positions_(partition_.global_rows(communicator.rank())),
       parameters_(operations, options.seed),
       retriever_(parameters_, kind, width, vocabulary, partition_, communicator) {
