@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -26,7 +27,8 @@ void fill_random(void* destination, DType dtype, const RandomRows& numbers, std:
                  Stream stream);
 
 // --- mpi.cpp: cpnsa_backends_mpi -----------------------------------------------------------------------------------
-/// This process's part in an MPI job. MPI is initialised when it is made, and finalised when it is destroyed.
+/// This process's part in an MPI job. MPI is initialised when it is made, and finalised when it is destroyed, which
+/// waits for every process: after a failure call abort_mpi_job() instead.
 class MpiJob {
  public:
   virtual ~MpiJob() = default;
@@ -34,13 +36,18 @@ class MpiJob {
   virtual int local_rank() const = 0;  ///< among the processes of this host
   virtual int local_size() const = 0;
 };
-std::unique_ptr<MpiJob> make_mpi_job();
+std::unique_ptr<MpiJob> make_mpi_job(std::chrono::milliseconds deadline);
+
+/// Ends all processes of the MPI job, stopped ones too, with this exit status. Returns only if MPI is not initialised,
+/// and in a build without MPI.
+void abort_mpi_job(int status);
 
 // --- nccl.cpp: cpnsa_backends_nccl ---------------------------------------------------------------------------------
 inline constexpr std::size_t nccl_id_bytes = 128;  ///< of an ncclUniqueId
 
 /// Joins the ranks of `control`, each with a GPU of its own, `device`; collective. `control` must outlive it.
-std::unique_ptr<Communicator> make_nccl_communicator(Communicator& control, Device& device);
+std::unique_ptr<Communicator> make_nccl_communicator(Communicator& control, Device& device,
+                                                     std::chrono::milliseconds deadline);
 /// Joins `ranks` ranks that share an ncclUniqueId of nccl_id_bytes bytes; collective.
 std::unique_ptr<Communicator> make_nccl_communicator(const void* id, int rank, int ranks);
 /// Over an ncclComm_t, which stays the caller's.

@@ -1,6 +1,6 @@
 #pragma once
 
-// What the transports share: the names of the calls, and the checks of their arguments that need no other rank.
+// The operations of a communicator: their names, and the checks of their arguments that need no other rank.
 
 #include <fmt/format.h>
 
@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 
+#include "comm/deadline.hpp"
 #include "cpnsa/communicator.hpp"
 #include "cpnsa/error.hpp"
 
@@ -59,21 +60,32 @@ inline void check_parts(std::span<const std::size_t> bytes, int size) {
     throw ArgumentError(fmt::format("all_gather: found sizes of {} parts, expected {}", bytes.size(), size));
 }
 
+inline std::size_t part_of(std::span<const std::size_t> bytes, int rank) {
+  return bytes[static_cast<std::size_t>(rank)];
+}
+
+inline std::size_t total_of(std::span<const std::size_t> bytes) {
+  return std::accumulate(bytes.begin(), bytes.end(), std::size_t{0});
+}
+
 /// Where rank's part lies in the gathered bytes.
 inline std::size_t offset_of(std::span<const std::size_t> bytes, int rank) {
   return std::accumulate(bytes.begin(), bytes.begin() + rank, std::size_t{0});
 }
 
-inline std::string text_of(std::chrono::milliseconds time) {
-  return fmt::format("{} ms", time.count());
+template <class Message>
+std::size_t total_bytes(std::span<const Message> messages) {
+  std::size_t total = 0;
+  for (const Message& message : messages) total += message.bytes;
+  return total;
 }
 
-/// What a rank says that waited in vain: "barrier: rank 0 waited 150 ms for rank 2, rank 3".
-inline std::string describe_late(Operation operation, int rank, std::chrono::milliseconds deadline,
+/// The text of a deadline that passed: "barrier: rank 0 waited 150 ms for rank 2, rank 3".
+inline std::string describe_late(std::string_view operation, int rank, std::chrono::milliseconds deadline,
                                  std::span<const int> missing) {
   std::string names;
   for (const int other : missing) names += fmt::format("{}rank {}", names.empty() ? "" : ", ", other);
-  return fmt::format("{}: rank {} waited {} for {}", name_of(operation), rank, text_of(deadline), names);
+  return fmt::format("{}: rank {} waited {} for {}", operation, rank, text_of(deadline), names);
 }
 
 }  // namespace cpnsa::comm

@@ -14,6 +14,7 @@
 #include "tools/bench_report.hpp"
 #include "tools/execution.hpp"
 #include "tools/files.hpp"
+#include "tools/host_memory.hpp"
 #include "tools/layer_memory.hpp"
 #include "tools/progress.hpp"
 
@@ -137,7 +138,9 @@ class CacheFlush {
 /// One rank's measurement of one length.
 class LengthBench {
  public:
-  LengthBench(const BenchSetting& setting, std::int64_t tokens, Execution& execution, Communicator& control)
+  /// Throws ArgumentError where the inputs of `local_ranks` ranks do not fit into the memory of this host.
+  LengthBench(const BenchSetting& setting, std::int64_t tokens, Execution& execution, Communicator& control,
+              int local_ranks)
       : options_(setting.options),
         config_(setting.options.config),
         tokens_(tokens),
@@ -147,7 +150,9 @@ class LengthBench {
         stream_(device_),
         staging_(device_, stream_.get()),
         partition_(Partition::make(options_.execution.partition, document_bounds(tokens, options_.documents),
-                                   config_.select_block, control.size())) {}
+                                   config_.select_block, control.size())) {
+    if (device_.host_accessible()) check_host_memory(local_ranks, input_bytes());
+  }
 
   /// Collective.
   void make_inputs(const BenchInputs& inputs) {
@@ -184,6 +189,20 @@ class LengthBench {
       inputs.fill(device_, stream_.get(), *sets_.back(), tensors, backward ? &dout : nullptr, partition_,
                   control_.rank(), set);
     }
+  }
+
+  // Of all input sets of a rank, with their gradients.
+  double input_bytes() const {
+    const std::vector<LayerTensor> tensors = layer_tensors(config_, tokens_, options_.separate_kv);
+    const auto rows = static_cast<double>(partition_.local_tokens(control_.rank()));
+    double elements = 0;
+    for (const LayerTensor& tensor : tensors) {
+      double product = tensor.per_token ? rows / static_cast<double>(tokens_) : 1;
+      for (const std::int64_t extent : tensor.extents()) product *= static_cast<double>(extent);
+      elements += product;
+    }
+    const double copies = options_.execution.backward ? 2 : 1;
+    return elements * copies * static_cast<double>(size_of(execution_.dtype()) * input_sets(tensors));
   }
 
   // Several sets, used in turn, unless one alone is far larger than any cache; as many on every rank.
@@ -344,7 +363,8 @@ void bench(const BenchOptions& options, const RankPlace& place) {
   for (std::int64_t tokens = *setting.options.begin; tokens <= *setting.options.end; tokens *= setting.options.factor) {
     Progress progress(leads);
     std::optional<LengthBench> length;
-    agree_on(control, "set a length up", [&] { length.emplace(setting, tokens, *execution, control); });
+    agree_on(control, "set a length up",
+             [&] { length.emplace(setting, tokens, *execution, control, place.local_size); });
     progress.show(fmt::format("making inputs of {} tokens", tokens));
     length->make_inputs(*inputs);
     progress.show(fmt::format("measuring {} tokens", tokens));

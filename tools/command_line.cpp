@@ -152,11 +152,15 @@ AttentionOptions ExecutionOptions::attention_options(DType layer_dtype) const {
   return options;
 }
 
+std::chrono::milliseconds ExecutionOptions::deadline_or_default() const {
+  return deadline ? std::chrono::seconds(*deadline) : initial_deadline();
+}
+
 std::string ExecutionOptions::describe() const {
   return fmt::format(
-      "--ranks={} --partition={} --exchange={} --deadline={} --backward={} --keep-blocks={} --recompute-branches={}",
-      ranks ? std::to_string(*ranks) : "auto", name_of(partition), name_of(exchange), deadline, backward, keep_blocks,
-      recompute_branches);
+      "--ranks={} --partition={} --exchange={} --deadline={}ms --backward={} --keep-blocks={} --recompute-branches={}",
+      ranks ? std::to_string(*ranks) : "auto", name_of(partition), name_of(exchange), deadline_or_default().count(),
+      backward, keep_blocks, recompute_branches);
 }
 
 std::string BenchOptions::describe() const {

@@ -37,7 +37,7 @@ Execution::Execution(const ExecutionOptions& options, const RankPlace& place)
     : place_(place),
       device_kind_(decide_device(options)),
       dtype_(options.dtype.value_or(default_dtype(device_kind_))),
-      deadline_(options.deadline),
+      deadline_(options.deadline_or_default()),
       options_(options.describe()) {
   const Communicator& control = place.control;
   if (options.ranks && *options.ranks != control.size())
@@ -80,7 +80,7 @@ int Execution::gpu_index() const {
 
 // NCCL refuses two ranks on one GPU unless they seem to be on different hosts that meet through sockets. That is slow
 // and right: good for seeing that something works, never for timing it. What the user has set stays.
-void Execution::seem_a_host_of_its_own() const {
+void Execution::isolate_nccl_host_id() const {
   const int rank = place_.control.rank();
   const auto set = [](const char* variable, const std::string& value) { ::setenv(variable, value.c_str(), 0); };
   set("NCCL_HOSTID", fmt::format("rank{}", rank));
@@ -91,11 +91,9 @@ void Execution::seem_a_host_of_its_own() const {
 }
 
 void Execution::connect() {
-  if (shares_gpu_) seem_a_host_of_its_own();
-  if (transport_ == TransportKind::nccl) nccl_ = backends::make_nccl_communicator(place_.control, *device_);
+  if (shares_gpu_) isolate_nccl_host_id();
+  if (transport_ == TransportKind::nccl) nccl_ = backends::make_nccl_communicator(place_.control, *device_, deadline_);
   communicator_ = nccl_ ? nccl_.get() : &place_.control;
-  place_.control.set_deadline(deadline_);
-  communicator_->set_deadline(deadline_);
 }
 
 std::string Execution::describe() const {

@@ -33,7 +33,7 @@ class Execution {
 
  private:
   void decide_transport(const ExecutionOptions& options);
-  void seem_a_host_of_its_own() const;
+  void isolate_nccl_host_id() const;
   int gpu_index() const;
 
   RankPlace place_;
@@ -41,7 +41,7 @@ class Execution {
   TransportKind transport_;
   bool shares_gpu_ = false;  ///< NCCL ranks, more of them on a host than it has GPUs
   DType dtype_;
-  std::chrono::seconds deadline_;
+  std::chrono::milliseconds deadline_;
   std::string options_;
   std::unique_ptr<Device> device_;
   std::unique_ptr<Communicator> nccl_;

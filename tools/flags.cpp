@@ -67,14 +67,19 @@ void Flags::add_execution(ExecutionOptions& options) {
   add_choice("--dtype", options.dtype,
              "precision of the layer's tensors; f64 and f32 on the CPU, bf16 and f16 on both "
              "(default f32, on a GPU bf16)");
-  add_integer("--deadline", options.deadline, 1, 1'000'000,
-              "seconds that a rank waits for the others before it gives up and says for what (default 300)");
+  add_deadline(options.deadline);
   add_switch("--no-backward", options.backward, false, "forward only");
   add_switch("--keep-blocks", options.keep_blocks, true,
              "keep fetched blocks for the backward, in place of fetching them once more: more memory, less traffic");
   add_switch(
       "--recompute-branches", options.recompute_branches, true,
       "compute the branches' outputs again in the backward, in place of keeping them: less memory kept, more time");
+}
+
+void Flags::add_deadline(std::optional<std::int64_t>& seconds) {
+  add_integer("--deadline", seconds, 1, 1'000'000,
+              "seconds that a rank waits for the others before it gives up and says for what (default: the variable "
+              "CPNSA_DEADLINE, or 300)");
 }
 
 std::string Flags::joined(std::span<const std::string_view> names, std::string_view separator) {

@@ -71,6 +71,7 @@ class Flags {
                 const std::string& help);
   void add_switch(const std::string& flags, bool& target, bool value, const std::string& help);
 
+  void add_deadline(std::optional<std::int64_t>& seconds);
   /// The flags that run and bench share.
   void add_execution(ExecutionOptions& options);
 

@@ -5,25 +5,18 @@
 #include <exception>
 #include <new>
 #include <string>
+#include <utility>
 
 #include "backends/backends.hpp"
 #include "cpnsa/error.hpp"
 #include "tools/bench.hpp"
 #include "tools/command_line.hpp"
+#include "tools/ending.hpp"
 #include "tools/ranks.hpp"
 #include "tools/run.hpp"
 
 namespace cpnsa::tool {
 namespace {
-
-// One line for the whole job, whatever the message holds.
-void print_error(std::string message) {
-  for (char& c : message)
-    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = ' ';
-  const std::string line = fmt::format("cpnsa: error: {}\n", message);
-  std::fwrite(line.data(), 1, line.size(), stderr);
-  std::fflush(stderr);
-}
 
 constexpr const char* output_was_lost =
     "standard output: found no room for what was printed, expected it to be written";
@@ -47,28 +40,23 @@ void run_rank(const Invocation& invocation, const RankPlace& place) {
     run(*invocation.run, place);
 }
 
-int run_job(const Invocation& invocation, const Launch& launch) {
+int run_job(const Invocation& invocation, Launch& launch) {
   const ExecutionOptions& options = invocation.bench ? invocation.bench->execution : invocation.run->execution;
   std::unique_ptr<RankGroup> ranks;
   std::string problem;
   try {
-    if (launch.size > 1 && !backends::has_mpi)
-      throw UnsupportedError(
-          fmt::format("found a job of {} processes, expected one: this build has no MPI (CPNSA_MPI "
-                      "is OFF); --ranks runs ranks as threads",
-                      launch.size));
-    ranks = make_rank_group(launch, options.transport, invocation.problem.empty() ? options.ranks.value_or(1) : 1);
+    ranks = make_rank_group(launch, options, invocation.problem.empty() ? options.ranks.value_or(1) : 1);
     ranks->run([&](const RankPlace& place) { run_rank(invocation, place); });
   } catch (const std::bad_alloc&) {
     problem = "found no host memory left, expected enough for the rank's tensors";
   } catch (const std::exception& error) {
     problem = error.what();
+  } catch (...) {
+    problem = "found an exception that is no std::exception";
   }
   if (!all_was_written() && problem.empty()) problem = output_was_lost;
-  // Said before `ranks` is destroyed, where MPI waits for every process: a launcher ends the job once one has failed.
-  if (!problem.empty() && launch.rank == 0) print_error(problem);
-  ranks.reset();
-  return problem.empty() ? 0 : 1;
+  if (!problem.empty()) return end_by_failure("cpnsa", problem, launch, std::move(ranks));
+  return 0;
 }
 
 }  // namespace
@@ -80,14 +68,15 @@ int main(int argc, char** argv) {
   std::signal(SIGXFSZ, SIG_IGN);
   std::signal(SIGPIPE, SIG_IGN);
 
-  const Launch launch = launch_of_environment();
+  handle_signals();
+
+  Launch launch = launch_of_environment();
   const Invocation invocation = parse_command_line(argc, argv);
   // One of several processes agrees with the others on that too: those that have a layer to run would wait for it.
   if (!invocation.help.empty() && (launch.size == 1 || !cpnsa::backends::has_mpi)) {
     if (launch.rank == 0) fmt::print("{}", invocation.help);
     if (all_was_written()) return 0;
-    print_error(output_was_lost);
-    return 1;
+    return end_by_failure("cpnsa", output_was_lost, launch, nullptr);
   }
   return run_job(invocation, launch);
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -39,14 +40,15 @@ struct ExecutionOptions {
   std::optional<int> ranks;  ///< under mpirun its number of processes, otherwise 1
   PartitionKind partition = PartitionKind::contiguous;
   Exchange exchange = Exchange::automatic;
-  std::optional<DType> dtype;                                      ///< the device's default unless given
-  std::int64_t deadline = Communicator::default_deadline.count();  ///< seconds that a rank waits for the others
+  std::optional<DType> dtype;            ///< the device's default unless given
+  std::optional<std::int64_t> deadline;  ///< seconds that a rank waits for the others
   bool backward = true;
   bool keep_blocks = false;         ///< AttentionOptions::refetch_blocks is its opposite
   bool recompute_branches = false;  ///< as in AttentionOptions
 
   AttentionOptions attention_options(DType dtype) const;
-  std::string describe() const;  ///< on one line: what every rank must have been given alike
+  std::chrono::milliseconds deadline_or_default() const;  ///< without the flag initial_deadline()
+  std::string describe() const;                           ///< on one line: what every rank must have been given alike
 };
 
 struct RunOptions {

@@ -11,8 +11,9 @@ namespace cpnsa::backends {
 
 static_assert(sizeof(ncclUniqueId) == nccl_id_bytes);
 
-std::unique_ptr<Communicator> make_nccl_communicator(Communicator& control, Device& device) {
-  return nccl::make_communicator(control, device);
+std::unique_ptr<Communicator> make_nccl_communicator(Communicator& control, Device& device,
+                                                     std::chrono::milliseconds deadline) {
+  return nccl::make_communicator(control, device, {.deadline = deadline});
 }
 
 std::unique_ptr<Communicator> make_nccl_communicator(const void* id, int rank, int ranks) {

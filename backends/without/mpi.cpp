@@ -3,8 +3,10 @@
 
 namespace cpnsa::backends {
 
-std::unique_ptr<MpiJob> make_mpi_job() {
+std::unique_ptr<MpiJob> make_mpi_job(std::chrono::milliseconds) {
   refuse("MPI", "CPNSA_MPI");
 }
+
+void abort_mpi_job(int) {}
 
 }  // namespace cpnsa::backends

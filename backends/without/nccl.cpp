@@ -3,7 +3,7 @@
 
 namespace cpnsa::backends {
 
-std::unique_ptr<Communicator> make_nccl_communicator(Communicator&, Device&) {
+std::unique_ptr<Communicator> make_nccl_communicator(Communicator&, Device&, std::chrono::milliseconds) {
   refuse("NCCL", "CPNSA_NCCL");
 }
 

@@ -1,14 +1,22 @@
 #pragma once
 
-#include <mutex>
-#include <optional>
-
-#include "comm/failure.hpp"
-#include "comm/operation.hpp"
-#include "comm/through_host.hpp"
+#include "comm/collective_guard.hpp"
+#include "comm/host_staging.hpp"
 #include "cpnsa/callbacks/communicator.hpp"
 
 namespace cpnsa::callbacks {
+
+/// Tells the other ranks by the caller's abort.
+class CallbackGuard final : public comm::CollectiveGuard {
+ public:
+  CallbackGuard(const Communicator& owner, const Callbacks& callbacks)
+      : CollectiveGuard(owner), callbacks_(callbacks) {}
+
+ private:
+  void tell(const comm::Failure& failure) noexcept override;
+
+  const Callbacks& callbacks_;
+};
 
 /// One rank; moves everything in host memory by the caller's functions.
 class CallbackCommunicator final : public Communicator {
@@ -26,25 +34,22 @@ class CallbackCommunicator final : public Communicator {
                   Stream stream) override;
   void all_gather_host(const void* own, void* all, std::size_t bytes) override;
   void barrier() override;
-  void check() override;
-  void abort(std::string_view reason) noexcept override;
+  void check() override { guard_.check(); }
+  void abort(std::string_view reason) noexcept override { guard_.abort(reason); }
 
  private:
-  /// Runs `body`; what it throws is the communicator's failure from then on.
-  template <class Body>
-  void run(comm::Operation operation, Body body);
-  /// Every rank's part to every rank, in host memory; the own part is in its place already.
+  /// Calls a callback; what it throws but the library's own types becomes a CommunicationError.
+  template <class Callback, class... Arguments>
+  void call(const Callback& callback, Arguments... arguments) const;
+  /// Every rank's part to every rank, in host memory; this rank's part is in place already.
   void gather(std::byte* all, std::span<const std::size_t> bytes);
   void gather_equal(std::byte* all, std::size_t bytes);
-  /// The first failure counts. Tells the other ranks of it.
-  void fail(comm::Failure::Kind kind, std::string_view reason) noexcept;
 
   int rank_;
   int size_;
   Callbacks callbacks_;
-  comm::ThroughHost through_host_;
-  std::mutex mutex_;  // of failure_, since abort() may come from another thread
-  std::optional<comm::Failure> failure_;
+  CallbackGuard guard_;
+  comm::HostStaging staging_;
 };
 
 }  // namespace cpnsa::callbacks

@@ -4,17 +4,25 @@
 
 #include <cstring>
 #include <exception>
+#include <numeric>
 
-#include "comm/idle.hpp"
 #include "comm/mpi/mpi_call.hpp"
 #include "comm/mpi/tags.hpp"
+#include "comm/wait.hpp"
 
 namespace cpnsa::mpi {
 namespace {
 
-using comm::Failure;
 using comm::Operation;
-using Clock = std::chrono::steady_clock;
+
+// How long the ranks that are waited for in vain have to answer that they wait as well.
+constexpr std::chrono::milliseconds roll_call_limit{500};
+
+std::chrono::milliseconds deadline_of(const Options& options) {
+  const std::chrono::milliseconds deadline = options.deadline ? *options.deadline : initial_deadline();
+  comm::check_deadline(deadline);
+  return deadline;
+}
 
 void check_parent(MPI_Comm parent) {
   int initialised = 0, finalised = 0, between_groups = 0;
@@ -31,15 +39,16 @@ void check_parent(MPI_Comm parent) {
 
 }  // namespace
 
-DuplicatedComm::DuplicatedComm(MPI_Comm parent, std::chrono::milliseconds deadline) {
+DuplicatedComm::DuplicatedComm(MPI_Comm parent, std::chrono::milliseconds deadline, FlightRecorder& recorder) {
   check_parent(parent);
   MPI_Request request = MPI_REQUEST_NULL;
   check(MPI_Comm_idup(parent, &handle_, &request), "MPI_Comm_idup");
-  comm::Idle idle;
-  const auto end = Clock::now() + deadline;
-  for (int done = 0; !done; idle.rest()) {
+  comm::Wait wait(recorder, deadline);
+  for (;;) {
+    int done = 0;
     check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
-    if (!done && Clock::now() > end)
+    if (done) break;
+    if (!wait.pause())
       throw DeadlineError(
           fmt::format("mpi::make_communicator: waited {} for the other ranks", comm::text_of(deadline)));
   }
@@ -63,52 +72,67 @@ int DuplicatedComm::size() const {
   return size;
 }
 
-MpiCommunicator::MpiCommunicator(MPI_Comm parent, std::size_t chunk_bytes)
-    : comm_(parent, default_deadline),
+MpiCommunicator::MpiCommunicator(MPI_Comm parent, const Options& options, std::size_t chunk_bytes)
+    : deadline_(deadline_of(options)),
+      comm_(parent, deadline_, recorder()),
       route_{comm_.get(), comm_.rank(), comm_.size(), chunk_bytes},
-      failures_(comm_.get(), failure_tag, route_.rank, route_.size) {}
+      failures_(*this, comm_.get(), failure_tag, route_.rank, route_.size) {
+  recorder().set_owner(name(), rank(), size());
+  const FlightRecorder::Call call(recorder(), "mpi::make_communicator");
+  const Process own = Process::self();
+  std::vector<Process> all(static_cast<std::size_t>(size()));
+  all_gather_host(&own, all.data(), sizeof own);
+  processes_.set(std::move(all));
+}
 
-// What was sent on a communicator that failed may still arrive. It is never freed, so that MPI cannot give its context
+// Messages of a communicator that failed may still arrive. It is never freed, so that MPI cannot give its context
 // to a later one, which would take these messages for its own.
 MpiCommunicator::~MpiCommunicator() {
   if (failures_.failed()) comm_.abandon();
 }
 
-template <class Body>
-void MpiCommunicator::run(Operation operation, Body body) {
-  failures_.raise_if_failed();
-  ++sequence_;
-  try {
-    body();
-  } catch (const MismatchError& error) {
-    fail(Failure::Kind::mismatch, error.what());
-    throw;
-  } catch (const DeadlineError& error) {
-    fail(Failure::Kind::deadline, error.what());
-    throw;
-  } catch (const std::exception& error) {
-    abort(fmt::format("{}: {}", name_of(operation), error.what()));
-    throw;
-  }
+void MpiCommunicator::set_deadline(std::chrono::milliseconds deadline) {
+  comm::check_deadline(deadline);
+  deadline_ = deadline;
 }
 
 void MpiCommunicator::transfer(Operation operation, std::span<const SendMessage> sends,
                                std::span<const ReceiveMessage> receives) {
+  ++sequence_;
   Transfer transfer(route_, operation, sequence_);
   transfer.start(sends, receives);
-  comm::Idle idle;
-  const auto end = Clock::now() + deadline_;
+  const FailureChannel::Waiting waiting(failures_, [&] { return transfer.missing(); });
+  comm::Wait wait(recorder(), deadline_);
   while (!transfer.done()) {
-    failures_.raise_if_failed();
     if (transfer.progress()) {
-      idle.reset();
+      wait.reset();
       continue;
     }
-    if (Clock::now() > end)
-      throw DeadlineError(comm::describe_late(operation, route_.rank, deadline_, transfer.missing()));
-    idle.rest();
+    failures_.check();  // after what has arrived: an operation that is complete here does not fail with a later one
+    if (!wait.pause()) throw_late(operation, transfer.missing());
+    check_processes(operation, transfer);
   }
-  failures_.raise_if_failed();
+}
+
+void MpiCommunicator::check_processes(Operation operation, Transfer& transfer) {
+  if (!processes_.looks_now()) return;
+  const int gone = processes_.ended(transfer.missing());
+  if (gone < 0 || transfer.progress()) return;  // its last messages may have arrived since
+  throw CommunicationError(fmt::format("{}: rank {} waited for rank {}, whose process {} has ended", name_of(operation),
+                                       rank(), gone, processes_.id(gone)));
+}
+
+void MpiCommunicator::throw_late(Operation operation, const std::vector<int>& missing) {
+  const std::vector<int> silent = failures_.roll_call(missing, roll_call_limit);
+  if (!silent.empty()) throw DeadlineError(comm::describe_late(name_of(operation), rank(), deadline_, silent));
+  throw DeadlineError(comm::describe_late(name_of(operation), rank(), deadline_, missing) +
+                      ": these wait too, so the ranks' calls do not fit together");
+}
+
+std::vector<int> MpiCommunicator::silent_ranks(std::chrono::milliseconds limit) {
+  std::vector<int> all(static_cast<std::size_t>(size()));
+  std::iota(all.begin(), all.end(), 0);
+  return failures_.roll_call(all, limit);
 }
 
 void MpiCommunicator::gather(Operation operation, std::byte* all, std::span<const std::size_t> bytes) {
@@ -127,23 +151,23 @@ void MpiCommunicator::gather(Operation operation, std::byte* all, std::span<cons
 void MpiCommunicator::exchange(std::span<const SendMessage> sends, std::span<const ReceiveMessage> receives,
                                Device& device, Stream stream) {
   comm::check_exchange(sends, receives, rank(), size());
-  run(Operation::exchange, [&] {
-    through_host_.exchange(sends, receives, device, stream,
-                           [&](auto out, auto in) { transfer(Operation::exchange, out, in); });
+  failures_.run(Operation::exchange, comm::total_bytes(sends), comm::total_bytes(receives), [&] {
+    staging_.exchange(sends, receives, device, stream,
+                      [&](auto out, auto in) { transfer(Operation::exchange, out, in); });
   });
 }
 
 void MpiCommunicator::all_gather(const void* own, void* all, std::span<const std::size_t> bytes, Device& device,
                                  Stream stream) {
   comm::check_parts(bytes, size());
-  run(Operation::all_gather, [&] {
-    through_host_.all_gather(own, all, bytes, rank(), device, stream,
-                             [&](std::byte* parts) { gather(Operation::all_gather, parts, bytes); });
+  failures_.run(Operation::all_gather, comm::part_of(bytes, rank()), comm::total_of(bytes), [&] {
+    staging_.all_gather(own, all, bytes, rank(), device, stream,
+                        [&](std::byte* parts) { gather(Operation::all_gather, parts, bytes); });
   });
 }
 
 void MpiCommunicator::all_gather_host(const void* own, void* all, std::size_t bytes) {
-  run(Operation::all_gather_host, [&] {
+  failures_.run(Operation::all_gather_host, bytes, bytes * static_cast<std::size_t>(size()), [&] {
     auto* destination = static_cast<std::byte*>(all);
     std::byte* const place = destination + static_cast<std::size_t>(rank()) * bytes;
     if (bytes > 0 && own != place) std::memcpy(place, own, bytes);
@@ -153,30 +177,14 @@ void MpiCommunicator::all_gather_host(const void* own, void* all, std::size_t by
 }
 
 void MpiCommunicator::barrier() {
-  run(Operation::barrier, [&] {
+  failures_.run(Operation::barrier, 0, 0, [&] {
     const std::vector<std::size_t> nothing(static_cast<std::size_t>(size()), 0);
     gather(Operation::barrier, nullptr, nothing);
   });
 }
 
-void MpiCommunicator::abort(std::string_view reason) noexcept {
-  try {
-    fail(Failure::Kind::aborted, fmt::format("rank {} gave up: {}", rank(), reason));
-  } catch (const std::exception&) {  // no memory for the reason: the others are released all the same
-    fail(Failure::Kind::aborted, {});
-  }
-}
-
-void MpiCommunicator::fail(Failure::Kind kind, std::string_view reason) noexcept {
-  try {
-    failures_.fail({kind, std::string(reason)});
-  } catch (const std::exception&) {
-    failures_.fail({kind, {}});
-  }
-}
-
-std::unique_ptr<Communicator> make_communicator(MPI_Comm parent) {
-  return std::make_unique<MpiCommunicator>(parent);
+std::unique_ptr<Communicator> make_communicator(MPI_Comm parent, const Options& options) {
+  return std::make_unique<MpiCommunicator>(parent, options);
 }
 
 }  // namespace cpnsa::mpi

@@ -1,8 +1,9 @@
 #pragma once
 
+#include "comm/host_staging.hpp"
 #include "comm/mpi/failure_channel.hpp"
+#include "comm/mpi/processes.hpp"
 #include "comm/mpi/transfer.hpp"
-#include "comm/through_host.hpp"
 #include "cpnsa/mpi/communicator.hpp"
 
 namespace cpnsa::mpi {
@@ -10,7 +11,7 @@ namespace cpnsa::mpi {
 /// A duplicate of a communicator; freed unless it is abandoned.
 class DuplicatedComm {
  public:
-  DuplicatedComm(MPI_Comm parent, std::chrono::milliseconds deadline);
+  DuplicatedComm(MPI_Comm parent, std::chrono::milliseconds deadline, FlightRecorder& recorder);
   DuplicatedComm(const DuplicatedComm&) = delete;
   DuplicatedComm& operator=(const DuplicatedComm&) = delete;
   ~DuplicatedComm();
@@ -28,15 +29,15 @@ class DuplicatedComm {
 /// channel on which a rank that fails tells the others.
 class MpiCommunicator final : public Communicator {
  public:
-  static constexpr std::size_t longest_message = std::size_t{1} << 30;
+  static constexpr std::size_t max_message_bytes = std::size_t{1} << 30;
 
-  explicit MpiCommunicator(MPI_Comm parent, std::size_t chunk_bytes = longest_message);
+  explicit MpiCommunicator(MPI_Comm parent, const Options& options = {}, std::size_t chunk_bytes = max_message_bytes);
   ~MpiCommunicator() override;
 
   std::string_view name() const override { return "mpi"; }
   int rank() const override { return route_.rank; }
   int size() const override { return route_.size; }
-  void set_deadline(std::chrono::milliseconds deadline) override { deadline_ = deadline; }
+  void set_deadline(std::chrono::milliseconds deadline) override;
 
   void exchange(std::span<const SendMessage> sends, std::span<const ReceiveMessage> receives, Device& device,
                 Stream stream) override;
@@ -44,26 +45,28 @@ class MpiCommunicator final : public Communicator {
                   Stream stream) override;
   void all_gather_host(const void* own, void* all, std::size_t bytes) override;
   void barrier() override;
-  void check() override { failures_.raise_if_failed(); }
-  void abort(std::string_view reason) noexcept override;
+  std::vector<int> silent_ranks(std::chrono::milliseconds limit) override;
+  void check() override { failures_.check(); }
+  void abort(std::string_view reason) noexcept override { failures_.abort(reason); }
 
  private:
-  /// Runs `body`; when it throws, every rank learns of it.
-  template <class Body>
-  void run(comm::Operation operation, Body body);
   /// Moves messages between host memory of the ranks.
   void transfer(comm::Operation operation, std::span<const SendMessage> sends,
                 std::span<const ReceiveMessage> receives);
-  /// Every rank's part to every rank, in host memory; the own part is in its place already.
+  /// Throws if a process that the transfer waits for has ended.
+  void check_processes(comm::Operation operation, Transfer& transfer);
+  /// The deadline is over: throws the error that names the ranks at fault.
+  [[noreturn]] void throw_late(comm::Operation operation, const std::vector<int>& missing);
+  /// Every rank's part to every rank, in host memory; this rank's part is in place already.
   void gather(comm::Operation operation, std::byte* all, std::span<const std::size_t> bytes);
-  void fail(comm::Failure::Kind kind, std::string_view reason) noexcept;
 
+  std::chrono::milliseconds deadline_;
   DuplicatedComm comm_;
   Route route_;
   FailureChannel failures_;
-  std::uint64_t sequence_ = 0;  // of calls
-  std::chrono::milliseconds deadline_ = default_deadline;
-  comm::ThroughHost through_host_;
+  Processes processes_;
+  std::uint64_t sequence_ = 0;  // of operations
+  comm::HostStaging staging_;
 };
 
 }  // namespace cpnsa::mpi

@@ -3,45 +3,67 @@
 #include <mpi.h>
 
 #include <array>
+#include <chrono>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <span>
+#include <utility>
 #include <vector>
 
-#include "comm/failure.hpp"
+#include "comm/collective_guard.hpp"
 
 namespace cpnsa::mpi {
 
-/// Tells every rank, beside the messages of calls, that the communicator has failed. Only the first failure that a rank
-/// learns of counts.
-class FailureChannel {
+/// The failure of an MPI communicator, and the channel beside its operations on which ranks tell each other of it.
+class FailureChannel final : public comm::CollectiveGuard {
  public:
   /// `handle` stays the caller's.
-  FailureChannel(MPI_Comm handle, int tag, int rank, int size) : handle_(handle), tag_(tag), rank_(rank), size_(size) {}
-  FailureChannel(const FailureChannel&) = delete;
-  FailureChannel& operator=(const FailureChannel&) = delete;
-  ~FailureChannel();
+  FailureChannel(const Communicator& owner, MPI_Comm handle, int tag, int rank, int size)
+      : CollectiveGuard(owner), handle_(handle), tag_(tag), rank_(rank), size_(size) {}
+  ~FailureChannel() override;
 
-  /// Throws the failure if there is one by now.
-  void raise_if_failed();
-  bool failed() const { return failure_.has_value(); }
+  /// This rank waits for messages while this object lives; `missing` returns from which ranks.
+  class Waiting {
+   public:
+    Waiting(FailureChannel& channel, std::function<std::vector<int>()> missing) : channel_(channel) {
+      channel_.missing_ = std::move(missing);
+    }
+    Waiting(const Waiting&) = delete;
+    Waiting& operator=(const Waiting&) = delete;
+    ~Waiting() { channel_.missing_ = nullptr; }
 
-  /// Tells every rank, unless there is a failure already. Never waits.
-  void fail(comm::Failure failure) noexcept;
-
- private:
-  struct Notice {
-    comm::Failure::Kind kind;
-    std::array<char, 1023> reason;  // ends with a zero
+   private:
+    FailureChannel& channel_;
   };
 
-  void look();
+  /// Asks `ranks`, and those that they wait for, whether they are in a wait as this one is. Returns those that do not
+  /// answer within `limit`, ascending: the ranks at fault. Empty if all answer.
+  std::vector<int> roll_call(std::span<const int> ranks, std::chrono::milliseconds limit);
+
+ private:
+  enum class Subject : std::uint8_t { failure, question, answer };
+  struct Notice {
+    Subject subject;
+    comm::Failure::Kind kind;  // of a failure
+    std::uint16_t count;       // of `waiting_for`, in an answer
+    std::array<int, 64> waiting_for;
+    std::array<char, 1023> reason;  // of a failure; ends with a zero
+  };
+
+  std::optional<comm::Failure> look() override;
+  void tell(const comm::Failure& failure) noexcept override;
+  void send(const Notice& notice, int peer) noexcept;
+  void ask(int peer) noexcept;
+  void answer(int peer);
 
   MPI_Comm handle_;
   int tag_;
   int rank_;
   int size_;
-  std::optional<comm::Failure> failure_;
-  std::unique_ptr<Notice> sent_;
+  std::function<std::vector<int>()> missing_;    // null while this rank waits for no message
+  std::vector<std::pair<int, Notice>> answers_;  // to the present roll call
+  std::vector<std::unique_ptr<Notice>> sent_;
   std::vector<MPI_Request> sending_;
 };
 

@@ -6,9 +6,9 @@
 #include <chrono>
 #include <set>
 
-#include "comm/idle.hpp"
 #include "comm/mpi/mpi_call.hpp"
 #include "comm/mpi/tags.hpp"
+#include "comm/wait.hpp"
 
 namespace cpnsa::mpi {
 namespace {
@@ -40,9 +40,9 @@ Transfer::~Transfer() {
   if (done()) return;
   for (std::size_t i = 0; i < requests_.size(); ++i)
     if (requests_[i] != MPI_REQUEST_NULL && items_[i].receives) MPI_Cancel(&requests_[i]);
-  comm::Idle idle;
+  comm::Backoff backoff;
   const auto end = std::chrono::steady_clock::now() + grace;
-  while (!drain() && std::chrono::steady_clock::now() < end) idle.rest();
+  while (!drain() && std::chrono::steady_clock::now() < end) backoff.pause();
   if (drain()) return;
   // Sends that no rank will receive any more. MPI may still hold on to the headers.
   static_cast<void>(headers_.release());

@@ -12,7 +12,7 @@
 
 namespace cpnsa::mpi {
 
-/// What precedes each message, so that calls which do not fit together are found before bytes land anywhere.
+/// Precedes each message, so that calls that do not fit together are found before any of its bytes is received.
 struct Header {
   std::uint64_t sequence;  ///< of the call on the sender
   std::uint64_t operation;
@@ -53,7 +53,7 @@ class Transfer {
   std::vector<int> missing() const;
 
  private:
-  // What a request is about, at its index.
+  // The message that the request of the same index belongs to.
   struct Item {
     int peer;
     bool receives;

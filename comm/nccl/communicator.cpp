@@ -5,23 +5,55 @@
 #include <algorithm>
 #include <cstring>
 #include <exception>
+#include <map>
+#include <mutex>
 #include <utility>
 #include <vector>
 
-#include "comm/idle.hpp"
 #include "comm/nccl/nccl_call.hpp"
+#include "comm/wait.hpp"
 
 namespace cpnsa::nccl {
 namespace {
 
-using comm::Failure;
 using comm::Operation;
 
-// Groups of many more messages crawl.
-constexpr int peers_a_group = 64;
+// NCCL becomes slow with groups of many more messages.
+constexpr int peers_per_group = 64;
 
-// Looks at a stream before the host sleeps between them: what a step waits for comes within a millisecond or so.
-constexpr int quick_looks = 20'000;
+// Polls of a stream before the host sleeps between them: a step's waits last about a millisecond.
+constexpr int quick_polls = 20'000;
+
+// How long the other ranks have to answer that they wait too.
+constexpr std::chrono::milliseconds roll_call_limit{500};
+
+// The communicators over each borrowed handle, which number their layers together.
+class Borrowers {
+ public:
+  void add(ncclComm_t handle, const Communicator* communicator) {
+    const std::lock_guard lock(mutex_);
+    all_.emplace(handle, communicator);
+  }
+  void remove(const Communicator* communicator) {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(all_, [&](const auto& entry) { return entry.second == communicator; });
+  }
+  /// One over this handle, or null.
+  const Communicator* find(ncclComm_t handle) {
+    const std::lock_guard lock(mutex_);
+    const auto found = all_.find(handle);
+    return found == all_.end() ? nullptr : found->second;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::multimap<ncclComm_t, const Communicator*> all_;
+};
+
+Borrowers& borrowers() {
+  static Borrowers all;
+  return all;
+}
 
 cudaStream_t handle_of(Stream stream) {
   return static_cast<cudaStream_t>(stream.handle);
@@ -53,64 +85,82 @@ void check_grouped(ncclResult_t status, const char* call, ncclComm_t handle) {
 }  // namespace
 
 NcclCommunicator::NcclCommunicator(ncclComm_t borrowed)
-    : handle_(borrowed),
-      rank_(handle_.rank()),
-      size_(handle_.size()),
-      device_(handle_.device()),
-      host_gather_(device_) {}
+    : comm_(borrowed),
+      rank_(comm_.rank()),
+      size_(comm_.size()),
+      device_(comm_.device()),
+      guard_(*this, comm_, nullptr),
+      staging_(device_) {
+  if (const Communicator* other = borrowers().find(borrowed)) share(*other);
+  borrowers().add(borrowed, this);
+  recorder().set_owner(name(), rank_, size_);
+}
 
 NcclCommunicator::NcclCommunicator(const ncclUniqueId& id, int size, int rank, const Options& options,
                                    Communicator* control)
-    : handle_(id, size, rank, options),
+    : comm_(id, size, rank, options),
       rank_(rank),
       size_(size),
-      device_(handle_.device()),
+      device_(comm_.device()),
       control_(control),
-      deadline_(options.deadline),
-      host_gather_(device_) {}
+      guard_(*this, comm_, control),
+      staging_(device_) {
+  if (options.deadline) deadline_ = *options.deadline;
+  if (control) share(*control);
+  recorder().set_owner(name(), rank_, size_);
+}
+
+NcclCommunicator::~NcclCommunicator() {
+  borrowers().remove(this);
+}
 
 void NcclCommunicator::set_deadline(std::chrono::milliseconds deadline) {
+  comm::check_deadline(deadline);
   deadline_ = deadline;
   if (control_) control_->set_deadline(deadline);
 }
 
-template <class Body>
-void NcclCommunicator::run(std::string_view call, Body body) {
-  if (failure_) failure_->raise();
+std::optional<comm::Failure> NcclGuard::look() {
+  using comm::Failure;
+  if (!control_) return std::nullopt;
   try {
-    const CurrentDevice current(device_);
-    body();
+    control_->check();
   } catch (const MismatchError& error) {
-    fail(Failure::Kind::mismatch, error.what());
-    throw;
+    return Failure{Failure::Kind::mismatch, error.what()};
+  } catch (const InterruptedError& error) {
+    return Failure{Failure::Kind::interrupted, error.what()};
   } catch (const DeadlineError& error) {
-    fail(Failure::Kind::deadline, error.what());
-    throw;
-  } catch (const std::exception& error) {
-    fail(Failure::Kind::aborted, fmt::format("rank {} gave up: {}: {}", rank_, call, error.what()));
-    throw;
+    return Failure{Failure::Kind::deadline, error.what()};
+  } catch (const CommunicationError& error) {
+    return Failure{Failure::Kind::aborted, error.what()};
   }
+  return std::nullopt;
 }
 
-// Pointers of another card, or of the host, would be read as this card's.
+void NcclGuard::tell(const comm::Failure& failure) noexcept {
+  if (control_) control_->abort(failure.reason);
+}
+
+// Pointers of another device, or of the host, would be taken for this device's.
 void NcclCommunicator::check_device(Device& device) const {
   const CurrentDevice restored(device_);
-  int card = -1;
+  int found = -1;
   if (!device.host_accessible()) {
     device.activate();
-    nccl::check(cudaGetDevice(&card), "cudaGetDevice");
+    nccl::check(cudaGetDevice(&found), "cudaGetDevice");
   }
-  if (card != device_)
+  if (found != device_)
     throw ArgumentError(fmt::format("device: found {}, expected cuda device {}, the NCCL communicator's",
-                                    card < 0 ? std::string(device.name()) : fmt::format("cuda device {}", card),
+                                    found < 0 ? std::string(device.name()) : fmt::format("cuda device {}", found),
                                     device_));
 }
 
 void NcclCommunicator::exchange(std::span<const SendMessage> sends, std::span<const ReceiveMessage> receives, Device&,
                                 Stream stream) {
   comm::check_exchange(sends, receives, rank_, size_);
-  run(name_of(Operation::exchange), [&] {
-    handle_.check_enqueued();
+  guard_.run(Operation::exchange, comm::total_bytes(sends), comm::total_bytes(receives), [&] {
+    const CurrentDevice current(device_);
+    comm_.check_enqueued();
     enqueue(sends, receives, handle_of(stream));
   });
 }
@@ -119,21 +169,21 @@ void NcclCommunicator::exchange(std::span<const SendMessage> sends, std::span<co
 // know, tells which.
 void NcclCommunicator::enqueue(std::span<const SendMessage> sends, std::span<const ReceiveMessage> receives,
                                cudaStream_t stream) {
-  const auto group_of = [&](int from, int to) { return ((to - from + size_) % size_) / peers_a_group; };
-  const int groups = (size_ + peers_a_group - 1) / peers_a_group;
+  const auto group_of = [&](int from, int to) { return ((to - from + size_) % size_) / peers_per_group; };
+  const int groups = (size_ + peers_per_group - 1) / peers_per_group;
   for (int index = 0; index < groups; ++index) {
     Group group;
     bool empty = true;
     for (const SendMessage& message : sends) {
       if (message.bytes == 0 || group_of(rank_, message.peer) != index) continue;
-      check_grouped(ncclSend(message.data, message.bytes, ncclInt8, message.peer, handle_.get(), stream), "ncclSend",
-                    handle_.get());
+      check_grouped(ncclSend(message.data, message.bytes, ncclInt8, message.peer, comm_.get(), stream), "ncclSend",
+                    comm_.get());
       empty = false;
     }
     for (const ReceiveMessage& message : receives) {
       if (message.bytes == 0 || group_of(message.peer, rank_) != index) continue;
-      check_grouped(ncclRecv(message.data, message.bytes, ncclInt8, message.peer, handle_.get(), stream), "ncclRecv",
-                    handle_.get());
+      check_grouped(ncclRecv(message.data, message.bytes, ncclInt8, message.peer, comm_.get(), stream), "ncclRecv",
+                    comm_.get());
       empty = false;
     }
     const ncclResult_t status = group.end();
@@ -147,15 +197,16 @@ void NcclCommunicator::enqueue(std::span<const SendMessage> sends, std::span<con
 void NcclCommunicator::all_gather(const void* own, void* all, std::span<const std::size_t> bytes, Device&,
                                   Stream stream) {
   comm::check_parts(bytes, size_);
-  run(name_of(Operation::all_gather), [&] {
-    handle_.check_enqueued();
+  guard_.run(Operation::all_gather, comm::part_of(bytes, rank_), comm::total_of(bytes), [&] {
+    const CurrentDevice current(device_);
+    comm_.check_enqueued();
     auto* const destination = static_cast<std::byte*>(all);
     std::byte* const place = destination + comm::offset_of(bytes, rank_);
     const std::size_t own_bytes = bytes[static_cast<std::size_t>(rank_)];
     const bool equal = std::all_of(bytes.begin(), bytes.end(), [&](std::size_t part) { return part == own_bytes; });
     if (equal && own_bytes == 0) return;
     if (equal && size_ > 1) {
-      settle(ncclAllGather(own, all, own_bytes, ncclInt8, handle_.get(), handle_of(stream)), "ncclAllGather");
+      settle(ncclAllGather(own, all, own_bytes, ncclInt8, comm_.get(), handle_of(stream)), "ncclAllGather");
       return;
     }
     if (own_bytes > 0 && own != place)
@@ -174,88 +225,73 @@ void NcclCommunicator::all_gather(const void* own, void* all, std::span<const st
 }
 
 void NcclCommunicator::all_gather_host(const void* own, void* all, std::size_t bytes) {
-  const std::string_view call = name_of(Operation::all_gather_host);
-  run(call, [&] {
+  guard_.run(Operation::all_gather_host, bytes, bytes * static_cast<std::size_t>(size_), [&] {
     if (control_)
       control_->all_gather_host(own, all, bytes);
     else
-      gather_through_card(call, own, all, bytes);
+      gather_through_device(name_of(Operation::all_gather_host), own, all, bytes);
   });
 }
 
 void NcclCommunicator::barrier() {
-  const std::string_view call = name_of(Operation::barrier);
-  run(call, [&] {
+  guard_.run(Operation::barrier, 0, 0, [&] {
     if (control_) {
       control_->barrier();
       return;
     }
     std::vector<char> all(static_cast<std::size_t>(size_));
     const char own = 0;
-    gather_through_card(call, &own, all.data(), sizeof own);
+    gather_through_device(name_of(Operation::barrier), &own, all.data(), sizeof own);
   });
 }
 
-void NcclCommunicator::gather_through_card(std::string_view call, const void* own, void* all, std::size_t bytes) {
+void NcclCommunicator::gather_through_device(std::string_view call, const void* own, void* all, std::size_t bytes) {
   const std::size_t offset = static_cast<std::size_t>(rank_) * bytes, total = static_cast<std::size_t>(size_) * bytes;
   if (total == 0) return;
-  host_gather_.reserve(total);
-  std::memcpy(host_gather_.host() + offset, own, bytes);
-  host_gather_.to_card(offset, bytes);
+  const CurrentDevice current(device_);
+  staging_.reserve(total);
+  std::memcpy(staging_.host() + offset, own, bytes);
+  staging_.to_device(offset, bytes);
   if (size_ > 1)
-    settle(ncclAllGather(host_gather_.card() + offset, host_gather_.card(), bytes, ncclInt8, handle_.get(),
-                         host_gather_.stream()),
-           "ncclAllGather");
-  host_gather_.to_host(total);
-  drain(call, host_gather_.stream());
-  std::memcpy(all, host_gather_.host(), total);
+    settle(
+        ncclAllGather(staging_.device() + offset, staging_.device(), bytes, ncclInt8, comm_.get(), staging_.stream()),
+        "ncclAllGather");
+  staging_.to_host(total);
+  drain(call, staging_.stream());
+  std::memcpy(all, staging_.host(), total);
 }
 
 void NcclCommunicator::wait(Device&, Stream stream) {
-  run("wait", [&] { drain("wait", handle_of(stream)); });
+  guard_.run([&] {
+    const CurrentDevice current(device_);
+    drain("wait", handle_of(stream));
+  });
 }
 
 void NcclCommunicator::drain(std::string_view call, cudaStream_t stream) {
-  const auto end = std::chrono::steady_clock::now() + deadline_;
-  comm::Idle idle(quick_looks);
+  comm::Wait wait(recorder(), deadline_, quick_polls);
   for (;;) {
     const cudaError_t status = cudaStreamQuery(stream);
     if (status == cudaSuccess) return;
     if (status != cudaErrorNotReady) nccl::check(status, "cudaStreamQuery");
-    handle_.check_enqueued();
-    if (control_) control_->check();
-    if (std::chrono::steady_clock::now() > end)
-      throw DeadlineError(
-          fmt::format("{}: rank {} waited {} for the other ranks", call, rank_, comm::text_of(deadline_)));
-    idle.rest();
+    comm_.check_enqueued();
+    guard_.check();
+    if (!wait.pause()) throw_late(call);
   }
+}
+
+void NcclCommunicator::throw_late(std::string_view call) {
+  const std::vector<int> silent = control_ ? control_->silent_ranks(roll_call_limit) : std::vector<int>();
+  if (!silent.empty()) throw DeadlineError(comm::describe_late(call, rank_, deadline_, silent));
+  throw DeadlineError(fmt::format("{}: rank {} waited {} for the other ranks", call, rank_, comm::text_of(deadline_)));
+}
+
+std::vector<int> NcclCommunicator::silent_ranks(std::chrono::milliseconds limit) {
+  return control_ ? control_->silent_ranks(limit) : std::vector<int>();
 }
 
 void NcclCommunicator::check() {
-  run("check", [&] {
-    handle_.check_enqueued();
-    if (control_) control_->check();
-  });
-}
-
-void NcclCommunicator::abort(std::string_view reason) noexcept {
-  try {
-    fail(Failure::Kind::aborted, fmt::format("rank {} gave up: {}", rank_, reason));
-  } catch (const std::exception&) {  // no memory for the reason
-    fail(Failure::Kind::aborted, {});
-  }
-  if (control_) control_->abort(reason);
-}
-
-// Without its abort the streams would never drain, whose work waits for other ranks.
-void NcclCommunicator::fail(Failure::Kind kind, std::string_view reason) noexcept {
-  if (failure_) return;
-  try {
-    failure_ = Failure{kind, std::string(reason)};
-  } catch (const std::exception&) {
-    failure_ = Failure{kind, {}};
-  }
-  handle_.abort();
+  guard_.run([&] { comm_.check_enqueued(); });
 }
 
 std::unique_ptr<Communicator> make_communicator(ncclComm_t borrowed) {
@@ -267,6 +303,7 @@ std::unique_ptr<Communicator> make_communicator(const ncclUniqueId& id, int size
 }
 
 std::unique_ptr<Communicator> make_communicator(Communicator& control, Device& device, const Options& options) {
+  const FlightRecorder::Call call(control.recorder(), "nccl::make_communicator");
   ncclUniqueId own{};
   agree_on(control, "nccl::make_communicator: id", [&] {
     device.activate();

@@ -2,21 +2,38 @@
 
 #include <functional>
 #include <optional>
+#include <vector>
 
-#include "comm/failure.hpp"
-#include "comm/nccl/handle.hpp"
-#include "comm/nccl/host_gather.hpp"
-#include "comm/operation.hpp"
+#include "comm/collective_guard.hpp"
+#include "comm/nccl/nccl_comm.hpp"
+#include "comm/nccl/pinned_staging.hpp"
 #include "cpnsa/nccl/communicator.hpp"
 
 namespace cpnsa::nccl {
 
-/// One rank with a card. What is in its memory moves with NCCL, enqueued; what is in host memory moves over the control
-/// communicator where there is one, and through the card where there is none.
+/// Tells the other ranks by the control communicator, and aborts an NCCL communicator of the library's own: without it
+/// the streams would never drain, whose work waits for other ranks.
+class NcclGuard final : public comm::CollectiveGuard {
+ public:
+  NcclGuard(const Communicator& owner, NcclComm& comm, Communicator* control)
+      : CollectiveGuard(owner), comm_(comm), control_(control) {}
+
+ private:
+  std::optional<comm::Failure> look() override;
+  void tell(const comm::Failure& failure) noexcept override;
+  void release() noexcept override { comm_.abort(); }
+
+  NcclComm& comm_;
+  Communicator* control_;
+};
+
+/// One rank with a GPU. Device memory is moved by NCCL, enqueued. Host memory is moved by the control communicator if
+/// there is one, and by way of the device otherwise.
 class NcclCommunicator final : public Communicator {
  public:
   explicit NcclCommunicator(ncclComm_t borrowed);
   NcclCommunicator(const ncclUniqueId& id, int size, int rank, const Options& options, Communicator* control);
+  ~NcclCommunicator() override;
 
   std::string_view name() const override { return "nccl"; }
   int rank() const override { return rank_; }
@@ -32,28 +49,27 @@ class NcclCommunicator final : public Communicator {
   void barrier() override;
   void wait(Device& device, Stream stream) override;
   void check() override;
-  void abort(std::string_view reason) noexcept override;
+  std::vector<int> silent_ranks(std::chrono::milliseconds limit) override;
+  void abort(std::string_view reason) noexcept override { guard_.abort(reason); }
 
  private:
-  /// Runs `body` unless there is a failure; when it throws, that is one.
-  template <class Body>
-  void run(std::string_view call, Body body);
-  void settle(ncclResult_t status, const char* call) const { handle_.settle(status, call, deadline_); }
-  /// Enqueues messages, of which each rank knows those that concern it.
+  void settle(ncclResult_t status, const char* call) const { comm_.settle(status, call, deadline_); }
+  /// Enqueues this rank's messages.
   void enqueue(std::span<const SendMessage> sends, std::span<const ReceiveMessage> receives, cudaStream_t stream);
-  /// Waits on the host for what is enqueued.
+  /// Waits on the host until the stream has drained.
   void drain(std::string_view call, cudaStream_t stream);
-  void gather_through_card(std::string_view call, const void* own, void* all, std::size_t bytes);
-  void fail(comm::Failure::Kind kind, std::string_view reason) noexcept;
+  /// The deadline is over: throws the error that names the ranks at fault as far as the transport can know.
+  [[noreturn]] void throw_late(std::string_view call);
+  void gather_through_device(std::string_view call, const void* own, void* all, std::size_t bytes);
 
-  Handle handle_;
+  NcclComm comm_;
   int rank_;
   int size_;
   int device_;
   Communicator* control_ = nullptr;
-  std::chrono::milliseconds deadline_ = default_deadline;
-  std::optional<comm::Failure> failure_;
-  HostGather host_gather_;
+  std::chrono::milliseconds deadline_ = initial_deadline();
+  NcclGuard guard_;
+  PinnedStaging staging_;
 };
 
 }  // namespace cpnsa::nccl

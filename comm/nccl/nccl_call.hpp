@@ -11,7 +11,7 @@ void check(ncclResult_t status, const char* call, ncclComm_t handle);
 /// Throws DeviceError with CUDA's own text unless the call succeeded.
 void check(cudaError_t status, const char* call);
 
-/// Makes a card current on the calling thread while it lives.
+/// Makes a device current on the calling thread while it lives.
 class CurrentDevice {
  public:
   explicit CurrentDevice(int index) {

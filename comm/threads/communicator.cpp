@@ -16,7 +16,17 @@ void wait_for(Device& device, Stream stream, const std::optional<Event>& event) 
 
 }  // namespace
 
-std::optional<Event> ThreadCommunicator::mark(comm::KeptEvent& event, Device& device, Stream stream) {
+ThreadCommunicator::ThreadCommunicator(std::shared_ptr<Group> group, int rank)
+    : group_(std::move(group)), rank_(rank), guard_(*this, *group_, rank) {
+  recorder().set_owner(name(), rank, size());
+}
+
+void ThreadCommunicator::set_deadline(std::chrono::milliseconds deadline) {
+  comm::check_deadline(deadline);
+  deadline_ = deadline;
+}
+
+std::optional<Event> ThreadCommunicator::mark(comm::CachedEvent& event, Device& device, Stream stream) {
   if (device.host_accessible()) {
     device.synchronize(stream);
     return std::nullopt;
@@ -27,20 +37,20 @@ std::optional<Event> ThreadCommunicator::mark(comm::KeptEvent& event, Device& de
 }
 
 template <class Read>
-void ThreadCommunicator::run(const Call& call, Read read) {
-  group_->meet(rank_, call, deadline_);
-  std::optional<Event> done;
-  try {
-    done = read();
-  } catch (const std::exception& error) {
-    abort(fmt::format("{}: {}", name_of(call.operation), error.what()));
+void ThreadCommunicator::run(const Call& call, std::size_t bytes_sent, std::size_t bytes_received, Read read) {
+  guard_.run(call.operation, bytes_sent, bytes_received, [&] {
+    group_->meet(rank_, call, deadline_, recorder());
+    std::optional<Event> done;
     try {
+      done = read();
+    } catch (...) {
+      guard_.fail_by_exception();
       group_->part(rank_, std::nullopt);
-    } catch (const Error&) {  // the failure just reported; its cause says more
+      throw;
     }
-    throw;
-  }
-  group_->part(rank_, done);
+    group_->part(rank_, done);
+  });
+  guard_.check();  // of a rank that failed while it read
 }
 
 // A rank's `ready` event is recorded again only after all have met for the next call, hence after all have waited for
@@ -50,7 +60,7 @@ void ThreadCommunicator::exchange(std::span<const SendMessage> sends, std::span<
   comm::check_exchange(sends, receives, rank_, size());
   const Call call{
       .operation = Operation::exchange, .sends = sends, .receives = receives, .ready = mark(ready_, device, stream)};
-  run(call, [&] {
+  run(call, comm::total_bytes(sends), comm::total_bytes(receives), [&] {
     for (const ReceiveMessage& receive : receives) {
       const Call& theirs = group_->call(receive.peer);
       const auto send = std::find_if(theirs.sends.begin(), theirs.sends.end(),
@@ -68,7 +78,7 @@ void ThreadCommunicator::all_gather(const void* own, void* all, std::span<const 
   comm::check_parts(bytes, size());
   const Call call{
       .operation = Operation::all_gather, .own = own, .bytes = bytes, .ready = mark(ready_, device, stream)};
-  run(call, [&] {
+  run(call, comm::part_of(bytes, rank_), comm::total_of(bytes), [&] {
     auto* destination = static_cast<std::byte*>(all);
     for (int peer = 0; peer < size(); ++peer) {
       const Call& theirs = group_->call(peer);
@@ -87,7 +97,7 @@ void ThreadCommunicator::all_gather(const void* own, void* all, std::span<const 
 
 void ThreadCommunicator::all_gather_host(const void* own, void* all, std::size_t bytes) {
   const std::vector<std::size_t> parts(static_cast<std::size_t>(size()), bytes);
-  run({.operation = Operation::all_gather_host, .own = own, .bytes = parts}, [&] {
+  run({.operation = Operation::all_gather_host, .own = own, .bytes = parts}, bytes, comm::total_of(parts), [&] {
     auto* destination = static_cast<std::byte*>(all);
     for (int peer = 0; peer < size(); ++peer, destination += bytes) {
       const void* source = group_->call(peer).own;
@@ -98,11 +108,7 @@ void ThreadCommunicator::all_gather_host(const void* own, void* all, std::size_t
 }
 
 void ThreadCommunicator::barrier() {
-  run({.operation = Operation::barrier}, [] { return std::optional<Event>(); });
-}
-
-void ThreadCommunicator::abort(std::string_view reason) noexcept {
-  group_->abort(rank_, reason);
+  run({.operation = Operation::barrier}, 0, 0, [] { return std::optional<Event>(); });
 }
 
 }  // namespace cpnsa::threads

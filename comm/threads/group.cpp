@@ -5,18 +5,24 @@
 #include <exception>
 #include <utility>
 
+#include "comm/interrupts.hpp"
 #include "comm/threads/matching.hpp"
 
 namespace cpnsa::threads {
 
 using comm::Failure;
 
+// A wait wakes so often to see whether it has been interrupted.
+constexpr std::chrono::milliseconds step{50};
+
 Group::Group(int size)
     : calls_(static_cast<std::size_t>(size)),
       arrived_(static_cast<std::size_t>(size)),
+      left_(static_cast<std::size_t>(size)),
       done_(static_cast<std::size_t>(size)) {}
 
-void Group::meet(int rank, const Call& call, std::chrono::milliseconds deadline) {
+void Group::meet(int rank, const Call& call, std::chrono::milliseconds limit, FlightRecorder& recorder) {
+  const comm::Deadline deadline(limit);
   std::unique_lock lock(mutex_);
   if (failure_) failure_->raise();
   const long own_generation = generation_;
@@ -29,16 +35,30 @@ void Group::meet(int rank, const Call& call, std::chrono::milliseconds deadline)
     arrived_.assign(arrived_.size(), false);
     ++generation_;
     changed_.notify_all();
-  } else if (!changed_.wait_until(lock, std::chrono::steady_clock::now() + deadline,
-                                  [&] { return generation_ != own_generation || failure_; })) {
-    std::vector<int> missing;
-    for (int other = 0; other < size(); ++other)
-      if (!arrived_[static_cast<std::size_t>(other)]) missing.push_back(other);
-    set_failure(rank, {Failure::Kind::deadline, comm::describe_late(call.operation, rank, deadline, missing)});
   }
   // Once all have met, even a failed group's calls run to part(): others already read this rank's memory.
-  if (generation_ == own_generation) failure_->raise();
+  while (generation_ == own_generation) {
+    try {
+      check_wait(rank, call, limit, deadline);
+    } catch (const Error&) {  // this rank's memory is its own again
+      arrived_[static_cast<std::size_t>(rank)] = false;
+      --arrivals_;
+      throw;
+    }
+    recorder.write_if_requested();
+    changed_.wait_until(lock, deadline.end_of_step(step));
+  }
   if (!mismatch_.empty()) throw MismatchError(mismatch_);
+}
+
+void Group::check_wait(int rank, const Call& call, std::chrono::milliseconds limit,
+                       const comm::Deadline& deadline) const {
+  if (failure_) failure_->raise();
+  if (const int gone = missing_for_ever(); gone >= 0)
+    throw CommunicationError(fmt::format("{}: rank {} waited for rank {}, whose communicator is destroyed",
+                                         name_of(call.operation), rank, gone));
+  if (deadline.is_over()) throw DeadlineError(comm::describe_late(name_of(call.operation), rank, limit, missing()));
+  comm::check_interrupt();
 }
 
 void Group::part(int rank, std::optional<Event> done) {
@@ -46,21 +66,30 @@ void Group::part(int rank, std::optional<Event> done) {
   done_[static_cast<std::size_t>(rank)] = done;
   if (--reading_ == 0) changed_.notify_all();
   changed_.wait(lock, [&] { return reading_ == 0; });
-  if (failure_) failure_->raise();
 }
 
-void Group::abort(int rank, std::string_view reason) noexcept {
+void Group::fail(int rank, const Failure& failure) noexcept {
   const std::lock_guard lock(mutex_);
-  try {
-    set_failure(rank, {Failure::Kind::aborted, fmt::format("rank {} gave up: {}", rank, reason)});
-  } catch (const std::exception&) {  // no memory for the reason: the others are released all the same
-    set_failure(rank, {Failure::Kind::aborted, {}});
+  if (!failure_) {
+    failed_rank_ = rank;
+    try {
+      failure_ = failure;
+    } catch (const std::exception&) {  // no memory for the reason: the others are released all the same
+      failure_ = Failure{failure.kind, {}};
+    }
   }
+  changed_.notify_all();
 }
 
-void Group::check() const {
+void Group::leave(int rank) noexcept {
   const std::lock_guard lock(mutex_);
-  if (failure_) failure_->raise();
+  left_[static_cast<std::size_t>(rank)] = true;
+  changed_.notify_all();
+}
+
+std::optional<Failure> Group::failure() const {
+  const std::lock_guard lock(mutex_);
+  return failure_;
 }
 
 std::optional<int> Group::failed_rank() const {
@@ -68,12 +97,17 @@ std::optional<int> Group::failed_rank() const {
   return failed_rank_;
 }
 
-void Group::set_failure(int rank, Failure failure) {
-  if (!failure_) {
-    failure_ = std::move(failure);
-    failed_rank_ = rank;
-  }
-  changed_.notify_all();
+std::vector<int> Group::missing() const {
+  std::vector<int> ranks;
+  for (int rank = 0; rank < size(); ++rank)
+    if (!arrived_[static_cast<std::size_t>(rank)]) ranks.push_back(rank);
+  return ranks;
+}
+
+int Group::missing_for_ever() const {
+  for (const int rank : missing())
+    if (left_[static_cast<std::size_t>(rank)]) return rank;
+  return -1;
 }
 
 }  // namespace cpnsa::threads

@@ -9,12 +9,14 @@
 #include <string_view>
 #include <vector>
 
+#include "comm/deadline.hpp"
 #include "comm/failure.hpp"
 #include "comm/operation.hpp"
+#include "cpnsa/flight_recorder.hpp"
 
 namespace cpnsa::threads {
 
-/// What a rank shows the others in one call; its memory is read between Group::meet and Group::part.
+/// A rank's operation, as it shows it to the others; its memory is read between Group::meet and Group::part.
 struct Call {
   comm::Operation operation;
   std::span<const SendMessage> sends{};
@@ -32,36 +34,42 @@ class Group {
   int size() const { return static_cast<int>(calls_.size()); }
 
   /// Shows `call` and waits until every rank has shown its own. Throws the same MismatchError on every rank unless they
-  /// fit together, DeadlineError if a rank does not come, CommunicationError when the group has failed.
-  void meet(int rank, const Call& call, std::chrono::milliseconds deadline);
+  /// fit together, DeadlineError if a rank does not come, CommunicationError if it has left or the group has failed.
+  void meet(int rank, const Call& call, std::chrono::milliseconds deadline, FlightRecorder& recorder);
 
   /// A rank's call, between meet() and part().
   const Call& call(int rank) const { return calls_[static_cast<std::size_t>(rank)]; }
 
   /// Ends the call: this rank has read what it wants, up to the point of its stream that `done` marks. Returns when
   /// that holds for every rank, so that none frees memory that another reads, not even after a failure. Waits for
-  /// copies only, never for a rank to arrive.
+  /// copies only, never for a rank to arrive. Does not throw.
   void part(int rank, std::optional<Event> done);
 
   /// The event given to the latest part(), until this rank meets the others again.
   const std::optional<Event>& done(int rank) const { return done_[static_cast<std::size_t>(rank)]; }
 
-  /// Releases every rank with a CommunicationError; only the group's first failure counts.
-  void abort(int rank, std::string_view reason) noexcept;
+  /// Releases every rank; only the group's first failure counts.
+  void fail(int rank, const comm::Failure& failure) noexcept;
+  /// The rank makes no more calls: those that wait for it learn it at once.
+  void leave(int rank) noexcept;
 
-  /// Throws the failure, if there is one.
-  void check() const;
+  std::optional<comm::Failure> failure() const;
 
   /// The rank that failed first.
   std::optional<int> failed_rank() const;
 
  private:
-  void set_failure(int rank, comm::Failure failure);
+  /// Throws what ends a wait for the others, if anything does.
+  void check_wait(int rank, const Call& call, std::chrono::milliseconds limit, const comm::Deadline& deadline) const;
+  std::vector<int> missing() const;
+  /// A rank that others wait for and that has left; none: -1.
+  int missing_for_ever() const;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<Call> calls_;
   std::vector<char> arrived_;
+  std::vector<char> left_;
   int arrivals_ = 0;
   long generation_ = 0;  // of meetings
   int reading_ = 0;      // ranks between meet() and part()

@@ -21,8 +21,8 @@ std::shared_ptr<Group> make_group(int ranks) {
   return std::make_shared<Group>(ranks);
 }
 
-/// What the ranks threw. The first to throw need not be the first to arrive here: a rank that calls abort() before it
-/// throws releases the others, whose errors only say so.
+/// The exceptions of the ranks. The first to throw need not be the first to arrive here: a rank that calls abort()
+/// before it throws releases the others, whose errors only say so.
 class Thrown {
  public:
   explicit Thrown(int ranks) : by_rank_(static_cast<std::size_t>(ranks)) {}

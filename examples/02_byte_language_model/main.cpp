@@ -4,10 +4,12 @@
 #include <exception>
 #include <memory>
 #include <new>
+#include <string>
+#include <utility>
 
-#include "backends/backends.hpp"
-#include "cpnsa/error.hpp"
+#include "cpnsa/communicator.hpp"
 #include "options.hpp"
+#include "tools/ending.hpp"
 #include "tools/ranks.hpp"
 #include "train.hpp"
 
@@ -15,16 +17,10 @@ namespace {
 
 using namespace language_model;
 
-void run_job(const CommandLine& line, const cpnsa::tool::Launch& launch,
-             std::unique_ptr<cpnsa::tool::RankGroup>& ranks) {
-  if (launch.size > 1 && !cpnsa::backends::has_mpi)
-    throw cpnsa::UnsupportedError(
-        fmt::format("found a job of {} processes, expected one: this build has no MPI (CPNSA_MPI is OFF); --ranks runs "
-                    "ranks as threads",
-                    launch.size));
+void run_job(const CommandLine& line, cpnsa::tool::Launch& launch, std::unique_ptr<cpnsa::tool::RankGroup>& ranks) {
   const cpnsa::tool::ExecutionOptions& execution = line.options.execution;
   const int threads = line.problem.empty() ? execution.ranks.value_or(1) : 1;
-  ranks = cpnsa::tool::make_rank_group(launch, execution.transport, threads);
+  ranks = cpnsa::tool::make_rank_group(launch, execution, threads);
   ranks->run([&](const cpnsa::tool::RankPlace& place) {
     cpnsa::agree(place.control, "language_model", line.problem);
     train(line.options, place);
@@ -34,11 +30,11 @@ void run_job(const CommandLine& line, const cpnsa::tool::Launch& launch,
 }  // namespace
 
 int main(int argc, char** argv) {
-  const cpnsa::tool::Launch launch = cpnsa::tool::launch_of_environment();
-  const bool prints = launch.rank == 0;  // one line per job, not one per process
+  cpnsa::tool::handle_signals();
+  cpnsa::tool::Launch launch = cpnsa::tool::launch_of_environment();
   const CommandLine line = parse_command_line(argc, argv);
   if (!line.help.empty()) {
-    if (prints) fmt::print("{}", line.help);
+    if (launch.rank == 0) fmt::print("{}", line.help);  // once per job, not once per process
     return 0;
   }
 
@@ -51,9 +47,7 @@ int main(int argc, char** argv) {
   } catch (const std::exception& error) {
     problem = error.what();
   }
-  // Printed before MPI is finalised: a launcher may end the job as soon as one process has.
-  if (!problem.empty() && prints) fmt::print(stderr, "language_model: error: {}\n", problem);
+  if (!problem.empty()) return cpnsa::tool::end_by_failure("language_model", problem, launch, std::move(ranks));
   std::fflush(stdout);
-  ranks.reset();
-  return problem.empty() ? 0 : 1;
+  return 0;
 }

@@ -99,6 +99,10 @@ void add_flags(CLI::App& app, Options& options) {
          "what moves data between ranks (default: auto: threads, or mpi under mpirun, nccl where each has a GPU)");
   app.add_option("--ranks", execution.ranks, "ranks as threads of this process (default: 1)")
       ->check(CLI::Range(1, 256));
+  app.add_option("--deadline", execution.deadline,
+                 "seconds that a rank waits for the others before it gives up and says for what (default: the variable "
+                 "CPNSA_DEADLINE, or 300)")
+      ->check(CLI::Range(1, 1000000));
   choice("--dtype", execution.dtype, dtypes, "f64|f32|bf16",
          "type of the model: f64 (default) or f32 on the CPU, where with f32 the curves of different rank counts part "
          "slowly; bf16 on CUDA, its parameters and sums f32");

@@ -58,6 +58,7 @@ void add_flags(Flags& flags, Options& options, std::optional<double>& learning_r
                    "which rank owns which tokens (default: zigzag)");
   flags.add_choice("--exchange", execution.exchange,
                    "how selected blocks of other ranks are brought in (default: auto)");
+  flags.add_deadline(execution.deadline);
   flags.add_choice("--dtype", execution.dtype, std::array{cpnsa::DType::f64, cpnsa::DType::f32, cpnsa::DType::bf16},
                    "type of the model: f32 (default) or f64 on the CPU; bf16 on CUDA, its parameters and sums f32");
 }

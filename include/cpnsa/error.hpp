@@ -47,6 +47,12 @@ class DeadlineError : public CommunicationError {
   using CommunicationError::CommunicationError;
 };
 
+/// interrupt() was called, which ends waits for other ranks.
+class InterruptedError : public CommunicationError {
+ public:
+  using CommunicationError::CommunicationError;
+};
+
 /// The compute device reported a failure.
 class DeviceError : public Error {
  public:

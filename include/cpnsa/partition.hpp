@@ -31,9 +31,12 @@ constexpr auto names_of(PartitionKind) {
 /// nothing.
 class Partition {
  public:
+  static constexpr std::int64_t max_tokens = (std::int64_t{1} << 31) - 1;  ///< rows, blocks and slots are 32-bit
+  static constexpr std::int64_t max_ranks = std::int64_t{1} << 20;
+
   /// One contiguous part per rank, as even as whole selection blocks allow. Document i has tokens [cu_seqlens[i],
   /// cu_seqlens[i + 1]); an empty document is allowed. Throws ArgumentError unless `cu_seqlens` starts at 0, does not
-  /// descend and ends at T >= 1, and `select_block` and `ranks` are at least 1.
+  /// descend and ends at T, 1 to max_tokens, `select_block` is at least 1, and `ranks` 1 to max_ranks.
   static Partition contiguous(std::span<const std::int64_t> cu_seqlens, std::int64_t select_block, int ranks);
 
   /// The packed sequence in 2P chunks, of which rank r of P owns chunks r and 2P - 1 - r, which balances the work of

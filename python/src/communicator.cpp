@@ -193,6 +193,10 @@ void bind_communicator(nb::module_& module) {
              "released then. DeadlineError, KeyboardInterrupt and SystemExit stay what they are, any other exception "
              "becomes a "
              "CommunicationError.");
+  module.def(
+      "set_default_deadline", [](double seconds) { set_default_deadline(deadline_of(seconds)); }, "seconds"_a,
+      "The deadline of communicators that are made from now on; the variable CPNSA_DEADLINE or 300 seconds unless "
+      "set.");
   module.def("threads_communicators", &threads_communicators, "ranks"_a,
              "Communicators of ranks that are threads of this process; index = rank.");
 }

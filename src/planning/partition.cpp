@@ -23,8 +23,12 @@ void validate(std::span<const std::int64_t> cu_seqlens, std::int64_t select_bloc
           fmt::format("cu_seqlens[{}]: found {}, expected at least {}", i, cu_seqlens[i], cu_seqlens[i - 1]));
   if (cu_seqlens.back() < 1)
     throw ArgumentError(fmt::format("cu_seqlens: found {} tokens, expected at least 1", cu_seqlens.back()));
+  if (cu_seqlens.back() > Partition::max_tokens)
+    throw ArgumentError(
+        fmt::format("cu_seqlens: found {} tokens, expected at most {}", cu_seqlens.back(), Partition::max_tokens));
   if (select_block < 1) throw ArgumentError(fmt::format("select_block: found {}, expected at least 1", select_block));
-  if (ranks < 1) throw ArgumentError(fmt::format("ranks: found {}, expected at least 1", ranks));
+  if (ranks < 1 || ranks > Partition::max_ranks)
+    throw ArgumentError(fmt::format("ranks: found {}, expected 1 to {}", ranks, Partition::max_ranks));
 }
 
 // Tokens [begin, end) cut into `chunks` consecutive ranges at the block boundaries nearest to even sizes. `bounds`
@@ -48,8 +52,8 @@ std::vector<TokenRange> cut(std::span<const std::int64_t> bounds, std::int64_t c
 std::vector<std::int64_t> block_bounds(std::span<const std::int64_t> cu_seqlens, std::int64_t select_block) {
   std::vector<std::int64_t> bounds{0};
   for (std::size_t i = 1; i < cu_seqlens.size(); ++i)
-    for (std::int64_t begin = cu_seqlens[i - 1]; begin < cu_seqlens[i]; begin += select_block)
-      bounds.push_back(std::min(begin + select_block, cu_seqlens[i]));
+    for (std::int64_t begin = cu_seqlens[i - 1]; begin < cu_seqlens[i]; begin = bounds.back())
+      bounds.push_back(begin + std::min(select_block, cu_seqlens[i] - begin));  // select_block may be near 2^63
   return bounds;
 }
 

@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <numeric>
+#include <string>
 
 #include "cpnsa/error.hpp"
 #include "tests/support/partitions.hpp"
@@ -137,6 +139,26 @@ TEST(Partition, RejectsRangesThatAreNoPartition) {
   EXPECT_THROW(custom({{{0, 8}}, {{8, 12}}})(), ArgumentError);                                    // not all owned
   EXPECT_THROW(custom({{{8, 0}}, {{8, 16}}})(), ArgumentError);                                    // reversed
   EXPECT_THROW(custom({})(), ArgumentError);
+}
+
+TEST(Partition, SizesAreBoundedBeforeAnythingIsAllocated) {
+  for (const std::int64_t tokens : {Partition::max_tokens + 1, std::int64_t{1} << 40, std::int64_t{1} << 62})
+    for (const std::int64_t block : {std::int64_t{1}, std::int64_t{64}, std::int64_t{1} << 62}) {
+      const std::vector<std::int64_t> documents{0, tokens};
+      EXPECT_THAT([&] { Partition::zigzag(documents, block, 4); },
+                  ThrowsMessage<ArgumentError>(HasSubstr(std::to_string(tokens) + " tokens, expected at most")));
+    }
+  EXPECT_THAT(
+      [] {
+        Partition::contiguous(std::vector<std::int64_t>{0, 8}, 4, 1 << 30);
+      },
+      ThrowsMessage<ArgumentError>(HasSubstr("ranks: found")));
+}
+
+TEST(Partition, ABlockMayBeLongerThanAnyDocument) {
+  const std::int64_t longest = std::numeric_limits<std::int64_t>::max();
+  const Partition partition = Partition::contiguous(cu_seqlens_of({5, 9}), longest, 2);
+  EXPECT_EQ(partition.local_tokens(0) + partition.local_tokens(1), 14);
 }
 
 }  // namespace

@@ -7,7 +7,7 @@ namespace cpnsa::test {
 /// Forwards every call to another communicator. Tests derive from it to observe calls or to make them fail.
 class WrappedCommunicator : public Communicator {
  public:
-  explicit WrappedCommunicator(Communicator& inner) : inner_(inner) {}
+  explicit WrappedCommunicator(Communicator& inner) : inner_(inner) { share(inner); }
 
   std::string_view name() const override { return inner_.name(); }
   int rank() const override { return inner_.rank(); }

@@ -15,7 +15,7 @@ namespace cpnsa::callbacks {
 /// given is valid until they return, and they return when all has arrived. Every rank makes the same sequence of calls.
 ///
 /// A callback fails by an exception: the library's own types stay what they are, any other becomes a
-/// CommunicationError; the text names the rank and the call.
+/// CommunicationError; the text names the rank and the operation.
 struct Callbacks {
   /// Sends and receives these messages, of which there is at most one to and one from each other rank, peers ascending,
   /// none empty. The lists may be empty, on one rank and not on another.
@@ -32,7 +32,8 @@ struct Callbacks {
   /// Called once at most, maybe from another thread than the one that waits in a callback; must not wait.
   std::function<void(std::string_view reason)> abort{};
 
-  /// How long a callback may wait for other ranks from now on. Without it the caller's own limit holds.
+  /// How long a callback may wait for other ranks from now on. Called with initial_deadline() when the communicator is
+  /// made. Without it the caller's own limit holds.
   std::function<void(std::chrono::milliseconds)> set_deadline{};
 };
 

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "cpnsa/communicator.hpp"
@@ -12,8 +13,8 @@ namespace cpnsa::nccl {
 
 /// How a communicator of the library's own is made.
 struct Options {
-  std::string name = "cpnsa";                                           ///< NCCL's commName, for its logs and profilers
-  std::chrono::milliseconds deadline = Communicator::default_deadline;  ///< of making it, and the first of its waits
+  std::string name = "cpnsa";                           ///< NCCL's commName, for its logs and profilers
+  std::optional<std::chrono::milliseconds> deadline{};  ///< of making it and of its waits; initial_deadline() if empty
 };
 
 // Each rank has a GPU; exchange and all_gather enqueue on the stream given and return. NCCL does not compare what the
@@ -21,7 +22,8 @@ struct Options {
 // of an abort() to other ranks either; a communicator made over a control communicator does.
 
 /// Over the caller's communicator, which must outlive it, and which it neither destroys nor aborts: after a failure,
-/// aborting what is still enqueued is the owner's. Throws CommunicationError if NCCL refuses the handle.
+/// aborting what is still enqueued is the owner's. All made over one handle number their layers together. Throws
+/// CommunicationError if NCCL refuses the handle.
 std::unique_ptr<Communicator> make_communicator(ncclComm_t borrowed);
 
 /// Over a communicator of its own for the device that is current; collective. `id` is of one ncclGetUniqueId, the same

@@ -6,6 +6,8 @@
 #include <thread>
 
 #include "cpnsa/error.hpp"
+#include "cpnsa/flight_recorder.hpp"
+#include "cpnsa/interrupt.hpp"
 #include "tests/conformance/communicator/transports.hpp"
 #include "tests/support/device_buffer.hpp"
 
@@ -148,6 +150,91 @@ TEST_P(Failures, DeadlineNamesTheOperationAndTheRankThatDidNotCome) {
       2);
 }
 
+// Rank 1 does not come to an exchange with rank 0, for which rank 2 waits at the barrier after it.
+TEST_P(Failures, DeadlineNamesTheRankAtFaultNotItsNeighbours) {
+  run(
+      [](Communicator& communicator, Device& device) {
+        if (communicator.name() == "nccl") return;  // exchanges are enqueued
+        if (communicator.size() > 4) return;
+        const int rank = communicator.rank();
+        communicator.barrier();
+        communicator.set_deadline(std::chrono::milliseconds(300));
+        DeviceBuffer outgoing(device, 8), incoming(device, 8);
+        const SendMessage send{1, outgoing.data(), 8};
+        const ReceiveMessage receive{1, incoming.data(), 8};
+        if (rank == 1) {
+          std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+          EXPECT_NE(text_thrown<CommunicationError>([&] { communicator.barrier(); }), "");
+          return;
+        }
+        const std::size_t messages = rank == 0 ? 1 : 0;
+        const std::string text = text_thrown<DeadlineError>([&] {
+          communicator.exchange({&send, messages}, {&receive, messages}, device, Stream{});
+          communicator.barrier();
+        });
+        EXPECT_THAT(text, HasSubstr("waited 300 ms for rank 1 [")) << "rank " << rank;
+      },
+      3);
+}
+
+TEST_P(Failures, AnErrorNamesTheOperationAndItsNumber) {
+  run(
+      [](Communicator& communicator, Device&) {
+        communicator.barrier();
+        const FlightRecorder::Call call(communicator.recorder(), "forward", 3, 17);
+        communicator.recorder().set_purpose("halo");
+        const auto fail = [&] {
+          communicator.barrier();
+          if (communicator.rank() == 1) communicator.abort("the disk is full");
+          communicator.barrier();
+        };
+        EXPECT_THAT(text_thrown<CommunicationError>(fail),
+                    HasSubstr("rank 1 gave up: the disk is full [after forward of layer 3, call 17, operation 1: "
+                              "barrier of halo]"))
+            << "rank " << communicator.rank();
+      },
+      2);
+}
+
+TEST_P(Failures, InterruptEndsAWaitAndReleasesTheOthers) {
+  run(
+      [](Communicator& communicator, Device&) {
+        const std::string text = text_thrown<CommunicationError>([&] {
+          communicator.barrier();
+          if (communicator.rank() == 0) interrupt();
+          communicator.barrier();
+        });
+        EXPECT_THAT(text, HasSubstr("interrupted")) << "rank " << communicator.rank();
+        EXPECT_THROW(communicator.barrier(), CommunicationError);
+        clear_interrupt();
+      },
+      2);
+}
+
+TEST_P(Calls, DeadlinesAreOneMillisecondAtLeastAndMayBeForEver) {
+  run([](Communicator& communicator, Device&) {
+    for (const int wrong : {0, -5})
+      EXPECT_THAT(text_thrown<ArgumentError>([&] { communicator.set_deadline(std::chrono::milliseconds(wrong)); }),
+                  HasSubstr("expected 1 ms at least"));
+    communicator.set_deadline(std::chrono::milliseconds::max());
+    if (communicator.rank() == 0) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    communicator.barrier();
+  });
+}
+
+// The other ranks' bytes are no agreement where a transport does not compare operations.
+TEST_P(Calls, AgreementFindsAnotherOperation) {
+  run(
+      [](Communicator& communicator, Device&) {
+        const std::vector<char> own(agreement_bytes, 'x');
+        std::vector<char> all(own.size() * static_cast<std::size_t>(communicator.size()));
+        if (communicator.rank() == 1) return communicator.all_gather_host(own.data(), all.data(), own.size());
+        EXPECT_THAT(text_thrown<MismatchError>([&] { agree(communicator, "forward"); }),
+                    HasSubstr("rank 1: found bytes of another operation, expected an agreement"));
+      },
+      2);
+}
+
 TEST_P(Calls, BadArgumentsAreToldBeforeAnythingIsSent) {
   run([](Communicator& communicator, Device& device) {
     const int rank = communicator.rank(), ranks = communicator.size();
@@ -203,7 +290,7 @@ TEST_P(Calls, AgreeOnTellsEveryRankWhatOneFound) {
                     "head_dim_qk: found 7, expected a multiple of 8");
         else
           EXPECT_EQ(text_thrown<ArgumentError>([&] { agree_on(communicator, "forward #2", fails_on_1); }),
-                    "rank 1: head_dim_qk: found 7, expected a multiple of 8");
+                    "rank 1: head_dim_qk: found 7, expected a multiple of 8 [agreement]");
 
         EXPECT_THAT(text_thrown<MismatchError>(
                         [&] { agree_on(communicator, rank == 1 ? "forward dtype=f32" : "forward dtype=f64", [] {}); }),
@@ -220,7 +307,7 @@ TEST_P(Calls, ARefusalTakesTheRanksPlaceInTheCall) {
       refuse(communicator, "q: found no tensor");
     else
       EXPECT_EQ(text_thrown<ArgumentError>([&] { agree_on(communicator, "forward", [] {}); }),
-                "rank " + std::to_string(last) + ": q: found no tensor");
+                "rank " + std::to_string(last) + ": q: found no tensor [agreement]");
     agree(communicator, "next");
   });
 }

@@ -6,9 +6,9 @@
 namespace cpnsa::test {
 namespace {
 
-const bool registered =
-    add(transports(),
-        mpi_backend("mpi_in_chunks", [] { return std::make_unique<mpi::MpiCommunicator>(MPI_COMM_WORLD, 3000); }));
+const bool registered = add(transports(), mpi_backend("mpi_in_chunks", [] {
+                              return std::make_unique<mpi::MpiCommunicator>(MPI_COMM_WORLD, mpi::Options{}, 3000);
+                            }));
 
 }  // namespace
 }  // namespace cpnsa::test

@@ -30,11 +30,11 @@ TEST(Split, CoversEveryByteInOrder) {
 }
 
 TEST(Split, MessagesLongerThanMpiCounts) {
-  const std::size_t bytes = 5 * mpi::MpiCommunicator::longest_message + 7;
+  const std::size_t bytes = 5 * mpi::MpiCommunicator::max_message_bytes + 7;
   ASSERT_GT(bytes, std::numeric_limits<std::uint32_t>::max());
-  const std::vector<mpi::Chunk> chunks = mpi::split(bytes, mpi::MpiCommunicator::longest_message);
+  const std::vector<mpi::Chunk> chunks = mpi::split(bytes, mpi::MpiCommunicator::max_message_bytes);
   ASSERT_EQ(chunks.size(), 6u);
-  EXPECT_EQ(chunks[4].offset, 4 * mpi::MpiCommunicator::longest_message);
+  EXPECT_EQ(chunks[4].offset, 4 * mpi::MpiCommunicator::max_message_bytes);
   EXPECT_EQ(chunks[4].bytes, 1 << 30);
   EXPECT_EQ(chunks[5].bytes, 7);
 }

@@ -1,6 +1,7 @@
 // threads::run_ranks rethrows one exception: the cause, not its consequences.
 
 #include <gmock/gmock.h>
+#include <stdlib.h>
 
 #include <atomic>
 #include <chrono>
@@ -64,6 +65,35 @@ TEST(RunRanks, ExceptionsOfAnyTypeComeBack) {
 TEST(RunRanks, NeedsARank) {
   EXPECT_THROW(threads::run_ranks(0, [](Communicator&) {}), ArgumentError);
   EXPECT_THROW(threads::make_communicators(-1), ArgumentError);
+}
+
+TEST(Threads, ACommunicatorThatIsDestroyedReleasesTheOthers) {
+  std::vector<std::unique_ptr<Communicator>> all = threads::make_communicators(3);
+  std::vector<std::string> texts(2);
+  {
+    std::vector<std::jthread> waiting;
+    for (std::size_t rank : {0u, 1u})
+      waiting.emplace_back([&, rank] { texts[rank] = text_thrown<CommunicationError>([&] { all[rank]->barrier(); }); });
+    all.back().reset();
+  }
+  for (const std::string& text : texts)
+    EXPECT_THAT(text, ::testing::HasSubstr("waited for rank 2, whose communicator is destroyed"));
+}
+
+TEST(Deadline, TheEnvironmentAndTheProcessSayTheInitialOne) {
+  const auto with = [](const char* value) {
+    ::setenv("CPNSA_DEADLINE", value, 1);
+    return text_thrown<ArgumentError>([] { static_cast<void>(initial_deadline()); });
+  };
+  ::unsetenv("CPNSA_DEADLINE");
+  EXPECT_EQ(initial_deadline(), Communicator::default_deadline);
+  EXPECT_EQ(with("7"), "");
+  EXPECT_EQ(initial_deadline(), std::chrono::seconds(7));
+  for (const char* wrong : {"", " 7", "7s", "0", "-3", "1000001"})
+    EXPECT_THAT(with(wrong), ::testing::HasSubstr("CPNSA_DEADLINE: found \"" + std::string(wrong) + '"'));
+  set_default_deadline(std::chrono::seconds(9));
+  EXPECT_EQ(initial_deadline(), std::chrono::seconds(9));
+  ::unsetenv("CPNSA_DEADLINE");
 }
 
 }  // namespace

@@ -10,18 +10,17 @@
 
 namespace cpnsa::nccl {
 
-/// An NCCL communicator, the library's own or the caller's. Those of its own do not block: their calls may go on in the
-/// background, and settle() waits for that.
-class Handle {
+/// An NCCL communicator, the library's own or the caller's. The library's own are non-blocking: their calls go on in
+/// the background, and settle() waits for the end.
+class NcclComm {
  public:
-  explicit Handle(ncclComm_t borrowed);
-  Handle(const ncclUniqueId& id, int size, int rank, const Options& options);
-  Handle(const Handle&) = delete;
-  Handle& operator=(const Handle&) = delete;
-  ~Handle();
+  explicit NcclComm(ncclComm_t borrowed);
+  NcclComm(const ncclUniqueId& id, int size, int rank, const Options& options);
+  NcclComm(const NcclComm&) = delete;
+  NcclComm& operator=(const NcclComm&) = delete;
+  ~NcclComm();
 
   ncclComm_t get() const { return handle_; }
-  bool owned() const { return owned_; }
   int rank() const;
   int size() const;
   int device() const;

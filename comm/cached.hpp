@@ -6,9 +6,9 @@
 
 namespace cpnsa::comm {
 
-/// An event that a communicator keeps between calls: made at the first call with a device, and anew with another one.
+/// An event that a communicator caches between operations: created by the first get() with a device.
 /// Communicators often outlive devices, and the owners in device_memory.hpp may.
-class KeptEvent {
+class CachedEvent {
  public:
   Event get(Device& device) {
     if (!event_.belongs_to(device)) event_ = OwnedEvent(device);
@@ -19,8 +19,8 @@ class KeptEvent {
   OwnedEvent event_;
 };
 
-/// Pinned host memory that a communicator keeps between calls; grows to the largest size asked for.
-class KeptHostBuffer {
+/// Pinned host memory that a communicator caches between operations; grows to the largest size asked for.
+class CachedHostBuffer {
  public:
   /// The content is lost when it grows.
   std::byte* get(Device& device, std::size_t bytes) {

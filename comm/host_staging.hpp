@@ -4,15 +4,15 @@
 #include <span>
 #include <vector>
 
-#include "comm/kept.hpp"
+#include "comm/cached.hpp"
 #include "comm/operation.hpp"
 #include "cpnsa/communicator.hpp"
 
 namespace cpnsa::comm {
 
-/// What a transport that works on the host does around its moving of bytes: it waits for the stream, and brings memory
-/// that the host cannot reach to a buffer of its own and back. When a call returns, everything is where it belongs.
-class ThroughHost {
+/// Moves a device's messages for a transport that works on the host: waits for the stream, and copies memory that the
+/// host cannot reach to a host buffer and back. When a call returns, all messages are in place.
+class HostStaging {
  public:
   /// `move(sends, receives)` moves messages of host memory.
   template <class Move>
@@ -26,26 +26,26 @@ class ThroughHost {
     std::size_t total = 0;
     for (const SendMessage& message : sends) total += aligned(message.bytes);
     for (const ReceiveMessage& message : receives) total += aligned(message.bytes);
-    std::byte* place = total > 0 ? buffer_.get(device, total) : nullptr;
+    std::byte* next = total > 0 ? buffer_.get(device, total) : nullptr;
     std::vector<SendMessage> staged_sends(sends.begin(), sends.end());
     for (SendMessage& message : staged_sends) {
-      device.copy(place, message.data, message.bytes, stream);
-      message.data = place;
-      place += aligned(message.bytes);
+      device.copy(next, message.data, message.bytes, stream);
+      message.data = next;
+      next += aligned(message.bytes);
     }
     std::vector<ReceiveMessage> staged_receives(receives.begin(), receives.end());
     for (ReceiveMessage& message : staged_receives) {
-      message.data = place;
-      place += aligned(message.bytes);
+      message.data = next;
+      next += aligned(message.bytes);
     }
     device.synchronize(stream);
     move(std::span<const SendMessage>(staged_sends), std::span<const ReceiveMessage>(staged_receives));
     for (std::size_t i = 0; i < receives.size(); ++i)
       device.copy(receives[i].data, staged_receives[i].data, receives[i].bytes, stream);
-    device.synchronize(stream);  // the next call, on whatever stream, overwrites the buffer
+    device.synchronize(stream);  // the next call overwrites the buffer
   }
 
-  /// `move(all)` fills in the other ranks' parts in host memory; the own part is in its place.
+  /// `move(all)` fills in the other ranks' parts in host memory, where this rank's part is already.
   template <class Move>
   void all_gather(const void* own, void* all, std::span<const std::size_t> bytes, int rank, Device& device,
                   Stream stream, Move move) {
@@ -71,7 +71,7 @@ class ThroughHost {
   // Messages start at multiples of this.
   static std::size_t aligned(std::size_t bytes) { return (bytes + 255) / 256 * 256; }
 
-  KeptHostBuffer buffer_;
+  CachedHostBuffer buffer_;
 };
 
 }  // namespace cpnsa::comm

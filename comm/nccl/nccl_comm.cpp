@@ -1,4 +1,4 @@
-#include "comm/nccl/handle.hpp"
+#include "comm/nccl/nccl_comm.hpp"
 
 #include <fmt/format.h>
 
@@ -8,19 +8,19 @@
 #include <thread>
 #include <utility>
 
-#include "comm/idle.hpp"
 #include "comm/nccl/nccl_call.hpp"
 #include "comm/operation.hpp"
+#include "comm/wait.hpp"
 
 namespace cpnsa::nccl {
 namespace {
 
-// How long a rank that lets go waits for the others, in all.
+// How long a rank that finalizes, destroys or aborts a communicator waits for the other ranks.
 constexpr std::chrono::seconds parting{10};
 
-// Runs a call that may wait for other ranks, though NCCL says of none that it does: whoever wants to leave is not to be
-// kept. What has not ended after `limit` goes on alone, and holds what it holds. The result, or ncclInProgress.
-ncclResult_t call_for(std::chrono::milliseconds limit, std::function<ncclResult_t()> call) {
+// Runs a call that can block on other ranks, though NCCL does not document it, on a thread that is detached after
+// `limit`, so that a rank can always leave. Returns the call's result, or ncclInProgress.
+ncclResult_t call_with_limit(std::chrono::milliseconds limit, std::function<ncclResult_t()> call) {
   int device = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
   auto result = std::make_shared<std::promise<ncclResult_t>>();
@@ -32,6 +32,10 @@ ncclResult_t call_for(std::chrono::milliseconds limit, std::function<ncclResult_
   return future.wait_for(limit) == std::future_status::ready ? future.get() : ncclInProgress;
 }
 
+std::chrono::milliseconds deadline_of(const Options& options) {
+  return options.deadline ? *options.deadline : initial_deadline();
+}
+
 ncclResult_t state_of(ncclComm_t handle) {
   ncclResult_t state = ncclSuccess;
   check(ncclCommGetAsyncError(handle, &state), "ncclCommGetAsyncError", handle);
@@ -40,12 +44,12 @@ ncclResult_t state_of(ncclComm_t handle) {
 
 }  // namespace
 
-Handle::Handle(ncclComm_t borrowed) : handle_(borrowed), owned_(false) {
+NcclComm::NcclComm(ncclComm_t borrowed) : handle_(borrowed), owned_(false) {
   if (!borrowed) throw ArgumentError("nccl::make_communicator: found a null ncclComm_t, expected a communicator");
-  settle(state_of(borrowed), "ncclCommGetAsyncError", Communicator::default_deadline);
+  settle(state_of(borrowed), "ncclCommGetAsyncError", initial_deadline());
 }
 
-Handle::Handle(const ncclUniqueId& id, int size, int rank, const Options& options) : owned_(true) {
+NcclComm::NcclComm(const ncclUniqueId& id, int size, int rank, const Options& options) : owned_(true) {
   if (size < 1 || rank < 0 || rank >= size)
     throw ArgumentError(
         fmt::format("nccl::make_communicator: found rank {} of {}, expected 0 <= rank < size", rank, size));
@@ -54,14 +58,14 @@ Handle::Handle(const ncclUniqueId& id, int size, int rank, const Options& option
   config.commName = options.name.c_str();
   const ncclResult_t status = ncclCommInitRankConfig(&handle_, size, id, rank, &config);
   try {
-    settle(status, "ncclCommInitRankConfig", options.deadline);
+    settle(status, "ncclCommInitRankConfig", deadline_of(options));
   } catch (const std::exception&) {
     abort();
     throw;
   }
 }
 
-Handle::~Handle() {
+NcclComm::~NcclComm() {
   if (!owned_ || !handle_) return;
   try {
     finish();
@@ -70,53 +74,54 @@ Handle::~Handle() {
   }
 }
 
-void Handle::finish() {
+void NcclComm::finish() {
   const ncclComm_t handle = handle_;
-  settle(call_for(parting, [handle] { return ncclCommFinalize(handle); }), "ncclCommFinalize", parting);
+  settle(call_with_limit(parting, [handle] { return ncclCommFinalize(handle); }), "ncclCommFinalize", parting);
   handle_ = nullptr;
-  call_for(parting, [handle] { return ncclCommDestroy(handle); });
+  call_with_limit(parting, [handle] { return ncclCommDestroy(handle); });
 }
 
-int Handle::rank() const {
+int NcclComm::rank() const {
   int rank = 0;
   check(ncclCommUserRank(handle_, &rank), "ncclCommUserRank", handle_);
   return rank;
 }
 
-int Handle::size() const {
+int NcclComm::size() const {
   int size = 0;
   check(ncclCommCount(handle_, &size), "ncclCommCount", handle_);
   return size;
 }
 
-int Handle::device() const {
+int NcclComm::device() const {
   int device = 0;
   check(ncclCommCuDevice(handle_, &device), "ncclCommCuDevice", handle_);
   return device;
 }
 
-void Handle::settle(ncclResult_t status, const char* call, std::chrono::milliseconds deadline) const {
-  const auto end = std::chrono::steady_clock::now() + deadline;
-  comm::Idle idle;
+void NcclComm::settle(ncclResult_t status, const char* call, std::chrono::milliseconds deadline) const {
+  const comm::Deadline end(deadline);
+  comm::Backoff backoff;
   while (status == ncclInProgress) {
-    if (std::chrono::steady_clock::now() > end)
+    comm::check_interrupt();
+    if (end.is_over())
       throw DeadlineError(fmt::format("{}: waited {} for the other ranks", call, comm::text_of(deadline)));
-    idle.rest();
+    backoff.pause();
     status = state_of(handle_);
   }
   check(status, call, handle_);
 }
 
-void Handle::check_enqueued() const {
+void NcclComm::check_enqueued() const {
   const ncclResult_t state = state_of(handle_);
   if (state != ncclInProgress) check(state, "ncclCommGetAsyncError", handle_);
 }
 
-void Handle::abort() noexcept {
+void NcclComm::abort() noexcept {
   if (!owned_ || !handle_) return;
   try {
-    call_for(parting, [handle = std::exchange(handle_, nullptr)] { return ncclCommAbort(handle); });
-  } catch (const std::exception&) {  // no thread to be had, or no card: what is enqueued stays as it is
+    call_with_limit(parting, [handle = std::exchange(handle_, nullptr)] { return ncclCommAbort(handle); });
+  } catch (const std::exception&) {  // no thread to be had, or no device: what is enqueued stays as it is
   }
 }
 

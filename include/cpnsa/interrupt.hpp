@@ -1,0 +1,13 @@
+#pragma once
+
+namespace cpnsa {
+
+/// Ends this process's waits for other ranks with an InterruptedError, present and later ones, until
+/// clear_interrupt(). A rank whose wait ends so aborts its communicator, which releases the other ranks. May be called
+/// from a signal handler; the library installs none. Not ended: waits in a callback of callbacks::Callbacks, which may
+/// look at interrupted() itself, and waits for the device alone.
+void interrupt() noexcept;
+bool interrupted() noexcept;
+void clear_interrupt() noexcept;
+
+}  // namespace cpnsa
