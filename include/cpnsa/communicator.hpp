@@ -30,7 +30,7 @@ struct ReceiveMessage {
 };
 
 /// Moves bytes between ranks. Messages carry no tags: every rank makes the same sequence of calls, and the n-th call of
-/// one rank meets the n-th call of every other.
+/// one rank matches the n-th call of every other rank.
 ///
 /// `exchange` and `all_gather` move the device's memory, ordered within `stream`; a transport that works on the host
 /// waits for the stream first. Waits have a deadline: DeadlineError names the operation and the rank waited for. When a
@@ -55,24 +55,24 @@ class Communicator {
   /// Throws ArgumentError unless the transport can move this device's memory. Called when a layer is planned.
   virtual void check_device(Device&) const {}
 
-  /// One phase's point-to-point messages: at most one to and one from each peer, peers ascending, none to oneself. Both
-  /// sides leave out empty messages alike. A receive whose size differs from the send's is a MismatchError where the
-  /// transport can tell.
+  /// Sends and receives one phase of point-to-point messages: at most one to and one from each peer, peers ascending,
+  /// none to the rank itself, none empty. A receive whose size differs from that of the send is a MismatchError if the
+  /// transport can detect it.
   virtual void exchange(std::span<const SendMessage> sends, std::span<const ReceiveMessage> receives, Device& device,
                         Stream stream) = 0;
 
-  /// all = the ranks' parts, concatenated in rank order; rank r's part is bytes[r] long, the same on every rank.
-  /// `own` may already lie in its place in `all`.
+  /// all = the ranks' parts, concatenated in rank order; the part of rank r has bytes[r] bytes; `bytes` is the same on
+  /// every rank. `own` may be this rank's part of `all`.
   virtual void all_gather(const void* own, void* all, std::span<const std::size_t> bytes, Device& device,
                           Stream stream) = 0;
 
-  /// The same for `bytes` bytes a rank in host memory; returns when done. For plans, agreement and statistics.
+  /// The same for `bytes` bytes per rank in host memory; returns when it is done. For plans, agreement and statistics.
   virtual void all_gather_host(const void* own, void* all, std::size_t bytes) = 0;
 
   virtual void barrier() = 0;
 
-  /// Waits on the host until `stream` has drained, on which messages may be under way: for a transport that only
-  /// enqueues them, this is the wait that has a deadline and ends with the communicator.
+  /// Waits on the host until `stream` has drained. For a transport that only enqueues messages, this is the wait that
+  /// has the deadline and that a failure of the communicator ends.
   virtual void wait(Device& device, Stream stream) { device.synchronize(stream); }
 
   /// Throws the failure that ended the communicator, if one has. Never waits.
@@ -82,8 +82,8 @@ class Communicator {
   /// deadline, the ranks at fault. Empty if all answer, or if the transport cannot ask.
   virtual std::vector<int> silent_ranks(std::chrono::milliseconds) { return {}; }
 
-  /// Ends every rank's present and later waits with a CommunicationError that carries the reason, as far as the
-  /// transport reaches the other ranks. Never blocks.
+  /// Ends the current and later waits of every rank that the transport can reach, with a CommunicationError that
+  /// carries the reason. Never blocks.
   virtual void abort(std::string_view reason) noexcept = 0;
 
   /// A number for the next layer, from 1. Ranks make their layers in one order, so a layer has one number on all ranks.
@@ -111,10 +111,10 @@ void set_default_deadline(std::chrono::milliseconds deadline);
 /// Bytes that each rank sends to the others in agree().
 inline constexpr std::size_t agreement_bytes = 1024;
 
-/// Every rank calls it with what it found; returns where every rank passed an empty `problem` and an equal `call`.
+/// Compares the ranks' calls. Collective. Returns if every rank passed an empty `problem` and an equal `call`.
 /// Otherwise every rank throws: ArgumentError with the lowest failing rank's problem ("rank 2: ..."), or MismatchError
-/// that shows where the calls first differ, or that a rank is in another operation. `call` says what is being called,
-/// e.g. "forward #3" or a configuration.
+/// that shows where the calls first differ, or that a rank is in another operation. `call` describes the call, e.g.
+/// "forward #3" or a configuration.
 void agree(Communicator& communicator, std::string_view call, std::string_view problem = {});
 
 /// Begins a collective call: runs `validate`, which must not communicate, and agrees with the other ranks on the
@@ -122,9 +122,8 @@ void agree(Communicator& communicator, std::string_view call, std::string_view p
 /// threw rethrows that exception once the others know of it; they throw ArgumentError with its message ("rank 2: ...").
 void agree_on(Communicator& communicator, std::string_view call, const std::function<void()>& validate);
 
-/// For a rank that has found `problem` before it could join the other ranks in agree() or agree_on(): takes part in its
-/// place, so that the others throw ArgumentError with the problem. Throws nothing: the caller has the problem to
-/// report.
+/// Takes the place of agree() or agree_on() on a rank that found `problem` before it could call them; the others throw
+/// ArgumentError with the problem. Throws nothing: the caller reports the problem.
 void refuse(Communicator& communicator, std::string_view problem) noexcept;
 
 }  // namespace cpnsa

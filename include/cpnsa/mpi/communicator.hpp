@@ -14,9 +14,9 @@ struct Options {
   std::optional<std::chrono::milliseconds> deadline{};  ///< of making it and of its waits; initial_deadline() if empty
 };
 
-/// A communicator over a duplicate of `parent`, which stays the caller's. Collective over `parent`. MPI must be
+/// A communicator over a duplicate of `parent`, which the caller keeps. Collective over `parent`. MPI must be
 /// initialised, with MPI_THREAD_SERIALIZED at least if several threads call the library. Memory that the host cannot
-/// reach is moved through pinned host buffers. Throws CommunicationError when MPI reports an error, DeadlineError when
+/// access is moved through pinned host buffers. Throws CommunicationError when MPI reports an error, DeadlineError when
 /// ranks do not come. A process of the same host that ends while others wait for it is noticed at once.
 std::unique_ptr<Communicator> make_communicator(MPI_Comm parent, const Options& options = {});
 
