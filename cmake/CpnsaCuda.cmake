@@ -6,9 +6,9 @@ if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX} AND CUDAToolkit_NVCC_EXE
   set(CMAKE_CUDA_COMPILER ${CUDAToolkit_NVCC_EXECUTABLE}) # also where nvcc is not on the PATH
 endif()
 
-# Code for Ampere and Hopper, and PTX of 80 that every later card can run.
+# Code for Ampere and Hopper, and PTX of 80 that every later GPU can run.
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-  set(CMAKE_CUDA_ARCHITECTURES "80;90a-real" CACHE STRING "Cards to compile for")
+  set(CMAKE_CUDA_ARCHITECTURES "80;90a-real" CACHE STRING "GPU architectures to compile for")
 endif()
 enable_language(CUDA)
 

@@ -191,7 +191,7 @@ class LengthBench {
     }
   }
 
-  // Of all input sets of a rank, with their gradients.
+  // The bytes of all input sets of a rank, with their gradients.
   double input_bytes() const {
     const std::vector<LayerTensor> tensors = layer_tensors(config_, tokens_, options_.separate_kv);
     const auto rows = static_cast<double>(partition_.local_tokens(control_.rank()));
