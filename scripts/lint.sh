@@ -45,6 +45,7 @@ check ruff ruff check "${ruff[@]}" "${python[@]}"
 check gersemi gersemi --quiet "${gersemi[@]}" "${cmake[@]}"
 check shellcheck shellcheck --external-sources "${shell[@]}"
 check codespell codespell "${text[@]}"
+check check_prose.py python3 scripts/check_prose.py "${text[@]}"
 check check_text.py python3 scripts/check_text.py "${text[@]}"
 check check_versions.py python3 scripts/check_versions.py
 
