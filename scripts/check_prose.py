@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """check_prose.py [FILE...]: words and phrases that the project does not use, with the word to use instead, and links of
-Markdown files that lead nowhere. Without FILE: all files of the repository but tests and data."""
+Markdown files that lead nowhere. Without FILE: all files of the repository but tests, CUDA kernels and data."""
 
 import argparse
 import os
@@ -11,7 +11,7 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TEXT = tuple(".md .hpp .cpp .h .c .cu .cuh .py .sh .cmake .txt .sbatch .in .yaml .yml".split())
 # The tests check their own words; data, pictures and this list do not count.
-SKIPPED = re.compile(r"^(tests/|build/|LICENSE$|scripts/check_prose\.py$)|\.(svg|json|npy)$")
+SKIPPED = re.compile(r"^(tests/|kernels/cuda/|build/|LICENSE$|scripts/check_prose\.py$)|\.(svg|json|npy)$")
 
 COMMENT = r"(?:///?<?|/\*\*?|^\s*\*|#|\"\"\")\s*"  # the beginning of a comment
 # (pattern, what to write instead)
