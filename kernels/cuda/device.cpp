@@ -1,304 +1,131 @@
 #include "kernels/cuda/device.hpp"
 
-#include <fmt/format.h>
+// The dispatch page: which kernel runs, for every op. Hopper's kernels (sm90) run where they serve the layer, those
+// for every GPU (sm80) elsewhere; nothing else in this folder decides it. common/ has the kernels that are the same for
+// both.
 
 #include <algorithm>
-#include <cstdint>
 
-#include "cpnsa/error.hpp"
 #include "kernels/cuda/common/check.hpp"
-#include "kernels/cuda/common/limits.hpp"
 #include "kernels/cuda/common/rows.hpp"
 #include "kernels/cuda/schedule/segment_schedule.hpp"
-#include "kernels/cuda/sm80/compression/compress_layout.hpp"
+#include "kernels/cuda/sm80/shapes.hpp"
 #include "kernels/cuda/sm80/stages.hpp"
+#include "kernels/cuda/sm90/shapes.hpp"
 #include "kernels/cuda/sm90/stages.hpp"
 
 namespace cpnsa::cuda {
 namespace {
 
-constexpr std::uintptr_t tensor_alignment = 16;  // of the widest load
-constexpr int oldest_capability = 80;
-
 cudaStream_t native(Stream stream) {
   return static_cast<cudaStream_t>(stream.handle);
 }
 
-cudaEvent_t native(Event event) {
-  return static_cast<cudaEvent_t>(event.handle);
-}
-
-// What cannot be helped where nothing may be thrown: a device that fails while it is being let go.
-void ignore(cudaError_t status) noexcept {
-  if (status != cudaSuccess) static_cast<void>(cudaGetLastError());
-}
-
-int chosen_card(int index) {
-  int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  if (status != cudaSuccess || count == 0) {
-    ignore(status);
-    throw DeviceError(fmt::format("cuda device: found no GPU ({}), expected one of compute capability 8.0 or later",
-                                  cudaGetErrorString(status == cudaSuccess ? cudaErrorNoDevice : status)));
-  }
-  if (index == current_device) check(cudaGetDevice(&index), "cudaGetDevice");
-  if (index < 0 || index >= count)
-    throw DeviceError(
-        fmt::format("cuda device: found index {}, expected one below {}, the number of GPUs", index, count));
-  return index;
-}
-
-std::string_view kind_of(cudaMemoryType type) {
-  switch (type) {
-    case cudaMemoryTypeUnregistered: return "host memory";
-    case cudaMemoryTypeHost: return "pinned host memory";
-    case cudaMemoryTypeDevice: return "device memory";
-    case cudaMemoryTypeManaged: return "managed memory";
-  }
-  return "memory of an unknown kind";
-}
-
 }  // namespace
 
-std::unique_ptr<Device> make_device(int index) {
-  return std::make_unique<CudaDevice>(chosen_card(index));
-}
-
-CudaDevice::CudaDevice(int index) : index_(index) {
-  cudaDeviceProp properties{};
-  check(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
-  if (properties.major * 10 + properties.minor < oldest_capability)
-    throw UnsupportedError(
-        fmt::format("cuda device {}: found {} of compute capability {}.{}, supported are 8.0 and later", index,
-                    properties.name, properties.major, properties.minor));
-  int driver = 0;
-  check(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
-  description_ = fmt::format("{}, {} SMs, {} GiB, compute capability {}.{}, driver of CUDA {}.{}", properties.name,
-                             properties.multiProcessorCount, properties.totalGlobalMem >> 30, properties.major,
-                             properties.minor, driver / 1000, driver % 1000 / 10);
-  activate();
-  handles_ = std::make_unique<Handles>();
-}
-
-void CudaDevice::check_supported(const Config& config, DType dtype) const {
-  check_limits(config, dtype);
-  check(cudaSetDevice(index_), "cudaSetDevice");
-  sm80::prepare_compress(config, dtype, handles_->products);
-}
-
-void CudaDevice::check_pointer(const void* pointer, std::size_t bytes, const std::string& name) const {
-  if (bytes == 0) return;
-  if (!pointer)
-    throw ArgumentError(
-        fmt::format("{}: found a null pointer, expected {} bytes of memory of cuda device {}", name, bytes, index_));
-  cudaPointerAttributes attributes{};
-  check(cudaPointerGetAttributes(&attributes, pointer), "cudaPointerGetAttributes");
-  const bool on_device = attributes.type == cudaMemoryTypeDevice;
-  if (!on_device && attributes.type != cudaMemoryTypeManaged)
-    throw ArgumentError(
-        fmt::format("{}: found {}, expected memory of cuda device {}", name, kind_of(attributes.type), index_));
-  if (on_device && attributes.device != index_)
-    throw ArgumentError(fmt::format("{}: found memory of cuda device {}, expected that of cuda device {}", name,
-                                    attributes.device, index_));
-  const auto address = reinterpret_cast<std::uintptr_t>(pointer);
-  if (address % tensor_alignment != 0)
-    throw ArgumentError(
-        fmt::format("{}: found address {:#x}, expected one aligned to {} bytes", name, address, tensor_alignment));
-}
-
-void CudaDevice::check_stream(Stream stream) const {
-  if (!stream.handle) return;
-  int device = 0;
-  check(cudaStreamGetDevice(native(stream), &device), "cudaStreamGetDevice");
-  if (device != index_)
-    throw ArgumentError(
-        fmt::format("stream: found one of cuda device {}, expected one of cuda device {}", device, index_));
-}
-
-void CudaDevice::activate() {
-  check(cudaSetDevice(index_), "cudaSetDevice");
-}
-
-void* CudaDevice::allocate(std::size_t bytes) {
-  activate();
-  void* memory = nullptr;
-  const cudaError_t status = cudaMalloc(&memory, std::max<std::size_t>(bytes, 1));
-  if (status == cudaErrorMemoryAllocation) {
-    ignore(status);
-    std::size_t left = 0, total = 0;
-    check(cudaMemGetInfo(&left, &total), "cudaMemGetInfo");
-    throw DeviceError(
-        fmt::format("cuda device {}: no memory for {} bytes, {} of {} are free", index_, bytes, left, total));
-  }
-  check(status, "cudaMalloc");
-  return memory;
-}
-
-void CudaDevice::deallocate(void* pointer) noexcept {
-  ignore(cudaFree(pointer));
-}
-
-void* CudaDevice::allocate_host(std::size_t bytes) {
-  activate();
-  void* memory = nullptr;
-  check(cudaHostAlloc(&memory, std::max<std::size_t>(bytes, 1), cudaHostAllocPortable), "cudaHostAlloc");
-  return memory;
-}
-
-void CudaDevice::deallocate_host(void* pointer) noexcept {
-  if (pointer) ignore(cudaFreeHost(pointer));
-}
-
-// Non-blocking: the legacy default stream, which a caller may work on, does not order it.
-Stream CudaDevice::create_stream() {
-  activate();
-  cudaStream_t stream = nullptr;
-  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-  return {stream};
-}
-
-void CudaDevice::destroy_stream(Stream stream) noexcept {
-  if (stream.handle) ignore(cudaStreamDestroy(native(stream)));
-}
-
-void CudaDevice::synchronize(Stream stream) {
-  activate();
-  check(cudaStreamSynchronize(native(stream)), "cudaStreamSynchronize");
-}
-
-Event CudaDevice::create_event() {
-  activate();
-  cudaEvent_t event = nullptr;
-  check(cudaEventCreate(&event), "cudaEventCreate");
-  return {event};
-}
-
-void CudaDevice::destroy_event(Event event) noexcept {
-  if (event.handle) ignore(cudaEventDestroy(native(event)));
-}
-
-void CudaDevice::record(Event event, Stream stream) {
-  check(cudaEventRecord(native(event), native(stream)), "cudaEventRecord");
-}
-
-void CudaDevice::wait(Stream stream, Event event) {
-  check(cudaStreamWaitEvent(native(stream), native(event), 0), "cudaStreamWaitEvent");
-}
-
-bool CudaDevice::done(Event event) {
-  const cudaError_t status = cudaEventQuery(native(event));
-  if (status == cudaErrorNotReady) {
-    ignore(status);  // no error, yet the runtime notes it as the last one
-    return false;
-  }
-  check(status, "cudaEventQuery");
-  return true;
-}
-
-double CudaDevice::seconds_between(Event first, Event second) {
-  float milliseconds = 0;
-  check(cudaEventElapsedTime(&milliseconds, native(first), native(second)), "cudaEventElapsedTime");
-  return milliseconds * 1e-3;
-}
-
-void CudaDevice::copy(void* destination, const void* source, std::size_t bytes, Stream stream) {
-  if (bytes > 0)
-    check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDefault, native(stream)), "cudaMemcpyAsync");
-}
-
-void CudaDevice::fill_zero(void* destination, std::size_t bytes, Stream stream) {
-  if (bytes > 0) check(cudaMemsetAsync(destination, 0, bytes, native(stream)), "cudaMemsetAsync");
-}
-
-std::size_t CudaDevice::scratch_bytes(const ProblemSize& size) const {
-  check(cudaSetDevice(index_), "cudaSetDevice");  // CUB's demands depend on the card
-  return std::max({sizeof(unsigned),              // tickets of persistent kernels
-                   sm80::compress_scratch_bytes(size), sm80::compressed_attention_backward_scratch_bytes(size),
-                   sm80::selected_attention_backward_scratch_bytes(size)});
-}
-
-std::unique_ptr<SegmentSchedule> CudaDevice::schedule(std::span<const Segment> segments, const Config& config) {
-  activate();
-  return std::make_unique<CudaSegmentSchedule>(segments, config);
+template <class... Layer>
+bool CudaDevice::on_hopper(const Layer&... layer) const {
+  return gpu_.is_hopper() && sm90::serves(layer...);
 }
 
 template <>
-void CudaDevice::enqueue(const CopyRows& a, Stream stream) {
-  cuda::copy_rows(a, native(stream));
+void CudaDevice::enqueue(const CompressedAttention& a, Stream s) {
+  on_hopper(a) ? sm90::compressed_attention(a, gpu_, native(s)) : sm80::compressed_attention(a, native(s));
 }
 template <>
-void CudaDevice::enqueue(const AddRows& a, Stream stream) {
-  cuda::add_rows(a, native(stream));
+void CudaDevice::enqueue(const SelectBlocks& a, Stream s) {
+  on_hopper(a) ? sm90::select_blocks(a, gpu_, native(s)) : sm80::select_blocks(a, native(s));
 }
 template <>
-void CudaDevice::enqueue(const PackBlocks& a, Stream stream) {
-  sm80::pack_blocks(a, native(stream));
+void CudaDevice::enqueue(const SelectedAttention& a, Stream s) {
+  on_hopper(a) ? sm90::selected_attention(a, gpu_, native(s)) : sm80::selected_attention(a, native(s));
 }
 template <>
-void CudaDevice::enqueue(const AddBlocks& a, Stream stream) {
-  sm80::add_blocks(a, native(stream));
+void CudaDevice::enqueue(const WindowAttention& a, Stream s) {
+  on_hopper(a) ? sm90::window_attention(a, gpu_, native(s)) : sm80::window_attention(a, native(s));
+}
+
+template <>
+void CudaDevice::enqueue(const CompressedAttentionBackward& a, Stream s) {
+  on_hopper(a) ? sm90::compressed_attention_backward(a, gpu_, native(s))
+               : sm80::compressed_attention_backward(a, native(s));
 }
 template <>
-void CudaDevice::enqueue(const Convert& a, Stream stream) {
-  cuda::convert(a, native(stream));
+void CudaDevice::enqueue(const SelectedAttentionBackward& a, Stream s) {
+  on_hopper(a) ? sm90::selected_attention_backward(a, gpu_, native(s))
+               : sm80::selected_attention_backward(a, native(s));
+}
+template <>
+void CudaDevice::enqueue(const WindowAttentionBackward& a, Stream s) {
+  on_hopper(a) ? sm90::window_attention_backward(a, gpu_, native(s)) : sm80::window_attention_backward(a, native(s));
+}
+
+template <>
+void CudaDevice::enqueue(const Compress& a, Stream s) {
+  sm80::compress(a, *handles_, native(s));
+}
+template <>
+void CudaDevice::enqueue(const CompressBackward& a, Stream s) {
+  sm80::compress_backward(a, *handles_, native(s));
+}
+template <>
+void CudaDevice::enqueue(const MarkDemand& a, Stream s) {
+  sm80::mark_demand(a, native(s));
+}
+template <>
+void CudaDevice::enqueue(const PackBlocks& a, Stream s) {
+  sm80::pack_blocks(a, native(s));
+}
+template <>
+void CudaDevice::enqueue(const AddBlocks& a, Stream s) {
+  sm80::add_blocks(a, native(s));
+}
+template <>
+void CudaDevice::enqueue(const CombineBranches& a, Stream s) {
+  sm80::combine_branches(a, native(s));
+}
+template <>
+void CudaDevice::enqueue(const CombineBranchesBackward& a, Stream s) {
+  sm80::combine_branches_backward(a, native(s));
+}
+template <>
+void CudaDevice::enqueue(const CopyRows& a, Stream s) {
+  cuda::copy_rows(a, native(s));
+}
+template <>
+void CudaDevice::enqueue(const AddRows& a, Stream s) {
+  cuda::add_rows(a, native(s));
+}
+template <>
+void CudaDevice::enqueue(const Convert& a, Stream s) {
+  cuda::convert(a, native(s));
 }
 
 bool CudaDevice::combines_selected(const Config& config, DType dtype, const SegmentSchedule& queries) const {
-  check(cudaSetDevice(index_), "cudaSetDevice");
   SelectedAttention a{};
   a.config = &config;
   a.dtype = dtype;
   a.queries = &queries;
-  return sm90::serves(a);
-}
-template <>
-void CudaDevice::enqueue(const Compress& a, Stream stream) {
-  sm80::compress(a, *handles_, native(stream));
-}
-template <>
-void CudaDevice::enqueue(const CompressedAttention& a, Stream stream) {
-  sm80::compressed_attention(a, native(stream));
-}
-template <>
-void CudaDevice::enqueue(const SelectBlocks& a, Stream stream) {
-  sm80::select_blocks(a, native(stream));
-}
-template <>
-void CudaDevice::enqueue(const MarkDemand& a, Stream stream) {
-  sm80::mark_demand(a, native(stream));
-}
-template <>
-void CudaDevice::enqueue(const SelectedAttention& a, Stream stream) {
-  sm80::selected_attention(a, native(stream));
-}
-template <>
-void CudaDevice::enqueue(const WindowAttention& a, Stream stream) {
-  sm80::window_attention(a, native(stream));
-}
-template <>
-void CudaDevice::enqueue(const CombineBranches& a, Stream stream) {
-  sm80::combine_branches(a, native(stream));
+  return on_hopper(a);
 }
 
-template <>
-void CudaDevice::enqueue(const CombineBranchesBackward& a, Stream stream) {
-  sm80::combine_branches_backward(a, native(stream));
+std::unique_ptr<SegmentSchedule> CudaDevice::schedule(std::span<const Segment> segments, const Config& config) {
+  activate();
+  TileSizes sizes{sm80::query_tiles(config), sm80::keys_per_tile};  // some stages of a layer may run on sm80's kernels
+  if (on_hopper(config, DType::bf16)) {
+    const std::vector<int> queries = sm90::query_tiles(sm90::shapes[sm90::index_of(config)]);
+    sizes.queries.insert(sizes.queries.end(), queries.begin(), queries.end());
+    sizes.keys = sm90::keys_per_tile;
+  }
+  return std::make_unique<CudaSegmentSchedule>(segments, config, sizes);
 }
-template <>
-void CudaDevice::enqueue(const WindowAttentionBackward& a, Stream stream) {
-  sm80::window_attention_backward(a, native(stream));
-}
-template <>
-void CudaDevice::enqueue(const SelectedAttentionBackward& a, Stream stream) {
-  sm80::selected_attention_backward(a, native(stream));
-}
-template <>
-void CudaDevice::enqueue(const CompressedAttentionBackward& a, Stream stream) {
-  sm80::compressed_attention_backward(a, native(stream));
-}
-template <>
-void CudaDevice::enqueue(const CompressBackward& a, Stream stream) {
-  sm80::compress_backward(a, *handles_, native(stream));
+
+std::size_t CudaDevice::scratch_bytes(const ProblemSize& size) const {
+  check(cudaSetDevice(index_), "cudaSetDevice");  // what CUB needs depends on the GPU
+  return std::max({sizeof(unsigned),              // tickets of persistent kernels
+                   sm80::compress_scratch_bytes(size), sm80::selected_attention_backward_scratch_bytes(size),
+                   on_hopper(*size.config, size.dtype) ? sm90::compressed_attention_backward_scratch_bytes(size)
+                                                       : sm80::compressed_attention_backward_scratch_bytes(size)});
 }
 
 }  // namespace cpnsa::cuda

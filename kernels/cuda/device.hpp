@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include "cpnsa/cuda/device.hpp"
+#include "kernels/cuda/common/gpu.hpp"
 #include "kernels/cuda/common/handles.hpp"
 
 namespace cpnsa::cuda {
@@ -48,7 +49,12 @@ class CudaDevice final : public DeviceImplementation<CudaDevice> {
   void enqueue(const Op& op, Stream stream);
 
  private:
+  /// Whether the GPU is a Hopper and sm90::serves(layer...), of an op's arguments or of a configuration and a type.
+  template <class... Layer>
+  bool on_hopper(const Layer&... layer) const;
+
   int index_;
+  Gpu gpu_;
   std::string description_;
   std::unique_ptr<Handles> handles_;  // made once the card is current
 };

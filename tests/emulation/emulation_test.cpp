@@ -9,7 +9,6 @@
 
 #include "kernels/cuda/ptx/sm80.cuh"
 #include "kernels/cuda/ptx/sm90.cuh"
-#include "kernels/cuda/sm90/stages.hpp"
 
 namespace emulation {
 namespace {
@@ -262,17 +261,6 @@ TEST(Emulation, ProductsOfWarps) {
           EXPECT_TRUE(std::isnan(found));
       }
   }
-}
-
-// Or the suites would test the portable kernels twice.
-TEST(Emulation, ACardOfCapability90HasHoppersKernels) {
-  cpnsa::Config config;
-  config.num_q_heads = 16, config.num_kv_heads = 1, config.head_dim_qk = config.head_dim_v = 128;
-  for (const bool hopper : {true, false}) {
-    ASSERT_EQ(setenv("CPNSA_EMULATED_CAPABILITY", hopper ? "90" : "80", 1), 0);
-    EXPECT_EQ(cpnsa::cuda::sm90::serves_selection(config), hopper);
-  }
-  ASSERT_EQ(unsetenv("CPNSA_EMULATED_CAPABILITY"), 0);
 }
 
 }  // namespace

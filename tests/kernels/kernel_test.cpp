@@ -4,6 +4,7 @@
 #include <iostream>
 
 #include "cpnsa/error.hpp"
+#include "kernels/cuda/sm90/shapes.hpp"  // plain C++
 #include "tests/support/seeds.hpp"
 
 namespace cpnsa::test {
@@ -50,16 +51,17 @@ Config one_group(std::int64_t window) {
   return config;
 }
 
-// Small problems of the paper's shape and of common models: 16 query heads per group, blocks of 64. In the first, the
-// last queries see more blocks than they select.
+// Small problems of every shape that Hopper has kernels for, those of the paper and of common models: blocks of 64. In
+// the first, the last queries see more blocks than they select.
 std::vector<Problem> model_shapes() {
   std::vector<Problem> problems;
   std::uint64_t seed = 500;
-  for (const auto& [d_qk, d_v] : {std::pair{64, 64}, {128, 128}, {192, 128}}) {
+  for (const cuda::sm90::Shape& shape : cuda::sm90::shapes) {
     Config config = one_group(100);
-    config.head_dim_qk = d_qk, config.head_dim_v = d_v;
+    config.num_q_heads = shape.heads_per_group;
+    config.head_dim_qk = shape.d_qk, config.head_dim_v = shape.d_v;
     config.local_blocks = 1;
-    const std::int64_t end = d_qk == 64 ? 430 : 330;
+    const std::int64_t end = shape.d_qk == 64 ? 430 : 330;
     problems.push_back(make_problem(config, {0, 100, end}, seed++, {.shared_k = false, .shared_v = false}));
   }
   return problems;

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <span>
 
 #include "cpnsa/device.hpp"
 
@@ -16,5 +18,16 @@ inline constexpr int current_device = -1;
 ///
 /// Errors: DeviceError if there is no such GPU, UnsupportedError if its compute capability is below 8.0.
 std::unique_ptr<Device> make_device(int index = current_device);
+
+/// A layer shape that has kernels of its own on GPUs of compute capability 9.0.
+struct HopperShape {
+  std::int64_t head_dim_qk;
+  std::int64_t head_dim_v;
+  std::int64_t heads_per_group;  ///< num_q_heads / num_kv_heads
+};
+
+/// All of them, the same on every machine. Layers of other shapes run on the kernels for every GPU, as do layers whose
+/// softmax scale is not positive.
+std::span<const HopperShape> hopper_shapes();
 
 }  // namespace cpnsa::cuda

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/common/check.hpp"
 #include "kernels/cuda/common/problem.cuh"
 #include "kernels/cuda/common/selected_tensors.cuh"
 #include "kernels/cuda/common/turns.cuh"
@@ -12,6 +13,9 @@
 #include "kernels/cuda/schedule/selected_queries.hpp"
 
 namespace cpnsa::cuda {
+
+/// Keys of a block that a thread block of the key-outer kernels takes, of every GPU.
+inline constexpr int selected_tile_keys = 64;
 
 /// A tile of a block's keys. Rows of the block itself see its keys up to their own; others, which come later, all.
 struct BlockTile {
@@ -52,7 +56,7 @@ struct SelectedPart {
     const int tile_of_block = static_cast<int>(ticket % gradients.tiles_per_block);
     if (part >= lists.first_part[lists.pairs]) return;
     const std::int32_t pair = lists.pair_of_part[part];
-    group = tensors.head_begin + pair / lists.blocks;
+    group = tensors.group_begin + pair / lists.blocks;
     at = tensors.table[static_cast<std::int64_t>(pair % lists.blocks) * a.groups + group];
     turn = part - lists.first_part[pair];
     place = static_cast<std::int64_t>(pair) * gradients.tiles_per_block + tile_of_block;
@@ -65,13 +69,27 @@ struct SelectedPart {
       const Segment& segment = segment_of_row(a.segments, gradients.segment_count, at);
       keys = static_cast<int>(min(static_cast<std::int64_t>(keys), segment.row + segment.rows - at));
     }
-    const int first = tile_of_block * static_cast<int>(keys_per_tile);
-    tile = {at, at >= 0 ? keys : 0, first, max(0, min(static_cast<int>(keys_per_tile), keys - first))};
+    const int first = tile_of_block * selected_tile_keys;
+    tile = {at, at >= 0 ? keys : 0, first, max(0, min(selected_tile_keys, keys - first))};
   }
 };
 
 inline std::int64_t tiles_per_block(const Config& config) {
-  return (config.select_block + keys_per_tile - 1) / keys_per_tile;
+  return (config.select_block + selected_tile_keys - 1) / selected_tile_keys;
+}
+
+/// The lists of rows that selected each block, and the number of parts that thread blocks take.
+struct SelectedParts {
+  SelectedQueries lists;
+  std::int64_t count;  ///< an upper bound; parts beyond the last have no keys
+};
+
+/// Enqueues the making of the lists, and zeroes the turns behind them.
+inline SelectedParts list_selected_parts(const SelectedAttentionBackward& a, cudaStream_t stream) {
+  const SelectedQueries lists = list_selected_queries(a, stream);
+  const std::int64_t tiles = tiles_per_block(*a.config);
+  check(cudaMemsetAsync(lists.rest, 0, Turns::bytes(lists.pairs * tiles), stream), "cudaMemsetAsync");
+  return {lists, lists.most_parts * tiles};
 }
 
 /// Where the stage's gradients go.

@@ -16,7 +16,7 @@ struct SelectedTensors {
   BlockTensors<T> blocks;
   const BlockLocation* table;    ///< [B, G]
   const std::int32_t* selected;  ///< [rows, G, n]
-  int head_begin;
+  int group_begin;
   int select_count;  ///< n
   int words;         ///< of the bitmap of a document's blocks
   int capacity;      ///< blocks that a union can have
@@ -27,9 +27,9 @@ struct SelectedTensors {
 };
 
 /// The stage's tensors, for SelectedAttention and its backward alike.
-template <class Shape, class Stage>
-SelectedTensors<typename Shape::T> selected_tensors(const Stage& a) {
-  using T = typename Shape::T;
+/// `queries`: those of a tile, of whose blocks a union is built; 0 where none is.
+template <class T, class Stage>
+SelectedTensors<T> selected_tensors(const Stage& a, std::int64_t queries) {
   const Config& config = *a.config;
   const std::int64_t blocks = config.blocks_of(cuda_schedule(a.queries).end_position());
   SelectedTensors<T> tensors{block_tensors<T>(a),
@@ -39,8 +39,7 @@ SelectedTensors<typename Shape::T> selected_tensors(const Stage& a) {
                              static_cast<int>(config.select_count),
                              SelectedUnion::words(blocks),
                              0};
-  tensors.capacity =
-      static_cast<int>(std::min<std::int64_t>(blocks, queries_of(config, Shape::rows) * config.select_count));
+  tensors.capacity = static_cast<int>(std::min<std::int64_t>(blocks, queries * config.select_count));
   return tensors;
 }
 

@@ -11,9 +11,6 @@
 
 namespace cpnsa::cuda {
 
-/// Keys of a tile of the portable kernels; Hopper's take another number.
-inline constexpr std::int64_t keys_per_tile = 64;
-
 /// Consecutive rows of the rank's own tokens or of its window halo. Segments can share rows of the halo, though never
 /// own ones: a row's tile lists all segments that see it through their windows.
 struct WindowKeyTile {
@@ -29,7 +26,7 @@ struct WindowKeyTiles {
   std::vector<std::int32_t> segments;  ///< indices of segments, ascending for every tile
 };
 
-WindowKeyTiles window_key_tiles(std::span<const Segment> segments, std::int64_t keys = keys_per_tile);
+WindowKeyTiles window_key_tiles(std::span<const Segment> segments, std::int64_t keys);
 
 /// A segment as a stretch of its document's queries on this rank, which are counted in ascending order of position.
 struct QueryRun {
@@ -59,8 +56,7 @@ struct SummaryKeyTiles {
   std::int64_t places = 0;  ///< at most C
 };
 
-SummaryKeyTiles summary_key_tiles(std::span<const Segment> segments, const Config& config,
-                                  std::int64_t keys = keys_per_tile);
+SummaryKeyTiles summary_key_tiles(std::span<const Segment> segments, const Config& config, std::int64_t keys);
 
 /// (query, head) rows that one thread block takes in at most, where a tile of keys is seen by many.
 inline constexpr std::int64_t rows_per_part = 8192;

@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "cpnsa/error.hpp"
-#include "kernels/cuda/sm90/stages.hpp"
 
 namespace cpnsa::cuda {
 namespace {
@@ -24,36 +23,31 @@ std::vector<QueryTile> tiles_of(const std::vector<Segment>& segments, int tile_r
 
 }  // namespace
 
-int queries_of(const Config& config, int rows) {
-  return std::max(1, rows / static_cast<int>(config.heads_per_group()));
-}
-
-CudaSegmentSchedule::CudaSegmentSchedule(std::span<const Segment> list, const Config& config)
+CudaSegmentSchedule::CudaSegmentSchedule(std::span<const Segment> list, const Config& config, const TileSizes& sizes)
     : SegmentSchedule(list), device_segments_(list) {
   for (const Segment& segment : segments) end_position_ = std::max(end_position_, segment.position + segment.rows);
-  for (const int queries : {queries_of(config, 64), queries_of(config, 128), 12, 16, 24, 32}) {
-    const auto same = [&](const Tiles& kept) { return kept.queries == queries; };
+  for (const int queries : sizes.queries) {
+    const auto same = [&](const Tiles& made) { return made.queries == queries; };
     if (std::any_of(tiles_.begin(), tiles_.end(), same)) continue;
     std::vector<QueryTile> host = tiles_of(segments, queries);
     DeviceArray<QueryTile> device(host);
     tiles_.push_back({queries, std::move(host), std::move(device)});
   }
-  const std::int64_t keys = sm90::serves_attention(config) ? sm90::keys_per_tile : keys_per_tile;
-  WindowKeyTiles window = cuda::window_key_tiles(segments, keys);
+  WindowKeyTiles window = cuda::window_key_tiles(segments, sizes.keys);
   window_key_segments_ = DeviceArray<std::int32_t>(window.segments);
   window_key_tiles_ = KeyTiles<WindowKeyTile>(std::move(window.tiles));
-  SummaryKeyTiles summaries = cuda::summary_key_tiles(segments, config, keys);
+  SummaryKeyTiles summaries = cuda::summary_key_tiles(segments, config, sizes.keys);
   query_runs_ = DeviceArray<QueryRun>(summaries.runs);
   summary_places_ = summaries.places;
   summary_key_tiles_ = KeyTiles<SummaryKeyTile>(std::move(summaries.tiles));
 }
 
 ListView<QueryTile> CudaSegmentSchedule::tiles(int queries) const {
-  for (const Tiles& kept : tiles_)
-    if (kept.queries == queries)
-      return {kept.host.data(), kept.device.data(), static_cast<std::int64_t>(kept.host.size())};
-  throw ArgumentError(
-      fmt::format("segment schedule: found tiles of {} queries, expected one of the sizes that are kept", queries));
+  for (const Tiles& made : tiles_)
+    if (made.queries == queries)
+      return {made.host.data(), made.device.data(), static_cast<std::int64_t>(made.host.size())};
+  throw ArgumentError(fmt::format(
+      "segment schedule: found tiles of {} queries, expected one of the sizes that it was made for", queries));
 }
 
 const CudaSegmentSchedule& cuda_schedule(const SegmentSchedule* schedule) {

@@ -18,15 +18,21 @@ struct QueryTile {
   std::int32_t segment;  ///< index of the segment
 };
 
+/// Sizes of the tiles that the kernels of a configuration walk.
+struct TileSizes {
+  std::vector<int> queries;  ///< queries per query tile; sizes may repeat
+  std::int64_t keys;         ///< keys per tile of the key-outer backward of the compressed and the window branch
+};
+
 /// A rank's segments in the device's memory, and the tiles that kernels walk them in: none crosses the end of a
 /// segment, and a segment's tiles start at its first row. Tiles are in the order of local rows.
 class CudaSegmentSchedule final : public SegmentSchedule {
  public:
-  CudaSegmentSchedule(std::span<const Segment> segments, const Config& config);
+  CudaSegmentSchedule(std::span<const Segment> segments, const Config& config, const TileSizes& sizes);
 
   const Segment* device_segments() const { return device_segments_.data(); }
 
-  /// The tiles of `queries` queries: 64 or 128 (query, head) rows of a KV head, or 12, 16, 24 or 32 queries.
+  /// The tiles of `queries` queries each, one of the sizes that the schedule was made for.
   ListView<QueryTile> tiles(int queries) const;
 
   /// Tiles of keys of the window branch, and the segments that they refer to.
@@ -64,9 +70,6 @@ class CudaSegmentSchedule final : public SegmentSchedule {
   std::int64_t summary_places_ = 0;
   std::int64_t end_position_ = 0;
 };
-
-/// Queries of a tile of `rows` (query, head) rows of one KV head.
-int queries_of(const Config& config, int rows);
 
 /// The schedule as this device made it; ArgumentError when another device did.
 const CudaSegmentSchedule& cuda_schedule(const SegmentSchedule* schedule);

@@ -11,7 +11,7 @@
 
 namespace cpnsa::cuda {
 
-/// Pairs (block, KV head) are numbered (head - head_begin) * blocks + block, with block among all B: what neighbouring
+/// Pairs (block, KV head) are numbered (head - group_begin) * blocks + block, with block among all B: what neighbouring
 /// pairs read of queries is the same head's. Lists are cut into parts of `part_queries` rows: part i of a pair has
 /// number first_part[pair] + i.
 struct SelectedQueries {

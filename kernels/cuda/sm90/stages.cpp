@@ -1,34 +1,48 @@
 #include "kernels/cuda/sm90/stages.hpp"
 
-#include "kernels/cuda/common/check.hpp"
+#include <vector>
 
-namespace cpnsa::cuda::sm90 {
-namespace {
+#include "cpnsa/cuda/device.hpp"
+#include "kernels/cuda/sm90/shapes.hpp"
 
-int attribute(cudaDeviceAttr which) {
-  int device = 0, value = 0;
-  check(cudaGetDevice(&device), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
-  return value;
+namespace cpnsa::cuda {
+
+std::span<const HopperShape> hopper_shapes() {
+  static const std::vector<HopperShape> listed = [] {
+    std::vector<HopperShape> list;
+    for (const sm90::Shape& shape : sm90::shapes) list.push_back({shape.d_qk, shape.d_v, shape.heads_per_group});
+    return list;
+  }();
+  return listed;
 }
 
-}  // namespace
+namespace sm90 {
 
-int multiprocessors() {
-  return attribute(cudaDevAttrMultiProcessorCount);
+bool serves(const Config& config, DType dtype) {
+  // The kernels take maxima before they scale scores, which a negative scale would turn round.
+  return index_of(config) >= 0 && (dtype == DType::bf16 || dtype == DType::f16) && config.scale() > 0;
 }
 
-bool serves_attention(const Config& config) {
-  const std::int64_t dk = config.head_dim_qk, dv = config.head_dim_v;
-  const bool dims = (dk == 64 && dv == 64) || (dk == 128 && dv == 128) || (dk == 192 && dv == 128);
-  // Maxima are taken before scores are scaled, which a negative scale would turn round.
-  return dims && config.heads_per_group() == 16 && config.scale() > 0 &&
-         attribute(cudaDevAttrComputeCapabilityMajor) == 9;
+bool serves(const CompressedAttention& a) {
+  return serves(*a.config, a.dtype);
+}
+bool serves(const WindowAttention& a) {
+  return serves(*a.config, a.dtype);
+}
+bool serves(const CompressedAttentionBackward& a) {
+  return serves(*a.config, a.dtype);
+}
+bool serves(const WindowAttentionBackward& a) {
+  return serves(*a.config, a.dtype);
 }
 
-bool serves_selection(const Config& config) {
-  return serves_attention(config) && config.compress_block == 32 && config.compress_stride == 16 &&
-         config.select_block == 64 && config.select_count - config.init_blocks - config.local_blocks <= 32;
+bool serves(const SelectBlocks& a) {
+  const Config& config = *a.config;
+  return serves(config, a.dtype) && config.compress_block == 32 && config.compress_stride == 16 &&
+         config.select_block == tokens_per_block &&
+         config.select_count - config.init_blocks - config.local_blocks <= 32;
 }
 
-}  // namespace cpnsa::cuda::sm90
+}  // namespace sm90
+
+}  // namespace cpnsa::cuda

@@ -1,39 +1,41 @@
 #pragma once
 
-// Hopper's own kernels of the stages, for the shapes that they are made for. The stages of the same names fall
-// back on the portable kernels elsewhere; which one runs depends on the device and the configuration alone.
+// The stages for Hopper (compute capability 9.0) and the layers that its kernels serve; the siblings of
+// sm80/stages.hpp. Each enqueues on the stream and returns. A stage throws UnsupportedError for a layer that it does
+// not serve.
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
+
 #include "cpnsa/ops.hpp"
-#include "kernels/cuda/schedule/selected_queries.hpp"
+#include "kernels/cuda/common/gpu.hpp"
 
 namespace cpnsa::cuda::sm90 {
 
-/// Whether the current device is of compute capability 9.0 and the kernels serve this configuration: 16 query heads a
-/// KV head, head dimensions (64, 64), (128, 128) or (192, 128).
-bool serves_attention(const Config& config);
+/// Whether shapes.hpp has the layer's shape, the dtype has 16 bits and the softmax scale is positive.
+bool serves(const Config& config, DType dtype);
 
-/// Keys of a tile of the key-outer backward kernels of the compressed branch and the window.
-inline constexpr std::int64_t keys_per_tile = 128;
-
-/// Multiprocessors of the current device.
-int multiprocessors();
-
-/// serves_attention, and l 32, s 16, m 64, and at most 32 places that scores decide.
-bool serves_selection(const Config& config);
-/// Also: m 64, and documents short enough for the union of a tile's blocks to fit in shared memory.
+/// Whether a kernel serves the stage. Selection also needs l 32, s 16, m 64 and at most 32 blocks that scores decide;
+/// selected attention m 64, and documents short enough for the union of a tile's blocks to fit in shared memory.
+bool serves(const CompressedAttention&);
+bool serves(const SelectBlocks&);
 bool serves(const SelectedAttention&);
+bool serves(const WindowAttention&);
+bool serves(const CompressedAttentionBackward&);
 bool serves(const SelectedAttentionBackward&);
+bool serves(const WindowAttentionBackward&);
 
-void compressed_attention(const CompressedAttention&, cudaStream_t);
-void select_blocks(const SelectBlocks&, cudaStream_t);
-void selected_attention(const SelectedAttention&, cudaStream_t);
-void window_attention(const WindowAttention&, cudaStream_t);
+void compressed_attention(const CompressedAttention&, const Gpu&, cudaStream_t);
+void select_blocks(const SelectBlocks&, const Gpu&, cudaStream_t);
+void selected_attention(const SelectedAttention&, const Gpu&, cudaStream_t);
+void window_attention(const WindowAttention&, const Gpu&, cudaStream_t);
 
-void compressed_attention_backward(const CompressedAttentionBackward&, cudaStream_t);
-void selected_query_gradients(const SelectedAttentionBackward&, cudaStream_t);
-void selected_key_gradients(const SelectedAttentionBackward&, const SelectedQueries& lists, cudaStream_t);
-void window_attention_backward(const WindowAttentionBackward&, cudaStream_t);
+void compressed_attention_backward(const CompressedAttentionBackward&, const Gpu&, cudaStream_t);
+void selected_attention_backward(const SelectedAttentionBackward&, const Gpu&, cudaStream_t);
+void window_attention_backward(const WindowAttentionBackward&, const Gpu&, cudaStream_t);
+
+/// Bytes of OpContext::scratch that the stage needs.
+std::size_t compressed_attention_backward_scratch_bytes(const ProblemSize&);
 
 }  // namespace cpnsa::cuda::sm90

@@ -7,8 +7,8 @@
 #include <cstdint>
 
 #include "kernels/cuda/common/check.hpp"
+#include "kernels/cuda/common/gpu.hpp"
 #include "kernels/cuda/schedule/segment_schedule.hpp"
-#include "kernels/cuda/sm90/stages.hpp"
 
 namespace cpnsa::cuda::sm90 {
 
@@ -39,11 +39,11 @@ struct PersistentWork {
 };
 
 /// Zeroes the tickets, which are in the stage's scratch memory.
-inline PersistentWork persistent_work(const OpContext& a, std::int64_t tiles, std::int64_t groups,
+inline PersistentWork persistent_work(const OpContext& a, std::int64_t tiles, std::int64_t groups, const Gpu& gpu,
                                       cudaStream_t stream) {
   check(cudaMemsetAsync(a.scratch, 0, sizeof(unsigned), stream), "cudaMemsetAsync");
   return {{static_cast<int>(tiles), static_cast<int>(groups), static_cast<unsigned*>(a.scratch)},
-          static_cast<int>(std::min<std::int64_t>(multiprocessors(), tiles * groups))};
+          static_cast<int>(std::min<std::int64_t>(gpu.multiprocessors, tiles * groups))};
 }
 
 }  // namespace cpnsa::cuda::sm90

@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/common/launch.cuh"
 #include "kernels/cuda/sm80/attention/attention_tile.cuh"
+#include "kernels/cuda/sm80/shapes.hpp"
 
 namespace cpnsa::cuda::sm80 {
 
@@ -28,7 +29,7 @@ void launch_attention(Kernel* kernel, const Stage& a, std::size_t shared_bytes, 
                       cudaStream_t stream, const Extras&... extras) {
   using T = typename Shape::T;
   const CudaSegmentSchedule& schedule = cuda_schedule(a.queries);
-  const ListView<QueryTile> tiles = schedule.tiles(queries_of(*a.config, Shape::rows));
+  const ListView<QueryTile> tiles = schedule.tiles(queries_per_tile(*a.config));
   if (tiles.count == 0 || groups == 0) return;
   AttentionProblem<T> problem = attention_problem<T>(a, schedule, tiles);
   problem.out = static_cast<T*>(a.out);

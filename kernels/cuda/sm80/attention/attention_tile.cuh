@@ -16,6 +16,7 @@
 
 #include "kernels/cuda/common/problem.cuh"
 #include "kernels/cuda/common/warp_rows.cuh"
+#include "kernels/cuda/sm80/shapes.hpp"
 
 namespace cpnsa::cuda::sm80 {
 
@@ -25,7 +26,7 @@ struct AttentionShape {
   using T = Element;
   static constexpr int dk = Dk;
   static constexpr int dv = Dv;
-  static constexpr int rows = 64;
+  static constexpr int rows = rows_per_tile;
   static constexpr int warps = rows / 16;
   static constexpr int threads = warps * 32;
   static constexpr int keys = Dk > 128 ? 32 : 64;  // two stages fit the 99 KiB of the smaller cards

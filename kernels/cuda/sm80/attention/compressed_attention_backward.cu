@@ -4,7 +4,6 @@
 #include "kernels/cuda/sm80/attention/row_cursor.cuh"
 #include "kernels/cuda/sm80/attention/summary_source.cuh"
 #include "kernels/cuda/sm80/stages.hpp"
-#include "kernels/cuda/sm90/stages.hpp"
 
 namespace cpnsa::cuda::sm80 {
 namespace {
@@ -97,12 +96,11 @@ __global__ void __launch_bounds__(Shape::threads)
 }  // namespace
 
 std::size_t compressed_attention_backward_scratch_bytes(const ProblemSize& size) {
-  // A tile of keys has at least one; Hopper's kernels have two places a tile.
-  return size.backward ? Turns::bytes(2 * size.summaries * size.config->num_kv_heads) : 0;
+  // A tile of keys has at least one summary.
+  return size.backward ? Turns::bytes(size.summaries * size.config->num_kv_heads) : 0;
 }
 
 void compressed_attention_backward(const CompressedAttentionBackward& a, cudaStream_t stream) {
-  if (sm90::serves_attention(*a.config)) return sm90::compressed_attention_backward(a, stream);
   visit_shape<QueryGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     launch_query_gradients<Shape>(compressed_query_gradients_kernel<Shape>, a, Shape::shared_bytes,
                                   a.config->num_kv_heads, stream, summary_tensors<Shape>(a));

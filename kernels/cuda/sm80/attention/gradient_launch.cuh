@@ -12,7 +12,7 @@ namespace cpnsa::cuda::sm80 {
 template <class Shape, class Kernel, class Stage, class... Extras>
 void launch_query_gradients(Kernel* kernel, const Stage& a, std::size_t shared_bytes, std::int64_t groups,
                             cudaStream_t stream, const Extras&... extras) {
-  const ListView<QueryTile> tiles = cuda_schedule(a.queries).tiles(queries_of(*a.config, Shape::rows));
+  const ListView<QueryTile> tiles = cuda_schedule(a.queries).tiles(queries_per_tile(*a.config));
   if (tiles.count == 0 || groups == 0) return;
   allow_shared_memory(kernel, shared_bytes);
   const dim3 grid(static_cast<unsigned>(tiles.count), static_cast<unsigned>(groups));

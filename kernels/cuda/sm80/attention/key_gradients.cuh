@@ -23,7 +23,7 @@ struct KeyGradientShape {
   using T = Element;
   static constexpr int dk = Dk;
   static constexpr int dv = Dv;
-  static constexpr int keys = 64;
+  static constexpr int keys = keys_per_tile;
   static constexpr int rows = Dk > 64 ? 32 : 64;
   static constexpr int stages = Dk > 192 ? 1 : 2;  // a card of 99 KiB of shared memory holds them
   /// Where the sums of both do not fit the registers of one warp, half of the warps have dK and half dV.

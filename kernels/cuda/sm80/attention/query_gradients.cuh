@@ -15,7 +15,7 @@ struct QueryGradientShape {
   using T = Element;
   static constexpr int dk = Dk;
   static constexpr int dv = Dv;
-  static constexpr int rows = 64;
+  static constexpr int rows = rows_per_tile;
   static constexpr int warps = rows / 16;
   static constexpr int threads = warps * 32;
   static constexpr int keys = Dk > 192 ? 16 : 32;

@@ -1,7 +1,6 @@
 #include "kernels/cuda/sm80/attention/attention_launch.cuh"
 #include "kernels/cuda/sm80/attention/window_source.cuh"
 #include "kernels/cuda/sm80/stages.hpp"
-#include "kernels/cuda/sm90/stages.hpp"
 
 namespace cpnsa::cuda::sm80 {
 namespace {
@@ -20,7 +19,6 @@ __global__ void __launch_bounds__(Shape::threads)
 }  // namespace
 
 void window_attention(const WindowAttention& a, cudaStream_t stream) {
-  if (sm90::serves_attention(*a.config)) return sm90::window_attention(a, stream);
   visit_shape<AttentionShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     launch_attention<Shape>(window_attention_kernel<Shape>, a, Shape::shared_bytes, a.config->num_kv_heads, stream,
                             window_tensors<Shape>(a));

@@ -3,7 +3,6 @@
 #include "kernels/cuda/sm80/attention/row_cursor.cuh"
 #include "kernels/cuda/sm80/attention/window_source.cuh"
 #include "kernels/cuda/sm80/stages.hpp"
-#include "kernels/cuda/sm90/stages.hpp"
 
 namespace cpnsa::cuda::sm80 {
 namespace {
@@ -116,7 +115,6 @@ __global__ void __launch_bounds__(Shape::threads)
 }  // namespace
 
 void window_attention_backward(const WindowAttentionBackward& a, cudaStream_t stream) {
-  if (sm90::serves_attention(*a.config)) return sm90::window_attention_backward(a, stream);
   visit_shape<QueryGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     launch_query_gradients<Shape>(window_query_gradients_kernel<Shape>, a, Shape::shared_bytes, a.config->num_kv_heads,
                                   stream, window_tensors<Shape>(a));

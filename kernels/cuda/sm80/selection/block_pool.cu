@@ -3,6 +3,7 @@
 #include "kernels/cuda/common/check.hpp"
 #include "kernels/cuda/common/packs.cuh"
 #include "kernels/cuda/schedule/segment_schedule.hpp"
+#include "kernels/cuda/sm80/shapes.hpp"
 #include "kernels/cuda/sm80/stages.hpp"
 
 namespace cpnsa::cuda::sm80 {
@@ -76,8 +77,6 @@ __global__ void __launch_bounds__(block_threads)
     if ((__ldcg(bitmap + bit / 32) & mask) == 0) atomicOr(bitmap + bit / 32, mask);
   }
 }
-
-constexpr int demand_tile_queries = 16;
 
 }  // namespace
 

@@ -7,7 +7,6 @@
 #include "kernels/cuda/sm80/attention/attention_launch.cuh"
 #include "kernels/cuda/sm80/selection/top_blocks.cuh"
 #include "kernels/cuda/sm80/stages.hpp"
-#include "kernels/cuda/sm90/stages.hpp"
 
 namespace cpnsa::cuda::sm80 {
 namespace {
@@ -196,12 +195,11 @@ __global__ void __launch_bounds__(Shape::threads, 2)
 }  // namespace
 
 void select_blocks(const SelectBlocks& a, cudaStream_t stream) {
-  if (sm90::serves_selection(*a.config)) return sm90::select_blocks(a, stream);
   visit_shape<AttentionShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using T = typename Shape::T;
     const Config& config = *a.config;
     const CudaSegmentSchedule& schedule = cuda_schedule(a.queries);
-    const int queries = queries_of(config, Shape::rows);
+    const int queries = queries_per_tile(config);
     const ListView<QueryTile> tiles = schedule.tiles(queries);
     if (tiles.count == 0) return;
     AttentionProblem<T> problem = attention_problem<T>(a, schedule, tiles);

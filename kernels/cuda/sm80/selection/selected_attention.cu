@@ -1,7 +1,6 @@
 #include "kernels/cuda/sm80/attention/attention_launch.cuh"
 #include "kernels/cuda/sm80/selection/selected_source.cuh"
 #include "kernels/cuda/sm80/stages.hpp"
-#include "kernels/cuda/sm90/stages.hpp"
 
 namespace cpnsa::cuda::sm80 {
 namespace {
@@ -11,7 +10,7 @@ __global__ void __launch_bounds__(Shape::threads)
     selected_attention_kernel(AttentionProblem<typename Shape::T> a, SelectedTensors<typename Shape::T> tensors) {
   extern __shared__ __align__(1024) unsigned char shared[];
   const QueryTile tile = a.tiles[blockIdx.x];
-  const int group = tensors.head_begin + blockIdx.y;
+  const int group = tensors.group_begin + blockIdx.y;
   SelectedSource<Shape> source(a, tile, group, tensors, shared + Shape::shared_bytes);
   source.build(tile, group, tensors);
   attend<Shape>(a, tile, group, source, ptx::shared_address(shared));
@@ -20,9 +19,8 @@ __global__ void __launch_bounds__(Shape::threads)
 }  // namespace
 
 void selected_attention(const SelectedAttention& a, cudaStream_t stream) {
-  if (sm90::serves(a)) return sm90::selected_attention(a, stream);
   visit_shape<AttentionShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
-    const auto tensors = selected_tensors<Shape>(a);
+    const auto tensors = selected_tensors<typename Shape::T>(a, queries_per_tile(*a.config));
     launch_attention<Shape>(selected_attention_kernel<Shape>, a, Shape::shared_bytes + tensors.union_bytes(),
                             a.group_end - a.group_begin, stream, tensors);
   });

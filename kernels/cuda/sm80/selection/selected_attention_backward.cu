@@ -3,7 +3,6 @@
 #include "kernels/cuda/sm80/attention/row_cursor.cuh"
 #include "kernels/cuda/sm80/selection/selected_source.cuh"
 #include "kernels/cuda/sm80/stages.hpp"
-#include "kernels/cuda/sm90/stages.hpp"
 
 namespace cpnsa::cuda::sm80 {
 namespace {
@@ -13,7 +12,7 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     selected_query_gradients_kernel(GradientProblem<typename Shape::T> a, SelectedTensors<typename Shape::T> tensors) {
   extern __shared__ __align__(1024) unsigned char shared[];
   const QueryTile tile = a.tiles[blockIdx.x];
-  const int group = tensors.head_begin + blockIdx.y;
+  const int group = tensors.group_begin + blockIdx.y;
   SelectedSource<Shape> source(a, tile, group, tensors, shared + Shape::shared_bytes);
   source.build(tile, group, tensors);
   add_query_gradients<Shape>(a, tile, group, source, ptx::shared_address(shared));
@@ -94,29 +93,19 @@ std::size_t selected_attention_backward_scratch_bytes(const ProblemSize& size) {
 }
 
 void selected_attention_backward(const SelectedAttentionBackward& a, cudaStream_t stream) {
-  const CudaSegmentSchedule& schedule = cuda_schedule(a.queries);
-  if (schedule.rows == 0 || a.group_begin == a.group_end) return;
-  const bool on_hopper = sm90::serves(a);
-  if (on_hopper)
-    sm90::selected_query_gradients(a, stream);
-  else
-    visit_shape<QueryGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
-      const auto tensors = selected_tensors<Shape>(a);
-      launch_query_gradients<Shape>(selected_query_gradients_kernel<Shape>, a,
-                                    Shape::shared_bytes + tensors.union_bytes(), a.group_end - a.group_begin, stream,
-                                    tensors);
-    });
-
-  const SelectedQueries lists = list_selected_queries(a, stream);
-  const std::int64_t tiles = tiles_per_block(*a.config);
-  check(cudaMemsetAsync(lists.rest, 0, Turns::bytes(lists.pairs * tiles), stream), "cudaMemsetAsync");
-  if (on_hopper) return sm90::selected_key_gradients(a, lists, stream);
+  if (cuda_schedule(a.queries).rows == 0 || a.group_begin == a.group_end) return;
+  visit_shape<QueryGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
+    const auto tensors = selected_tensors<typename Shape::T>(a, queries_per_tile(*a.config));
+    launch_query_gradients<Shape>(selected_query_gradients_kernel<Shape>, a,
+                                  Shape::shared_bytes + tensors.union_bytes(), a.group_end - a.group_begin, stream,
+                                  tensors);
+  });
+  const SelectedParts parts = list_selected_parts(a, stream);
   visit_shape<KeyGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
-    static_assert(Shape::keys == keys_per_tile);
-    const auto tensors = selected_tensors<Shape>(a);
-    launch_key_gradients<Shape>(selected_key_gradients_kernel<Shape>, a,
-                                dim3(static_cast<unsigned>(lists.most_parts * tiles)), stream, tensors,
-                                selected_gradients(a, lists, tensors));
+    static_assert(Shape::keys == selected_tile_keys);
+    const auto tensors = selected_tensors<typename Shape::T>(a, 0);
+    launch_key_gradients<Shape>(selected_key_gradients_kernel<Shape>, a, dim3(static_cast<unsigned>(parts.count)),
+                                stream, tensors, selected_gradients(a, parts.lists, tensors));
   });
 }
 

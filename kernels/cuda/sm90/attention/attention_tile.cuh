@@ -17,6 +17,7 @@
 
 #include "kernels/cuda/sm90/attention/warpgroup_rows.cuh"
 #include "kernels/cuda/sm90/registers.hpp"
+#include "kernels/cuda/sm90/shapes.hpp"
 #include "kernels/cuda/sm90/work_list.cuh"
 
 namespace cpnsa::cuda::sm90 {
@@ -27,17 +28,18 @@ struct Place {
 };
 
 /// Two consumer warpgroups would have registers for longer tiles of keys; three read each key for more queries.
-template <class Element, int Dk, int Dv>
+template <class Element, int Dk, int Dv, int Heads>
 struct AttentionShape {
   using T = Element;
   static constexpr int dk = Dk;
   static constexpr int dv = Dv;
-  static constexpr int heads = 16;  ///< R
-  static constexpr int consumers = 3;
-  static constexpr int own_queries = 4;  ///< of a warpgroup
-  static constexpr int queries = own_queries * consumers;
+  static constexpr auto table = TableRow<Dk, Dv, Heads>::shape.attention;
+  static constexpr int heads = Heads;  ///< R
+  static constexpr int queries = table.queries;
+  static constexpr int own_queries = 64 / heads;  ///< of a warpgroup
+  static constexpr int consumers = queries / own_queries;
   static constexpr int rows = queries * heads;
-  static constexpr int keys = 80;
+  static constexpr int keys = table.keys;
   static constexpr int threads = 128 * (consumers + 1);
   static constexpr int producer_registers = 56;
   static constexpr int consumer_registers = 152;
@@ -56,7 +58,7 @@ struct AttentionShape {
   static constexpr int barriers_at = query_bytes + stages * (key_bytes + value_bytes);
   static constexpr int work_at = (barriers_at + barriers * 8 + 15) / 16 * 16;
   static constexpr int shared_bytes = work_at + works * sizeof(Work);
-  static_assert(keys % 16 == 0 && stages >= 2);
+  static_assert(keys % 16 == 0 && stages >= 2 && queries % own_queries == 0);
   static_assert(registers_suffice(threads, 128 * consumers, producer_registers, consumer_registers));
 };
 

@@ -1,5 +1,6 @@
 #include "kernels/cuda/sm90/attention/gradient_launch.cuh"
 #include "kernels/cuda/sm90/attention/summary_source.cuh"
+#include "kernels/cuda/sm90/stages.hpp"
 
 namespace cpnsa::cuda::sm90 {
 namespace {
@@ -85,12 +86,17 @@ class SummaryQueries {
 
 }  // namespace
 
-void compressed_attention_backward(const CompressedAttentionBackward& a, cudaStream_t stream) {
+std::size_t compressed_attention_backward_scratch_bytes(const ProblemSize& size) {
+  // A tile of keys has at least one summary, and each of two consumer warpgroups has turns of its own.
+  return size.backward ? Turns::bytes(2 * size.summaries * size.config->num_kv_heads) : 0;
+}
+
+void compressed_attention_backward(const CompressedAttentionBackward& a, const Gpu& gpu, cudaStream_t stream) {
   const SummaryRule rule(*a.config);
   visit_shape<QueryGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using Walk = SummaryWalk<Shape::keys>;
     const auto [keys, values] = summary_maps(a, Shape::keys);
-    launch_query_gradients<Shape, Walk>(a, typename Walk::Parameters{{keys}, {values}, rule}, stream);
+    launch_query_gradients<Shape, Walk>(a, typename Walk::Parameters{{keys}, {values}, rule}, gpu, stream);
   });
   visit_shape<KeyTileShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using Walk = SummaryQueries<Shape>;

@@ -8,9 +8,9 @@
 
 namespace cpnsa::cuda::sm90 {
 
-/// Of tiles of 128 keys.
-template <class T, int Dk, int Dv>
-using KeyTileShape = KeyGradientShape<T, Dk, Dv, static_cast<int>(keys_per_tile)>;
+/// The shape for tiles of keys_per_tile keys.
+template <class T, int Dk, int Dv, int Heads>
+using KeyTileShape = KeyGradientShape<T, Dk, Dv, Heads, keys_per_tile>;
 
 /// Maps of the rows of q and dout: boxes of `queries` rows of one KV head's heads.
 template <class Stage>
@@ -26,10 +26,11 @@ QueryGradientMaps row_maps(const Stage& a, int queries) {
 
 /// Enqueues the persistent kernel over all query tiles of all KV heads.
 template <class Shape, class Walk, class Stage>
-void launch_query_gradients(const Stage& a, const typename Walk::Parameters& parameters, cudaStream_t stream) {
+void launch_query_gradients(const Stage& a, const typename Walk::Parameters& parameters, const Gpu& gpu,
+                            cudaStream_t stream) {
   const ListView<QueryTile> tiles = cuda_schedule(a.queries).tiles(Shape::queries);
   if (tiles.count == 0) return;
-  const auto [work, blocks] = persistent_work(a, tiles.count, a.config->num_kv_heads, stream);
+  const auto [work, blocks] = persistent_work(a, tiles.count, a.config->num_kv_heads, gpu, stream);
   auto* const kernel = query_gradients_kernel<Shape, Walk>;
   const std::size_t bytes = Shape::shared_bytes + 1024;  // room to align
   allow_shared_memory(kernel, bytes);

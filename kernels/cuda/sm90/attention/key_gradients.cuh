@@ -26,13 +26,14 @@
 
 namespace cpnsa::cuda::sm90 {
 
-template <class Element, int Dk, int Dv, int Keys>
+template <class Element, int Dk, int Dv, int Heads, int Keys>
 struct KeyGradientShape {
   using T = Element;
   static constexpr int dk = Dk;
   static constexpr int dv = Dv;
-  static constexpr int heads = 16;                   ///< R
-  static constexpr int queries = Dk == 192 ? 2 : 4;  ///< of a stage: as many as leave room for the sums in registers
+  static constexpr int heads = Heads;  ///< R
+  /// Of a stage: as many as leave room for the sums in registers.
+  static constexpr int queries = TableRow<Dk, Dv, Heads>::shape.key_gradients.queries;
   static constexpr int rows = queries * heads;
   static constexpr int keys = Keys;
   static constexpr bool splits_queries = Keys == 64;  ///< whether the warpgroups take stages in turn, or share them
@@ -162,7 +163,7 @@ __device__ __forceinline__ void load_statistics(const GradientProblem<typename S
     float values[Shape::rows / 32][3];
 #pragma unroll
     for (int i = 0; i < Shape::rows / 32; ++i) {
-      const int query = lane / Shape::heads + 2 * i;
+      const int query = lane / Shape::heads + 32 / Shape::heads * i;
       const KeyRange range = walk.visible(query);
       const bool sees = range.begin < range.end;
       const std::int64_t head_row =
@@ -285,7 +286,7 @@ __device__ __forceinline__ void sum_keys(const GradientProblem<typename Shape::T
     if (!all) {
 #pragma unroll
       for (int n = 0; n < Shape::rows / 8; ++n) {
-        const KeyRange range = shared.visible(stage)[n / 2];
+        const KeyRange range = shared.visible(stage)[n * 8 / Shape::heads];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int at = first_key + warp * 16 + lane / 4 + i / 2 * 8;

@@ -11,20 +11,22 @@
 
 namespace cpnsa::cuda::sm90 {
 
-template <class Element, int Dk, int Dv>
+template <class Element, int Dk, int Dv, int Heads>
 struct QueryGradientShape {
   using T = Element;
   static constexpr int dk = Dk;
   static constexpr int dv = Dv;
-  static constexpr int heads = 16;                     ///< R
-  static constexpr int consumers = Dk == 192 ? 2 : 3;  ///< warpgroups: as many as leave room for dQ in registers
-  static constexpr int queries = 4 * consumers;
+  static constexpr auto table = TableRow<Dk, Dv, Heads>::shape.query_gradients;
+  static constexpr int heads = Heads;  ///< R
+  static constexpr int queries = table.queries;
+  static constexpr int own_queries = 64 / heads;           ///< of a warpgroup
+  static constexpr int consumers = queries / own_queries;  ///< warpgroups: as many as leave room for dQ in registers
   static constexpr int rows = queries * heads;
-  static constexpr int keys = 64;
-  static constexpr int stages = Dk == 64 ? 6 : 3;
+  static constexpr int keys = table.keys;
+  static constexpr int stages = table.stages;
   static constexpr int threads = 128 * (consumers + 1);
   static constexpr int producer_registers = 24;
-  static constexpr int consumer_registers = consumers == 3 ? 160 : 240;
+  static constexpr int consumer_registers = table.consumer_registers;
   static constexpr int query_bytes = rows * Dk * 2;
   static constexpr int dout_bytes = rows * Dv * 2;
   static constexpr int row_column_bytes = rows * 128;  ///< of 64 channels
@@ -166,7 +168,7 @@ __device__ __forceinline__ void sum_queries(const GradientProblem<typename Shape
   using T = typename Shape::T;
   const int warpgroup = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   const bool speaks = threadIdx.x % 128 == 0;
-  const int query = warpgroup * 4 + warp;  // in the tile
+  const int query = warpgroup * Shape::own_queries + warp;  // in the tile
   const std::uint64_t own_query = ptx::operand(shared.query() + warpgroup * 64 * 128),
                       own_dout = ptx::operand(shared.dout() + warpgroup * 64 * 128);
   // Products make the four warps wait for each other. Where there is none a warp could pass on what the others have yet
@@ -184,7 +186,8 @@ __device__ __forceinline__ void sum_queries(const GradientProblem<typename Shape
     const RowStatistics row(a, head_row, query < tile.rows);
     const KeyRange visible = walk.visible(query);
     // Of the warpgroup: what its first and its last query see.
-    const int lowest = walk.visible(warpgroup * 4).begin, past = walk.visible(warpgroup * 4 + 3).end;
+    const int lowest = walk.visible(warpgroup * Shape::own_queries).begin,
+              past = walk.visible((warpgroup + 1) * Shape::own_queries - 1).end;
 
     float dq[Shape::dk / 2] = {};
 #pragma unroll 1

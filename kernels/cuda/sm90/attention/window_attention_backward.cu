@@ -1,5 +1,6 @@
 #include "kernels/cuda/sm90/attention/gradient_launch.cuh"
 #include "kernels/cuda/sm90/attention/window_source.cuh"
+#include "kernels/cuda/sm90/stages.hpp"
 
 namespace cpnsa::cuda::sm90 {
 namespace {
@@ -109,11 +110,11 @@ class WindowQueries {
 
 }  // namespace
 
-void window_attention_backward(const WindowAttentionBackward& a, cudaStream_t stream) {
+void window_attention_backward(const WindowAttentionBackward& a, const Gpu& gpu, cudaStream_t stream) {
   const int window = window_of(*a.config);
   visit_shape<QueryGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using Walk = WindowWalk<Shape::keys>;
-    launch_query_gradients<Shape, Walk>(a, typename Walk::Parameters{window_maps(a, Shape::keys), window}, stream);
+    launch_query_gradients<Shape, Walk>(a, typename Walk::Parameters{window_maps(a, Shape::keys), window}, gpu, stream);
   });
   visit_shape<KeyTileShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using Walk = WindowQueries<Shape>;

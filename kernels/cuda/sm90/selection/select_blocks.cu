@@ -7,25 +7,27 @@
 #include "kernels/cuda/common/summary_rule.cuh"
 #include "kernels/cuda/sm90/attention/attention_launch.cuh"
 #include "kernels/cuda/sm90/selection/top_blocks.cuh"
+#include "kernels/cuda/sm90/stages.hpp"
 
 namespace cpnsa::cuda::sm90 {
 namespace {
 
-template <class Element, int Dk, int Dv>
+template <class Element, int Dk, int Dv, int Heads>
 struct SelectShape {
   using T = Element;
   static constexpr int dk = Dk;
-  static constexpr int heads = 16;
-  static constexpr int consumers = Dk > 128 ? 3 : 4;
+  static constexpr auto table = TableRow<Dk, Dv, Heads>::shape.select_blocks;
+  static constexpr int heads = Heads;  ///< R
+  static constexpr int queries = table.queries;
   static constexpr int own_queries = 8;  ///< of a warpgroup
-  static constexpr int queries = consumers * own_queries;
+  static constexpr int consumers = queries / own_queries;
   static constexpr int columns = own_queries * heads;  ///< of a warpgroup's product
   static constexpr int keys = 64;                      ///< summaries of a stage
   static constexpr int blocks = keys / 4;              ///< that a stage completes
-  static constexpr int stages = Dk > 128 ? 2 : 3;
+  static constexpr int stages = table.stages;
   static constexpr int threads = 128 * (consumers + 1);
   static constexpr int producer_registers = 24;
-  static constexpr int consumer_registers = Dk > 128 ? 152 : 112;
+  static constexpr int consumer_registers = table.consumer_registers;
   static constexpr int query_bytes = queries * heads * Dk * 2;
   static constexpr int own_query_bytes = columns * 128;  ///< a warpgroup's, of 64 channels
   static constexpr int query_column_bytes = consumers * own_query_bytes;
@@ -261,7 +263,7 @@ __global__ void __launch_bounds__(Shape::threads, 1)
 
 }  // namespace
 
-void select_blocks(const SelectBlocks& a, cudaStream_t stream) {
+void select_blocks(const SelectBlocks& a, const Gpu& gpu, cudaStream_t stream) {
   visit_shape<SelectShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using T = typename Shape::T;
     const Config& config = *a.config;
@@ -285,7 +287,7 @@ void select_blocks(const SelectBlocks& a, cudaStream_t stream) {
         make_tensor_map(a.keys, a.dtype, rows_layout(summaries, config.num_kv_heads, Shape::dk, Shape::keys, 1));
     const std::size_t bytes = Shape::shared_bytes + 1024;
     allow_shared_memory(select_blocks_kernel<Shape>, bytes);
-    const int blocks = std::min(multiprocessors(), arguments.work.tiles * arguments.work.groups);
+    const int blocks = std::min(gpu.multiprocessors, arguments.work.tiles * arguments.work.groups);
     select_blocks_kernel<Shape><<<blocks, Shape::threads, bytes, stream>>>(arguments, queries, keys);
     check_launch("select_blocks_sm90");
   });

@@ -6,27 +6,29 @@
 
 #include "kernels/cuda/common/combination.cuh"
 #include "kernels/cuda/sm90/selection/selected_block.cuh"
+#include "kernels/cuda/sm90/stages.hpp"
 
 namespace cpnsa::cuda::sm90 {
 namespace {
 
-template <class Element, int Dk, int Dv>
+template <class Element, int Dk, int Dv, int Heads>
 struct SelectedShape {
   using T = Element;
   static constexpr int dk = Dk;
   static constexpr int dv = Dv;
-  static constexpr int heads = 16;
-  static constexpr int queries = 12;
-  static constexpr int keys = 64;  ///< of a block
-  static constexpr int key_stages = Dk == 192 ? 3 : Dk == 128 ? 5 : 8;
-  static constexpr int value_stages = Dk == 192 ? 4 : key_stages;
+  static constexpr auto table = TableRow<Dk, Dv, Heads>::shape.selected_attention;
+  static constexpr int heads = Heads;  ///< R
+  static constexpr int queries = table.queries;
+  static constexpr int keys = tokens_per_block;
+  static constexpr int key_stages = table.key_stages;
+  static constexpr int value_stages = table.value_stages;
   static constexpr int consumers = queries * 32;  ///< threads; of a warpgroup more two load and two warps build unions
   static constexpr int builders = 64;
   static constexpr int threads = consumers + 128;
   static constexpr int producer_registers = 56;
   static constexpr int consumer_registers = 152;
   static constexpr int lists = 2;
-  using Queries = OwnQueries<queries, Dk>;
+  using Queries = OwnQueries<queries, heads, Dk>;
   using Keys = StagePool<key_stages, Dk, queries>;
   using Values = StagePool<value_stages, Dv, queries>;
   static_assert(registers_suffice(threads, consumers, producer_registers, consumer_registers));
@@ -177,14 +179,14 @@ __global__ void __launch_bounds__(Shape::threads, 1)
 }  // namespace
 
 bool serves(const SelectedAttention& a) {
-  if (!serves_attention(*a.config) || a.config->select_block != 64) return false;
+  if (!serves(*a.config, a.dtype) || a.config->select_block != tokens_per_block) return false;
   bool fits = false;
   visit_shape<SelectedShape>(
       a, [&]<class Shape>(std::type_identity<Shape>) { fits = selected_shared_bytes<Shape>(a) <= most_shared_bytes; });
   return fits;
 }
 
-void selected_attention(const SelectedAttention& a, cudaStream_t stream) {
+void selected_attention(const SelectedAttention& a, const Gpu& gpu, cudaStream_t stream) {
   visit_shape<SelectedShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using T = typename Shape::T;
     const CudaSegmentSchedule& schedule = cuda_schedule(a.queries);
@@ -194,7 +196,7 @@ void selected_attention(const SelectedAttention& a, cudaStream_t stream) {
     AttentionProblem<T> problem = attention_problem<T>(a, schedule, tiles);
     problem.out = static_cast<T*>(a.out);
     problem.log_sum_exp = static_cast<float*>(a.log_sum_exp);
-    const auto [work, blocks] = persistent_work(a, tiles.count, a.group_end - a.group_begin, stream);
+    const auto [work, blocks] = persistent_work(a, tiles.count, a.group_end - a.group_begin, gpu, stream);
     const auto arguments = selected_work<Shape>(a, problem, work);
     const std::size_t bytes = selected_shared_bytes<Shape>(a);
     allow_shared_memory(selected_attention_kernel<Shape>, bytes);

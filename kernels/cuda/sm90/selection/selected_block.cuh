@@ -10,10 +10,10 @@
 
 namespace cpnsa::cuda::sm90 {
 
-/// A query's 16 heads for each of `Warps` warps, which asks for its next query when it is done with the last.
-template <int Warps, int Dk>
+/// A query's `Heads` heads for each of `Warps` warps, which asks for its next query when it is done with the last.
+template <int Warps, int Heads, int Dk>
 struct OwnQueries {
-  using Tile = SwizzledTile<16, Dk>;
+  using Tile = SwizzledTile<Heads, Dk>;
   static constexpr int bytes = Warps * Tile::bytes;
   static constexpr int barriers = Warps;
 
@@ -26,13 +26,13 @@ struct OwnQueries {
     for (int warp = 0; warp < Warps; ++warp) ptx::barrier_init(first_barrier + warp * 8, 1);
   }
 
-  /// `queries`: a map of boxes of one row's 16 heads; rows beyond it read as zeros.
+  /// `queries`: a map of boxes of one row's heads of a KV head; rows beyond it read as zeros.
   __device__ __forceinline__ void ask(const CUtensorMap& queries, const SelectedItem& item) const {
     __syncwarp();  // all lanes have read the last one
     if (threadIdx.x % 32 != 0) return;
     ptx::barrier_arrive_expect(ready(), Tile::bytes);
     for (int column = 0; column < Dk / 64; ++column)
-      ptx::tensor_load(tile() + column * (16 * 128), &queries, ready(), column * 64, item.group * 16,
+      ptx::tensor_load(tile() + column * (Heads * 128), &queries, ready(), column * 64, item.group * Heads,
                        static_cast<int>(item.tile.row) + static_cast<int>(threadIdx.x) / 32);
   }
 };

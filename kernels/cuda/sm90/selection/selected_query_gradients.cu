@@ -5,29 +5,31 @@
 
 #include "kernels/cuda/sm90/attention/gradient_launch.cuh"
 #include "kernels/cuda/sm90/selection/selected_block.cuh"
+#include "kernels/cuda/sm90/selection/selected_query_gradients.hpp"
+#include "kernels/cuda/sm90/stages.hpp"
 
 namespace cpnsa::cuda::sm90 {
 namespace {
 
-template <class Element, int Dk, int Dv>
+template <class Element, int Dk, int Dv, int Heads>
 struct SelectedGradientShape {
   using T = Element;
   static constexpr int dk = Dk;
   static constexpr int dv = Dv;
-  static constexpr int heads = 16;
-  static constexpr int queries = 8;
-  static constexpr int keys = 64;
-  static constexpr int stages = Dk == 192 ? 4 : Dk == 128 ? 6 : 12;
+  static constexpr auto table = TableRow<Dk, Dv, Heads>::shape.selected_query_gradients;
+  static constexpr int heads = Heads;  ///< R
+  static constexpr int queries = table.queries;
+  static constexpr int keys = tokens_per_block;
+  static constexpr int stages = table.stages;
   static constexpr int consumers = queries * 32;  ///< threads; of a warpgroup more two load and two warps build unions
   static constexpr int builders = 64;
   static constexpr int threads = consumers + 128;
   static constexpr int producer_registers = 56;
   static constexpr int consumer_registers = 224;
-  /// 192 channels of 16 heads do not fit in registers beside their gradient.
-  static constexpr bool queries_in_registers = Dk <= 128;
+  static constexpr bool queries_in_registers = table.queries_in_registers;
   static constexpr int lists = 2;
   static constexpr int keys_at_once = 32;  ///< whose scores are in registers
-  using Queries = OwnQueries<queries_in_registers ? 0 : queries, Dk>;
+  using Queries = OwnQueries<queries_in_registers ? 0 : queries, heads, Dk>;
   using Keys = StagePool<stages, Dk, queries>;
   using Values = StagePool<stages, Dv, queries>;
   static_assert(registers_suffice(threads, consumers, producer_registers, consumer_registers));
@@ -146,19 +148,19 @@ __global__ void __launch_bounds__(Shape::threads, 1)
 }  // namespace
 
 bool serves(const SelectedAttentionBackward& a) {
-  if (!serves_attention(*a.config) || a.config->select_block != 64) return false;
+  if (!serves(*a.config, a.dtype) || a.config->select_block != tokens_per_block) return false;
   bool fits = false;
   visit_shape<SelectedGradientShape>(
       a, [&]<class Shape>(std::type_identity<Shape>) { fits = selected_shared_bytes<Shape>(a) <= most_shared_bytes; });
   return fits;
 }
 
-void selected_query_gradients(const SelectedAttentionBackward& a, cudaStream_t stream) {
+void selected_query_gradients(const SelectedAttentionBackward& a, const Gpu& gpu, cudaStream_t stream) {
   visit_shape<SelectedGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using T = typename Shape::T;
     const ListView<QueryTile> tiles = cuda_schedule(a.queries).tiles(Shape::queries);
     if (tiles.count == 0 || a.group_begin == a.group_end) return;
-    const auto [work, blocks] = persistent_work(a, tiles.count, a.group_end - a.group_begin, stream);
+    const auto [work, blocks] = persistent_work(a, tiles.count, a.group_end - a.group_begin, gpu, stream);
     const auto arguments = selected_work<Shape>(a, gradient_problem<T>(a, tiles), work);
     const std::size_t bytes = selected_shared_bytes<Shape>(a);
     auto* const kernel = selected_query_gradients_kernel<Shape>;

@@ -23,7 +23,7 @@ struct SelectedWork {
   WorkList work;                 ///< one KV head's tiles after another's, whose keys and values stay in the L2
   const BlockLocation* table;    ///< [B, G]
   const std::int32_t* selected;  ///< [rows, G, n]
-  int head_begin;
+  int group_begin;
   int select_count;
   int words;
   int capacity;
@@ -31,7 +31,7 @@ struct SelectedWork {
   __device__ SelectedItem item(int index) const {
     const QueryTile tile = problem.tiles[work.tiles - 1 - index % work.tiles];
     const Segment& segment = problem.segments[tile.segment];
-    return {tile, head_begin + index / work.tiles, static_cast<int>(segment.position + tile.row - segment.row), true};
+    return {tile, group_begin + index / work.tiles, static_cast<int>(segment.position + tile.row - segment.row), true};
   }
 };
 

@@ -1,13 +1,16 @@
 #include "kernels/cuda/common/selected_parts.cuh"
 #include "kernels/cuda/sm90/attention/gradient_launch.cuh"
 #include "kernels/cuda/sm90/selection/block_maps.cuh"
+#include "kernels/cuda/sm90/selection/selected_query_gradients.hpp"
+#include "kernels/cuda/sm90/stages.hpp"
 
 namespace cpnsa::cuda::sm90 {
 namespace {
 
 /// Blocks are of 64 tokens; each has its own queries, so a thread block takes one.
-template <class T, int Dk, int Dv>
-using BlockShape = KeyGradientShape<T, Dk, Dv, 64>;
+static_assert(tokens_per_block == selected_tile_keys);
+template <class T, int Dk, int Dv, int Heads>
+using BlockShape = KeyGradientShape<T, Dk, Dv, Heads, tokens_per_block>;
 
 /// A part of the queries that selected a block: rows anywhere, each copied by itself.
 template <class Shape>
@@ -67,13 +70,16 @@ class SelectingQueries {
 
 }  // namespace
 
-void selected_key_gradients(const SelectedAttentionBackward& a, const SelectedQueries& lists, cudaStream_t stream) {
+void selected_attention_backward(const SelectedAttentionBackward& a, const Gpu& gpu, cudaStream_t stream) {
+  selected_query_gradients(a, gpu, stream);
+  if (cuda_schedule(a.queries).rows == 0 || a.group_begin == a.group_end) return;
+  const SelectedParts parts = list_selected_parts(a, stream);
   visit_shape<BlockShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using Walk = SelectingQueries<Shape>;
-    const auto tensors = selected_tensors<Shape>(a);
+    const auto tensors = selected_tensors<typename Shape::T>(a, 0);
     const typename Walk::Parameters parameters{row_maps(a, 1), block_maps(a), tensors,
-                                               selected_gradients(a, lists, tensors), Turns(lists.rest)};
-    launch_key_gradients<Shape, Walk>(a, parameters, lists.most_parts, stream);
+                                               selected_gradients(a, parts.lists, tensors), Turns(parts.lists.rest)};
+    launch_key_gradients<Shape, Walk>(a, parameters, parts.count, stream);
   });
 }
 
