@@ -54,21 +54,21 @@ struct Tiles {
 void warpgroup_kernel(Tiles tiles) {
   const std::uint32_t first = 1024, second = first + tile_bytes, barrier = second + tile_bytes;
   if (threadIdx.x == 0) {
-    ptx::barrier_init(barrier, 1);
-    ptx::fence_barrier_init();
+    ptx::mbarrier_init(barrier, 1);
+    ptx::fence_mbarrier_init();
   }
   __syncthreads();
   if (threadIdx.x == 0 && tiles.mistake != Mistake::nobody_arrives) {
-    ptx::barrier_arrive_expect(barrier, 2 * tile_bytes);
-    ptx::tensor_load(first, &tiles.first, barrier, 0, 0, 0);
-    ptx::tensor_load(second, &tiles.second, barrier, 0, 0, 0);
+    ptx::mbarrier_arrive_expect_tx(barrier, 2 * tile_bytes);
+    ptx::tma_load(first, &tiles.first, barrier, 0, 0, 0);
+    ptx::tma_load(second, &tiles.second, barrier, 0, 0, 0);
   }
-  if (tiles.mistake != Mistake::no_wait_for_copies) ptx::barrier_wait(barrier, 0);
+  if (tiles.mistake != Mistake::no_wait_for_copies) ptx::mbarrier_wait(barrier, 0);
   const unsigned warp = threadIdx.x / 32;
   float s[columns / 2] = {}, o[columns / 2] = {};
   ptx::wgmma_fence();
   for (int step = 0; step < columns / 16; ++step)
-    ptx::wgmma_nt(T{}, s, ptx::operand(first + step * 32), ptx::operand(second + step * 32), step > 0);
+    ptx::wgmma_ss(T{}, s, ptx::make_smem_desc(first + step * 32), ptx::make_smem_desc(second + step * 32), step > 0);
   ptx::wgmma_commit();
   if (tiles.mistake == Mistake::overwrites_operand)
     std::memset(ThreadBlock::pointer_to(first + warp * 16 * 128), 0, 16 * 128);
@@ -79,7 +79,7 @@ void warpgroup_kernel(Tiles tiles) {
       const __nv_bfloat162 pair = __floats2bfloat162_rn(s[8 * step + 2 * i], s[8 * step + 2 * i + 1]);
       std::memcpy(&p[i], &pair, sizeof pair);
     }
-    ptx::wgmma_rn(T{}, o, p, ptx::operand(second + step * 2048, tile_bytes));
+    ptx::wgmma_rs(T{}, o, p, ptx::make_smem_desc(second + step * 2048, tile_bytes));
   }
   ptx::wgmma_commit();
   if (tiles.mistake != Mistake::no_wait_for_products) ptx::wgmma_wait<0>();
@@ -142,21 +142,21 @@ TEST(Emulation, AWaitInVainEndsAndSaysWhere) {
 }
 
 void looking_kernel(bool arrives) {
-  if (threadIdx.x == 0) ptx::barrier_init(0, 2);
+  if (threadIdx.x == 0) ptx::mbarrier_init(0, 2);
   __syncthreads();
-  if (threadIdx.x == 32 && arrives) ptx::barrier_arrive(0, 2);
-  while (!ptx::barrier_passed(0, 0)) {
+  if (threadIdx.x == 32 && arrives) ptx::mbarrier_arrive(0, 2);
+  while (!ptx::mbarrier_test_wait(0, 0)) {
   }
 }
 
 TEST(Emulation, LookingInVainEndsAndSaysWhere) {
-  const auto longest = std::exchange(emulation::ThreadBlock::longest_sleep, std::chrono::milliseconds(50));
+  const auto longest = std::exchange(emulation::ThreadBlock::max_sleep, std::chrono::milliseconds(50));
   EXPECT_EQ(complaint([] { looking_kernel->*Grid{1, 64, 64, stream}(true); }), "");
   EXPECT_THAT(complaint([] {
                 looking_kernel->*Grid{1, 64, 64, stream}(false);
               }),
               testing::AllOf(testing::HasSubstr("cannot go on"), testing::HasSubstr("warp 1: 32 in __nanosleep")));
-  emulation::ThreadBlock::longest_sleep = longest;
+  emulation::ThreadBlock::max_sleep = longest;
 }
 
 enum class Freeing { by_every_warp, by_one_warp_after_all, by_one_warp };
@@ -168,20 +168,20 @@ void ring_kernel(Freeing freeing) {
   const auto free = [](int turn) { return static_cast<std::uint32_t>((stages + turn % stages) * 8); };
   if (threadIdx.x == 0)
     for (int stage = 0; stage < stages; ++stage) {
-      ptx::barrier_init(ready(stage), 1);
-      ptx::barrier_init(free(stage), freeing == Freeing::by_every_warp ? 4 : 1);
+      ptx::mbarrier_init(ready(stage), 1);
+      ptx::mbarrier_init(free(stage), freeing == Freeing::by_every_warp ? 4 : 1);
     }
   __syncthreads();
   for (int turn = 0; turn < turns; ++turn) {
     const int parity = turn / stages % 2;
     if (threadIdx.x >= 128) {
-      ptx::barrier_wait(ready(turn), parity);
+      ptx::mbarrier_wait(ready(turn), parity);
       if (freeing == Freeing::by_one_warp_after_all) ptx::named_barrier(1, 128);
       if (freeing == Freeing::by_every_warp ? threadIdx.x % 32 == 0 : threadIdx.x == 128)
-        ptx::barrier_arrive(free(turn));
+        ptx::mbarrier_arrive(free(turn));
     } else if (threadIdx.x == 0) {
-      ptx::barrier_wait(free(turn), parity ^ 1);
-      ptx::barrier_arrive(ready(turn));
+      ptx::mbarrier_wait(free(turn), parity ^ 1);
+      ptx::mbarrier_arrive(ready(turn));
     }
   }
 }

@@ -153,7 +153,7 @@ void ThreadBlock::run(uint3 index_, const std::function<void()>& kernel) {
       continue;
     }
     const bool sleeps = std::any_of(threads_.begin(), threads_.end(), [](const Thread& t) { return t.sleeps; });
-    if (!sleeps || std::chrono::steady_clock::now() - asleep_since > longest_sleep)
+    if (!sleeps || std::chrono::steady_clock::now() - asleep_since > max_sleep)
       error_ =
           std::make_exception_ptr(std::runtime_error("emulation: a thread block cannot go on: " + where_everyone_is()));
     for (Thread& thread : threads_) thread.sleeps = false;

@@ -148,7 +148,7 @@ class ThreadBlock {
   [[noreturn]] void fail(const std::string& what) const;
 
   /// How long threads may do nothing but look, in case other thread blocks get on.
-  static inline std::chrono::milliseconds longest_sleep{60'000};
+  static inline std::chrono::milliseconds max_sleep{60'000};
 
  private:
   Warp& arrive(std::string_view verb, unsigned mask, void* argument);

@@ -9,12 +9,12 @@ namespace cpnsa::cuda {
 /// Where blocks' keys and values are: the rank's own tensors and the pool of fetched blocks.
 template <class T>
 struct BlockTensors {
-  const T* k;     ///< [rows, G, dk]
-  const T* v;     ///< [rows, G, dv]
-  const T* pool;  ///< [slots][m dk + m dv]
-  int groups;
-  int dk;
-  int dv;
+  const T* k;     ///< [rows, G, d_qk]
+  const T* v;     ///< [rows, G, d_v]
+  const T* pool;  ///< [slots][m d_qk + m d_v]
+  int num_kv_heads;
+  int d_qk;
+  int d_v;
   int block_tokens;  ///< m
 };
 
@@ -38,28 +38,29 @@ struct BlockRows {
   std::int64_t v_stride;
   std::int64_t slot_stride;
   std::int64_t slot_values;  ///< offset of the values in a slot
-  int dk;
-  int dv;
+  int d_qk;
+  int d_v;
 
   __device__ BlockRows(const BlockTensors<T>& t, int group)
-      : k(t.k + static_cast<std::int64_t>(group) * t.dk),
-        v(t.v + static_cast<std::int64_t>(group) * t.dv),
+      : k(t.k + static_cast<std::int64_t>(group) * t.d_qk),
+        v(t.v + static_cast<std::int64_t>(group) * t.d_v),
         pool(t.pool),
-        k_stride(static_cast<std::int64_t>(t.groups) * t.dk),
-        v_stride(static_cast<std::int64_t>(t.groups) * t.dv),
-        slot_stride(static_cast<std::int64_t>(t.block_tokens) * (t.dk + t.dv)),
-        slot_values(static_cast<std::int64_t>(t.block_tokens) * t.dk),
-        dk(t.dk),
-        dv(t.dv) {}
+        k_stride(static_cast<std::int64_t>(t.num_kv_heads) * t.d_qk),
+        v_stride(static_cast<std::int64_t>(t.num_kv_heads) * t.d_v),
+        slot_stride(static_cast<std::int64_t>(t.block_tokens) * (t.d_qk + t.d_v)),
+        slot_values(static_cast<std::int64_t>(t.block_tokens) * t.d_qk),
+        d_qk(t.d_qk),
+        d_v(t.d_v) {}
 
   __device__ const T* key(BlockLocation at, int token) const {
-    return at >= 0 ? k + (at + static_cast<std::int64_t>(token)) * k_stride
-                   : pool + (-1 - static_cast<std::int64_t>(at)) * slot_stride + static_cast<std::int64_t>(token) * dk;
+    return at >= 0
+               ? k + (at + static_cast<std::int64_t>(token)) * k_stride
+               : pool + (-1 - static_cast<std::int64_t>(at)) * slot_stride + static_cast<std::int64_t>(token) * d_qk;
   }
   __device__ const T* value(BlockLocation at, int token) const {
     return at >= 0 ? v + (at + static_cast<std::int64_t>(token)) * v_stride
                    : pool + (-1 - static_cast<std::int64_t>(at)) * slot_stride + slot_values +
-                         static_cast<std::int64_t>(token) * dv;
+                         static_cast<std::int64_t>(token) * d_v;
   }
 };
 

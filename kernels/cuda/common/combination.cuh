@@ -20,9 +20,9 @@ template <class T>
 struct Combination {
   GateKind kind;
   const T* gate;   ///< [rows H, 3]
-  const T* o_cmp;  ///< [rows H, dv]
-  const T* o_win;  ///< [rows H, dv]
-  T* out;          ///< [rows H, dv]; null where there is nothing to combine
+  const T* o_cmp;  ///< [rows H, d_v]
+  const T* o_win;  ///< [rows H, d_v]
+  T* out;          ///< [rows H, d_v]; null where there is nothing to combine
 
   Combination() = default;
   explicit Combination(const CombineBranches& a)

@@ -38,11 +38,11 @@ AttentionProblem<T> attention_problem(const Stage& a, const CudaSegmentSchedule&
   problem.segments = schedule.device_segments();
   problem.tiles = tiles.device;
   problem.q = static_cast<const T*>(a.q);
-  problem.heads = static_cast<int>(config.num_q_heads);
-  problem.groups = static_cast<int>(config.num_kv_heads);
+  problem.num_q_heads = static_cast<int>(config.num_q_heads);
+  problem.num_kv_heads = static_cast<int>(config.num_kv_heads);
   problem.heads_per_group = static_cast<int>(config.heads_per_group());
-  problem.dk = static_cast<int>(config.head_dim_qk);
-  problem.dv = static_cast<int>(config.head_dim_v);
+  problem.d_qk = static_cast<int>(config.head_dim_qk);
+  problem.d_v = static_cast<int>(config.head_dim_v);
   problem.scale_log2 = static_cast<float>(config.scale() * 1.44269504088896340736);
   return problem;
 }

@@ -10,12 +10,12 @@ namespace cpnsa::cuda {
 namespace {
 
 constexpr std::int64_t head_dim_step = 8;
-constexpr std::int64_t most_head_dim = 256;
+constexpr std::int64_t max_head_dim = 256;
 constexpr std::int64_t hidden_step = 8;
-constexpr std::int64_t most_kv_heads = 65535;  ///< thread blocks in a grid's second dimension
-constexpr std::int64_t most_heads_per_group = 64;
-constexpr std::int64_t most_select_count = 64;
-constexpr std::int64_t most_summaries_a_block = 128;
+constexpr std::int64_t max_kv_heads = 65535;  ///< thread blocks in a grid's second dimension
+constexpr std::int64_t max_heads_per_group = 64;
+constexpr std::int64_t max_select_count = 64;
+constexpr std::int64_t max_summaries_per_block = 128;
 
 [[noreturn]] void refuse(std::string_view key, std::string_view found) {
   throw UnsupportedError(fmt::format(
@@ -23,12 +23,12 @@ constexpr std::int64_t most_summaries_a_block = 128;
       "{}; hidden widths of the mlp compressor multiples of {}; num_kv_heads up to {}; num_q_heads / num_kv_heads up "
       "to "
       "{}; select_count up to {}; (select_block + compress_block) / compress_stride up to {}",
-      key, found, head_dim_step, most_head_dim, hidden_step, most_kv_heads, most_heads_per_group, most_select_count,
-      most_summaries_a_block));
+      key, found, head_dim_step, max_head_dim, hidden_step, max_kv_heads, max_heads_per_group, max_select_count,
+      max_summaries_per_block));
 }
 
 void check_head_dim(std::string_view key, std::int64_t dim) {
-  if (dim % head_dim_step != 0 || dim > most_head_dim) refuse(key, fmt::to_string(dim));
+  if (dim % head_dim_step != 0 || dim > max_head_dim) refuse(key, fmt::to_string(dim));
 }
 
 void check_hidden(std::string_view key, std::int64_t hidden) {
@@ -38,12 +38,12 @@ void check_hidden(std::string_view key, std::int64_t hidden) {
 /// What the attention kernels keep in shared memory: the rows of a KV head's query, the best blocks so far, the
 /// importances that blocks still wait for.
 void check_attention_limits(const Config& config) {
-  if (config.num_kv_heads > most_kv_heads) refuse("num_kv_heads", fmt::to_string(config.num_kv_heads));
-  if (config.heads_per_group() > most_heads_per_group)
+  if (config.num_kv_heads > max_kv_heads) refuse("num_kv_heads", fmt::to_string(config.num_kv_heads));
+  if (config.heads_per_group() > max_heads_per_group)
     refuse("num_q_heads / num_kv_heads", fmt::to_string(config.heads_per_group()));
-  if (config.select_count > most_select_count) refuse("select_count", fmt::to_string(config.select_count));
+  if (config.select_count > max_select_count) refuse("select_count", fmt::to_string(config.select_count));
   const std::int64_t span = (config.select_block + config.compress_block) / config.compress_stride;
-  if (span > most_summaries_a_block) refuse("(select_block + compress_block) / compress_stride", fmt::to_string(span));
+  if (span > max_summaries_per_block) refuse("(select_block + compress_block) / compress_stride", fmt::to_string(span));
 }
 
 }  // namespace

@@ -19,24 +19,24 @@ template <class T>
 struct AttentionProblem {
   const Segment* segments;
   const QueryTile* tiles;
-  const T* q;           ///< [rows, heads, dk]
-  T* out;               ///< [rows, heads, dv]
-  float* log_sum_exp;   ///< [rows, heads], natural logarithm
-  int heads;            ///< H
-  int groups;           ///< G
+  const T* q;           ///< [rows, H, d_qk]
+  T* out;               ///< [rows, H, d_v]
+  float* log_sum_exp;   ///< [rows, H], natural logarithm
+  int num_q_heads;      ///< H
+  int num_kv_heads;     ///< G
   int heads_per_group;  ///< R
-  int dk;
-  int dv;
+  int d_qk;
+  int d_v;
   float scale_log2;  ///< softmax scale times log2(e)
 };
 
 /// What every branch's backward is given beside its keys.
 template <class T>
 struct GradientProblem : AttentionProblem<T> {
-  const T* dout;         ///< [rows, heads, dv]
-  const float* weights;  ///< [rows, heads]
-  const float* deltas;   ///< [rows, heads]
-  float* dq;             ///< [rows, heads, dk], "+="
+  const T* dout;         ///< [rows, H, d_v]
+  const float* weights;  ///< [rows, H]
+  const float* deltas;   ///< [rows, H]
+  float* dq;             ///< [rows, H, d_qk], "+="
   float scale;           ///< of the softmax; log_sum_exp is the forward's
 };
 

@@ -11,8 +11,8 @@ namespace {
 
 constexpr int block_threads = 256;
 constexpr std::int64_t units_per_thread = 4;
-constexpr std::int64_t most_blocks = 1 << 16;  // of a launch, beyond which threads take more
-constexpr std::int64_t most_blocks_y = 65535;  // what CUDA allows
+constexpr std::int64_t max_blocks = 1 << 16;  // of a launch, beyond which threads take more
+constexpr std::int64_t max_blocks_y = 65535;  // what CUDA allows
 
 struct Assign {
   template <class Unit>
@@ -57,14 +57,14 @@ __global__ void __launch_bounds__(block_threads)
 
 template <class Operation, class Unit>
 void launch(const Rows<Unit>& rows, const ListView<RowRange>& ranges, cudaStream_t stream) {
-  std::int64_t longest = 0;
-  for (std::int64_t r = 0; r < ranges.count; ++r) longest = std::max(longest, ranges.host[r].count);
-  if (longest * rows.width == 0) return;
-  // Ranges differ in length: as many thread blocks each as the longest wants, unless most would find nothing to do.
+  std::int64_t max_count = 0;
+  for (std::int64_t r = 0; r < ranges.count; ++r) max_count = std::max(max_count, ranges.host[r].count);
+  if (max_count * rows.width == 0) return;
+  // Ranges differ in length: as many thread blocks each as the max_count wants, unless most would find nothing to do.
   constexpr std::int64_t units_per_block = block_threads * units_per_thread;
-  const std::int64_t wanted = (longest * rows.width + units_per_block - 1) / units_per_block;
-  const std::int64_t y = std::min(most_blocks_y, ranges.count);
-  const dim3 blocks(static_cast<unsigned>(std::min(wanted, most_blocks / y)), static_cast<unsigned>(y));
+  const std::int64_t wanted = (max_count * rows.width + units_per_block - 1) / units_per_block;
+  const std::int64_t y = std::min(max_blocks_y, ranges.count);
+  const dim3 blocks(static_cast<unsigned>(std::min(wanted, max_blocks / y)), static_cast<unsigned>(y));
   rows_kernel<Operation, Unit><<<blocks, block_threads, 0, stream>>>(rows, ranges.device, ranges.count);
 }
 
@@ -157,7 +157,7 @@ void convert_to(std::span<const Conversion> arrays, cudaStream_t stream) {
       launched.array[launched.count++] = {static_cast<To*>(given.destination), static_cast<const From*>(given.source),
                                           given.count, packs, launched.blocks};
       const std::int64_t units = packs > 0 ? packs : given.count;
-      launched.blocks += static_cast<unsigned>(std::min(most_blocks, (units + block_threads - 1) / block_threads));
+      launched.blocks += static_cast<unsigned>(std::min(max_blocks, (units + block_threads - 1) / block_threads));
     }
     if (launched.blocks > 0) convert_kernel<To, From><<<launched.blocks, block_threads, 0, stream>>>(launched);
   }

@@ -5,9 +5,9 @@
 #include <cstdint>
 
 #include "kernels/cuda/common/check.hpp"
+#include "kernels/cuda/common/ordered_accumulation.cuh"
 #include "kernels/cuda/common/problem.cuh"
 #include "kernels/cuda/common/selected_tensors.cuh"
-#include "kernels/cuda/common/turns.cuh"
 #include "kernels/cuda/schedule/key_tiles.hpp"
 #include "kernels/cuda/schedule/segment_search.cuh"
 #include "kernels/cuda/schedule/selected_queries.hpp"
@@ -33,7 +33,7 @@ struct BlockTile {
 struct SelectedGradients {
   SelectedQueries lists;
   BlockTensors<float> tensors;  ///< dk, dv and dpool
-  Turns turns;                  ///< a place for each tile of each pair
+  OrderedAccumulation order;    ///< a place for each tile of each pair
   int segment_count;
   int tiles_per_block;  ///< ceil(m / 64)
 };
@@ -45,7 +45,7 @@ struct SelectedPart {
   int group = 0;
   int count = 0;  ///< rows
   const std::int32_t* rows = nullptr;
-  std::int64_t place = 0;
+  std::int64_t slot = 0;
   unsigned turn = 0;
 
   template <class T>
@@ -57,9 +57,9 @@ struct SelectedPart {
     if (part >= lists.first_part[lists.pairs]) return;
     const std::int32_t pair = lists.pair_of_part[part];
     group = tensors.group_begin + pair / lists.blocks;
-    at = tensors.table[static_cast<std::int64_t>(pair % lists.blocks) * a.groups + group];
+    at = tensors.table[static_cast<std::int64_t>(pair % lists.blocks) * a.num_kv_heads + group];
     turn = part - lists.first_part[pair];
-    place = static_cast<std::int64_t>(pair) * gradients.tiles_per_block + tile_of_block;
+    slot = static_cast<std::int64_t>(pair) * gradients.tiles_per_block + tile_of_block;
     const std::int64_t begin = lists.first_row[pair] + static_cast<std::int64_t>(turn) * lists.part_queries;
     rows = lists.rows + begin;
     count = static_cast<int>(min(static_cast<std::int64_t>(lists.part_queries), lists.first_row[pair + 1] - begin));
@@ -88,8 +88,8 @@ struct SelectedParts {
 inline SelectedParts list_selected_parts(const SelectedAttentionBackward& a, cudaStream_t stream) {
   const SelectedQueries lists = list_selected_queries(a, stream);
   const std::int64_t tiles = tiles_per_block(*a.config);
-  check(cudaMemsetAsync(lists.rest, 0, Turns::bytes(lists.pairs * tiles), stream), "cudaMemsetAsync");
-  return {lists, lists.most_parts * tiles};
+  check(cudaMemsetAsync(lists.rest, 0, OrderedAccumulation::bytes(lists.pairs * tiles), stream), "cudaMemsetAsync");
+  return {lists, lists.max_parts * tiles};
 }
 
 /// Where the stage's gradients go.
@@ -100,11 +100,11 @@ SelectedGradients selected_gradients(const SelectedAttentionBackward& a, const S
   sums.k = static_cast<const float*>(a.dk);
   sums.v = static_cast<const float*>(a.dv);
   sums.pool = static_cast<const float*>(a.dpool);
-  sums.groups = tensors.blocks.groups;
-  sums.dk = tensors.blocks.dk;
-  sums.dv = tensors.blocks.dv;
+  sums.num_kv_heads = tensors.blocks.num_kv_heads;
+  sums.d_qk = tensors.blocks.d_qk;
+  sums.d_v = tensors.blocks.d_v;
   sums.block_tokens = tensors.blocks.block_tokens;
-  return {lists, sums, Turns(lists.rest), static_cast<int>(cuda_schedule(a.queries).segments.size()),
+  return {lists, sums, OrderedAccumulation(lists.rest), static_cast<int>(cuda_schedule(a.queries).segments.size()),
           static_cast<int>(tiles_per_block(*a.config))};
 }
 

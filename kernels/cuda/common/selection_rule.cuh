@@ -17,11 +17,11 @@ struct SelectionRule {
         init_blocks(static_cast<int>(config.init_blocks)),
         local_blocks(static_cast<int>(config.local_blocks)) {}
 
-  __host__ __device__ int places() const { return select_count - init_blocks - local_blocks; }
+  __host__ __device__ int num_scored() const { return select_count - init_blocks - local_blocks; }
   __device__ int causal(int position) const { return position / select_block + 1; }
   /// Whether scores decide anything: with at most n causal blocks all are selected.
   __device__ bool chooses(int position) const { return causal(position) > select_count; }
-  /// Blocks [init_blocks, candidates_end) compete for the places.
+  /// Blocks [init_blocks, candidates_end) compete for the num_scored.
   __device__ int candidates_end(int position) const { return causal(position) - local_blocks; }
 };
 

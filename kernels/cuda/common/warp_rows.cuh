@@ -140,7 +140,7 @@ __device__ __forceinline__ float row_maximum(float maximum) {
 /// Takes scores (base 2, -infinity where masked) of the next keys: p = 2^(s - maximum), and what was summed so far is
 /// rescaled to the new maximum. Where a row has still seen nothing, p is 0.
 template <int KeyColumns, int Columns>
-__device__ __forceinline__ void update_softmax(SoftmaxRows& state, float (&s)[KeyColumns][4], float (&o)[Columns][4]) {
+__device__ __forceinline__ void online_softmax(SoftmaxRows& state, float (&s)[KeyColumns][4], float (&o)[Columns][4]) {
   float rescale[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -173,8 +173,8 @@ __device__ __forceinline__ void update_softmax(SoftmaxRows& state, float (&s)[Ke
 /// warp's scores exceeds its row's by more than 2^8: it is what p is relative to then, not the greatest score. True
 /// where one rose: what was summed so far in O is to be multiplied by `rescale`.
 template <int KeyColumns>
-__device__ __forceinline__ bool advance_softmax_seldom(SoftmaxRows& state, float (&s)[KeyColumns][4], float scale_log2,
-                                                       float (&rescale)[2]) {
+__device__ __forceinline__ bool online_softmax_lazy_rescale(SoftmaxRows& state, float (&s)[KeyColumns][4],
+                                                            float scale_log2, float (&rescale)[2]) {
   constexpr float tolerated = 8.f;  // p stays below 2^8, which bfloat16 and float16 hold as well as numbers below 1
   const auto exceeds = [&](int half, float maximum) { return !(maximum <= state.maximum[half] + tolerated); };
   const bool may_rise =
@@ -213,7 +213,7 @@ __device__ __forceinline__ bool advance_softmax_seldom(SoftmaxRows& state, float
   return rises;
 }
 
-/// O after advance_softmax_seldom() said so.
+/// O after online_softmax_lazy_rescale() said so.
 template <int Columns>
 __device__ __forceinline__ void rescale_output(float (&o)[Columns][4], const float (&rescale)[2]) {
 #pragma unroll

@@ -80,7 +80,7 @@ __device__ __forceinline__ void named_barrier(int barrier, int threads) {
 }
 
 /// The number, as if unknown: what follows from it is computed anew in place of being kept in registers.
-__device__ __forceinline__ int anew(int number) {
+__device__ __forceinline__ int opaque(int number) {
   asm volatile("" : "+r"(number));
   return number;
 }

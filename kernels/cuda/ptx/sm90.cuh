@@ -12,31 +12,31 @@ namespace cpnsa::cuda::ptx {
 
 // --- mbarriers: addresses are shared-memory addresses ------------------------------------------------------------
 
-__device__ __forceinline__ void barrier_init(std::uint32_t barrier, int arrivals) {
+__device__ __forceinline__ void mbarrier_init(std::uint32_t barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(barrier), "r"(arrivals) : "memory");
 }
 
 /// Makes initialised barriers visible to the copy engine.
-__device__ __forceinline__ void fence_barrier_init() {
+__device__ __forceinline__ void fence_mbarrier_init() {
   asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
 }
 
-__device__ __forceinline__ void barrier_arrive(std::uint32_t barrier) {
+__device__ __forceinline__ void mbarrier_arrive(std::uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(barrier) : "memory");
 }
 
 /// Arrives `times` times, once at least.
-__device__ __forceinline__ void barrier_arrive(std::uint32_t barrier, int times) {
+__device__ __forceinline__ void mbarrier_arrive(std::uint32_t barrier, int times) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier), "r"(times) : "memory");
 }
 
 /// Arrives, and makes the phase wait for so many bytes of copies too.
-__device__ __forceinline__ void barrier_arrive_expect(std::uint32_t barrier, int bytes) {
+__device__ __forceinline__ void mbarrier_arrive_expect_tx(std::uint32_t barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier), "r"(bytes) : "memory");
 }
 
 /// Waits until the phase of this parity is complete; right after initialisation the phase of parity 1 is.
-__device__ __forceinline__ void barrier_wait(std::uint32_t barrier, int parity) {
+__device__ __forceinline__ void mbarrier_wait(std::uint32_t barrier, int parity) {
   asm volatile(
       "{\n"
       ".reg .pred done;\n"
@@ -50,8 +50,8 @@ __device__ __forceinline__ void barrier_wait(std::uint32_t barrier, int parity) 
       : "memory");
 }
 
-/// Whether barrier_wait() would not wait.
-__device__ __forceinline__ bool barrier_passed(std::uint32_t barrier, int parity) {
+/// Whether mbarrier_wait() would not wait.
+__device__ __forceinline__ bool mbarrier_test_wait(std::uint32_t barrier, int parity) {
   int passed;
   asm volatile(
       "{\n"
@@ -68,8 +68,8 @@ __device__ __forceinline__ bool barrier_passed(std::uint32_t barrier, int parity
 // --- tensor copies ------------------------------------------------------------------------------------------------
 
 /// The map's box at element coordinates (c0, c1, c2), innermost first, to shared memory; out of bounds reads as zero.
-__device__ __forceinline__ void tensor_load(std::uint32_t destination, const CUtensorMap* map, std::uint32_t barrier,
-                                            int c0, int c1, int c2) {
+__device__ __forceinline__ void tma_load(std::uint32_t destination, const CUtensorMap* map, std::uint32_t barrier,
+                                         int c0, int c1, int c2) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];\n" ::
           "r"(destination),
@@ -78,24 +78,24 @@ __device__ __forceinline__ void tensor_load(std::uint32_t destination, const CUt
 }
 
 /// Brings so many bytes of global memory, multiples of 16, into the L2.
-__device__ __forceinline__ void prefetch(const void* address, int bytes) {
+__device__ __forceinline__ void prefetch_l2(const void* address, int bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;\n" ::"l"(address), "r"(bytes) : "memory");
 }
 
 /// Adds two neighbouring floats in global memory, without waiting for it.
-__device__ __forceinline__ void add_to_memory(float* destination, float x, float y) {
+__device__ __forceinline__ void red_add(float* destination, float x, float y) {
   asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1, %2};\n" ::"l"(destination), "f"(x), "f"(y) : "memory");
 }
 
 // --- registers ----------------------------------------------------------------------------------------------------
 
 template <int Registers>
-__device__ __forceinline__ void give_registers() {
+__device__ __forceinline__ void warpgroup_reg_dealloc() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(Registers));
 }
 
 template <int Registers>
-__device__ __forceinline__ void take_registers() {
+__device__ __forceinline__ void warpgroup_reg_alloc() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(Registers));
 }
 
@@ -118,7 +118,7 @@ __device__ __forceinline__ void wgmma_wait() {
 
 /// Keeps the compiler from moving accesses of an accumulator across the products that write it.
 template <int N>
-__device__ __forceinline__ void hold(float (&d)[N]) {
+__device__ __forceinline__ void warpgroup_fence_operand(float (&d)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
@@ -127,7 +127,7 @@ __device__ __forceinline__ void hold(float (&d)[N]) {
 /// apart from the next eight; `leading` is the distance in bytes between columns of 64 elements, of an operand whose
 /// rows run along the summed dimension. All lanes call it with the same address; the shuffle tells the compiler so,
 /// which keeps what follows from it once a warp then, where products want it, and not once a lane.
-__device__ __forceinline__ std::uint64_t operand(std::uint32_t address, int leading = 16) {
+__device__ __forceinline__ std::uint64_t make_smem_desc(std::uint32_t address, int leading = 16) {
   address = __shfl_sync(0xffffffffu, address, 0);
   return static_cast<std::uint64_t>((address & 0x3ffff) >> 4) |
          static_cast<std::uint64_t>((leading & 0x3ffff) >> 4) << 16 | static_cast<std::uint64_t>(1024 >> 4) << 32 |
@@ -135,7 +135,7 @@ __device__ __forceinline__ std::uint64_t operand(std::uint32_t address, int lead
 }
 
 /// The operand that lies a multiple of 16 bytes further on.
-__device__ __forceinline__ std::uint64_t advance(std::uint64_t operand, int bytes) {
+__device__ __forceinline__ std::uint64_t advance_desc(std::uint64_t operand, int bytes) {
   std::uint32_t low, high;
   asm("mov.b64 {%0, %1}, %2;\n" : "=r"(low), "=r"(high) : "l"(operand));
   low += static_cast<std::uint32_t>(bytes / 16);  // the address, which never carries into what is above it
@@ -171,7 +171,7 @@ __device__ __forceinline__ std::uint64_t advance(std::uint64_t operand, int byte
 // The same instruction for each type and width; assembly takes both from its text alone.
 #define CPNSA_WGMMA(Type, type, N, Values, D, R, a0, a1, a2, a3, b, c)                                          \
   /* d[64 x N] = a[64 x 16] b[N x 16]^T (+ d), both in shared memory, rows along the summed dimension */        \
-  __device__ __forceinline__ void wgmma_nt(Type, float(&d)[Values], std::uint64_t first, std::uint64_t second,  \
+  __device__ __forceinline__ void wgmma_ss(Type, float(&d)[Values], std::uint64_t first, std::uint64_t second,  \
                                            int accumulate) {                                                    \
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" c                                                         \
                  ", 0;\n"                                                                                       \
@@ -181,7 +181,7 @@ __device__ __forceinline__ std::uint64_t advance(std::uint64_t operand, int byte
                  : "l"(first), "l"(second), "r"(accumulate));                                                   \
   }                                                                                                             \
   /* d[64 x N] += a[64 x 16] b[16 x N], a in registers, b in shared memory, rows across the summed dimension */ \
-  __device__ __forceinline__ void wgmma_rn(Type, float(&d)[Values], const std::uint32_t(&a)[4],                 \
+  __device__ __forceinline__ void wgmma_rs(Type, float(&d)[Values], const std::uint32_t(&a)[4],                 \
                                            std::uint64_t second) {                                              \
     asm volatile(                                                                                               \
         "{\n.reg .pred p;\nsetp.eq.b32 p, 0, 0;\n"                                                              \

@@ -78,10 +78,10 @@ SummaryKeyTiles summary_key_tiles(std::span<const Segment> segments, const Confi
                                 std::min(begin + part, queries), static_cast<std::int32_t>(summary),
                                 static_cast<std::int32_t>(std::min(keys, summaries - summary)), run_begin,
                                 static_cast<std::int32_t>(result.runs.size()),
-                                static_cast<std::int32_t>(result.places + static_cast<std::int64_t>(tile)),
+                                static_cast<std::int32_t>(result.slots + static_cast<std::int64_t>(tile)),
                                 static_cast<std::int32_t>(begin / part - first_query[tile] / part)});
       }
-    result.places += static_cast<std::int64_t>(first_query.size());
+    result.slots += static_cast<std::int64_t>(first_query.size());
   }
   return result;
 }

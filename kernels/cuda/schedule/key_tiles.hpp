@@ -37,7 +37,7 @@ struct QueryRun {
 };
 
 /// Consecutive summaries of one document, with a part of the queries that see some of them. The parts of the same
-/// summaries have the same `place`, and add to it in the order of `turn`.
+/// summaries have the same `slot`, and add to it in the order of `turn`.
 struct SummaryKeyTile {
   std::int64_t row;          ///< of the summaries tensor
   std::int64_t query_begin;  ///< of the document's queries on this rank
@@ -46,14 +46,14 @@ struct SummaryKeyTile {
   std::int32_t summaries;
   std::int32_t run_begin;  ///< in SummaryKeyTiles::runs
   std::int32_t run_end;
-  std::int32_t place;
+  std::int32_t slot;
   std::int32_t turn;
 };
 
 struct SummaryKeyTiles {
   std::vector<SummaryKeyTile> tiles;  ///< a later turn after an earlier one
   std::vector<QueryRun> runs;
-  std::int64_t places = 0;  ///< at most C
+  std::int64_t slots = 0;  ///< at most C
 };
 
 SummaryKeyTiles summary_key_tiles(std::span<const Segment> segments, const Config& config, std::int64_t keys);

@@ -38,7 +38,7 @@ CudaSegmentSchedule::CudaSegmentSchedule(std::span<const Segment> list, const Co
   window_key_tiles_ = KeyTiles<WindowKeyTile>(std::move(window.tiles));
   SummaryKeyTiles summaries = cuda::summary_key_tiles(segments, config, sizes.keys);
   query_runs_ = DeviceArray<QueryRun>(summaries.runs);
-  summary_places_ = summaries.places;
+  summary_slots_ = summaries.slots;
   summary_key_tiles_ = KeyTiles<SummaryKeyTile>(std::move(summaries.tiles));
 }
 

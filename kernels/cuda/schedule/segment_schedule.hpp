@@ -42,7 +42,7 @@ class CudaSegmentSchedule final : public SegmentSchedule {
   /// Tiles of summaries, the runs that they refer to, and the number of their places.
   ListView<SummaryKeyTile> summary_key_tiles() const { return summary_key_tiles_.view(); }
   const QueryRun* query_runs() const { return query_runs_.data(); }
-  std::int64_t summary_places() const { return summary_places_; }
+  std::int64_t summary_slots() const { return summary_slots_; }
 
   std::int64_t end_position() const { return end_position_; }  ///< no token of the rank is at it or beyond
 
@@ -67,7 +67,7 @@ class CudaSegmentSchedule final : public SegmentSchedule {
   DeviceArray<std::int32_t> window_key_segments_;
   KeyTiles<SummaryKeyTile> summary_key_tiles_;
   DeviceArray<QueryRun> query_runs_;
-  std::int64_t summary_places_ = 0;
+  std::int64_t summary_slots_ = 0;
   std::int64_t end_position_ = 0;
 };
 

@@ -20,7 +20,7 @@ struct Sizes {
   std::int64_t pairs;
   int part_queries;
 
-  std::int64_t most_parts() const { return std::min(pairs, entries) + entries / part_queries; }
+  std::int64_t max_parts() const { return std::min(pairs, entries) + entries / part_queries; }
   int key_bits() const { return std::bit_width(static_cast<std::uint64_t>(pairs)); }  // `pairs` stands for no block
 };
 
@@ -62,7 +62,7 @@ struct Buffers {
     first_row = arena.take<std::int64_t>(sizes.pairs + 1);
     first_part = arena.take<std::int32_t>(sizes.pairs + 1);
     parts = arena.take<std::int32_t>(sizes.pairs + 1);
-    pair_of_part = arena.take<std::int32_t>(sizes.most_parts());
+    pair_of_part = arena.take<std::int32_t>(sizes.max_parts());
     temporary_bytes = std::max(sort_bytes(sizes), scan_bytes(sizes));
     temporary = arena.take(temporary_bytes);
   }
@@ -73,9 +73,9 @@ struct Selection {
   int segment_count;
   const std::int32_t* selected;  ///< [rows, G, n]
   std::int64_t entries;
-  int groups;
+  int num_kv_heads;
   int group_begin;
-  int heads;
+  int num_heads;  ///< KV heads from group_begin on
   std::int64_t blocks;
   int select_count;
   std::uint32_t pairs;
@@ -86,11 +86,11 @@ __global__ void __launch_bounds__(block_threads)
     list_choices_kernel(Selection a, std::uint32_t* keys, std::int32_t* rows) {
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * block_threads;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * block_threads + threadIdx.x; i < a.entries; i += step) {
-    const std::int64_t row = i / (a.heads * a.select_count);
-    const int choice = static_cast<int>(i % (a.heads * a.select_count));
+    const std::int64_t row = i / (a.num_heads * a.select_count);
+    const int choice = static_cast<int>(i % (a.num_heads * a.select_count));
     const int head = choice / a.select_count;
     const std::int32_t block =
-        a.selected[(row * a.groups + a.group_begin + head) * a.select_count + choice % a.select_count];
+        a.selected[(row * a.num_kv_heads + a.group_begin + head) * a.select_count + choice % a.select_count];
     rows[i] = static_cast<std::int32_t>(row);
     keys[i] = block < 0 ? a.pairs
                         : static_cast<std::uint32_t>(head * a.blocks +
@@ -184,7 +184,7 @@ SelectedQueries list_selected_queries(const SelectedAttentionBackward& a, cudaSt
           buffers.first_part,
           buffers.pair_of_part,
           sizes.pairs,
-          sizes.most_parts(),
+          sizes.max_parts(),
           sizes.part_queries,
           static_cast<std::int32_t>(std::max<std::int64_t>(1, blocks)),
           arena.take(0)};

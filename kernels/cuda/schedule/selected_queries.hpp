@@ -20,7 +20,7 @@ struct SelectedQueries {
   std::int32_t* first_part;    ///< [pairs + 1]
   std::int32_t* pair_of_part;  ///< [first_part[pairs]]
   std::int64_t pairs;
-  std::int64_t most_parts;  ///< no fewer than first_part[pairs], which the host does not know
+  std::int64_t max_parts;  ///< no fewer than first_part[pairs], which the host does not know
   std::int32_t part_queries;
   std::int32_t blocks;  ///< B, as far as the rank's documents reach; at least 1
   void* rest;           ///< of the scratch memory

@@ -22,10 +22,10 @@ struct alignas(16) Work {
 /// Items: query tiles times KV heads.
 struct WorkList {
   int tiles;
-  int groups;
+  int num_kv_heads;
   unsigned* tickets;  ///< handed out beyond every block's first item; null where items are dealt out
 
-  __device__ int count() const { return tiles * groups; }
+  __device__ int count() const { return tiles * num_kv_heads; }
   /// A block's first item; a grid has no more blocks than there are items.
   __device__ int first() const { return static_cast<int>(blockIdx.x); }
   /// The next; count() or more where there is none.

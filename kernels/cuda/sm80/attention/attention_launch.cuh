@@ -11,14 +11,14 @@
 
 namespace cpnsa::cuda::sm80 {
 
-/// Calls function(std::type_identity<Shape<T, Dk, Dv>>{}) with the smallest head dimensions that hold the layer's.
+/// Calls function(std::type_identity<Shape<T, Dqk, Dv>>{}) with the smallest head dimensions that hold the layer's.
 template <template <class, int, int> class Shape, class Function>
 void visit_shape(const OpContext& a, Function&& function) {
-  const std::int64_t dk = a.config->head_dim_qk, dv = a.config->head_dim_v;
+  const std::int64_t d_qk = a.config->head_dim_qk, d_v = a.config->head_dim_v;
   visit_type(a.dtype, [&]<class T>(std::type_identity<T>) {
-    if (dk <= 64 && dv <= 64) return function(std::type_identity<Shape<T, 64, 64>>{});
-    if (dk <= 128 && dv <= 128) return function(std::type_identity<Shape<T, 128, 128>>{});
-    if (dk <= 192 && dv <= 128) return function(std::type_identity<Shape<T, 192, 128>>{});
+    if (d_qk <= 64 && d_v <= 64) return function(std::type_identity<Shape<T, 64, 64>>{});
+    if (d_qk <= 128 && d_v <= 128) return function(std::type_identity<Shape<T, 128, 128>>{});
+    if (d_qk <= 192 && d_v <= 128) return function(std::type_identity<Shape<T, 192, 128>>{});
     return function(std::type_identity<Shape<T, 256, 256>>{});
   });
 }

@@ -21,18 +21,18 @@
 namespace cpnsa::cuda::sm80 {
 
 /// Compile-time shape of the kernel.
-template <class Element, int Dk, int Dv>
+template <class Element, int Dqk, int Dv>
 struct AttentionShape {
   using T = Element;
-  static constexpr int dk = Dk;
-  static constexpr int dv = Dv;
+  static constexpr int d_qk = Dqk;
+  static constexpr int d_v = Dv;
   static constexpr int rows = rows_per_tile;
   static constexpr int warps = rows / 16;
   static constexpr int threads = warps * 32;
-  static constexpr int keys = Dk > 128 ? 32 : 64;  // two stages fit the 99 KiB of the smaller cards
+  static constexpr int keys = Dqk > 128 ? 32 : 64;  // two stages fit the 99 KiB of the smaller cards
   static constexpr int stages = 2;
-  using Queries = SwizzledTile<rows, Dk>;
-  using Keys = SwizzledTile<keys, Dk>;
+  using Queries = SwizzledTile<rows, Dqk>;
+  using Keys = SwizzledTile<keys, Dqk>;
   using Values = SwizzledTile<keys, Dv>;
   static constexpr int stage_bytes = Keys::bytes + Values::bytes;
   /// Shared memory before what the key source adds.
@@ -48,17 +48,17 @@ struct TileRow {
   __device__ TileRow(const AttentionProblem<T>& a, const QueryTile& tile, int group, int index)
       : query(index / a.heads_per_group),
         head_row(query < tile.rows
-                     ? (tile.row + query) * a.heads + group * a.heads_per_group + index % a.heads_per_group
+                     ? (tile.row + query) * a.num_q_heads + group * a.heads_per_group + index % a.heads_per_group
                      : -1) {}
 };
 
 template <class Shape>
 __device__ __forceinline__ void load_queries(const AttentionProblem<typename Shape::T>& a, const QueryTile& tile,
                                              int group, std::uint32_t destination) {
-  load_rows<typename Shape::Queries, Shape::threads>(destination, a.dk, a.q,
+  load_rows<typename Shape::Queries, Shape::threads>(destination, a.d_qk, a.q,
                                                      [&](int index) -> const typename Shape::T* {
                                                        const TileRow row(a, tile, group, index);
-                                                       return row.head_row >= 0 ? a.q + row.head_row * a.dk : nullptr;
+                                                       return row.head_row >= 0 ? a.q + row.head_row * a.d_qk : nullptr;
                                                      });
 }
 
@@ -75,15 +75,15 @@ __device__ __forceinline__ void attend(const AttentionProblem<typename Shape::T>
 
   const auto load_stage = [&](int index) {
     const std::uint32_t stage = ring + index % Shape::stages * Shape::stage_bytes;
-    load_rows<typename Shape::Keys, Shape::threads>(stage, a.dk, a.q,
+    load_rows<typename Shape::Keys, Shape::threads>(stage, a.d_qk, a.q,
                                                     [&](int r) -> const T* { return source.key_row(index, r); });
-    load_rows<typename Shape::Values, Shape::threads>(stage + Shape::Keys::bytes, a.dv, a.q,
+    load_rows<typename Shape::Values, Shape::threads>(stage + Shape::Keys::bytes, a.d_v, a.q,
                                                       [&](int r) -> const T* { return source.value_row(index, r); });
     ptx::cp_async_commit();
   };
 
   SoftmaxRows state;
-  float o[Shape::dv / 8][4] = {};
+  float o[Shape::d_v / 8][4] = {};
   const int tiles = source.tiles();
   if (tiles > 0) {  // else nothing would wait for the queries
     load_queries<Shape>(a, tile, group, queries);
@@ -111,7 +111,7 @@ __device__ __forceinline__ void attend(const AttentionProblem<typename Shape::T>
           const bool seen = key >= visible[i / 2].begin && key < visible[i / 2].end;
           s[n][i] = seen ? s[n][i] * a.scale_log2 : -INFINITY;
         }
-      update_softmax(state, s, o);
+      online_softmax(state, s, o);
       multiply_values<T, typename Shape::Values>(o, s, stage + Shape::Keys::bytes);
     }
     __syncthreads();
@@ -122,11 +122,11 @@ __device__ __forceinline__ void attend(const AttentionProblem<typename Shape::T>
   for (int half = 0; half < 2; ++half) {
     if (rows[half].head_row < 0) continue;
     const float factor = state.inverse_sum(half);
-    T* const out = a.out + rows[half].head_row * a.dv;
+    T* const out = a.out + rows[half].head_row * a.d_v;
 #pragma unroll
-    for (int n = 0; n < Shape::dv / 8; ++n) {
+    for (int n = 0; n < Shape::d_v / 8; ++n) {
       const int column = n * 8 + lane % 4 * 2;
-      if (column < a.dv)
+      if (column < a.d_v)
         *reinterpret_cast<std::uint32_t*>(out + column) =
             narrow2<T>(o[n][2 * half] * factor, o[n][2 * half + 1] * factor);
     }

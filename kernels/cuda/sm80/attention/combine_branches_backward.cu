@@ -13,11 +13,11 @@ constexpr int block_threads = 256;
 template <class T>
 struct Arguments {
   GateKind kind;
-  std::int64_t heads;  // rows H
-  int packs;           // dv / pack_items, at most a warp
-  int lanes;           // threads of a head: a power of two, at least packs and the three branches
-  const T* gate;       // [heads, 3]
-  const T* o_cmp;      // [heads, dv]
+  std::int64_t head_rows;  // rows H
+  int packs;               // d_v / pack_items, at most a warp
+  int lanes;               // threads of a head: a power of two, at least packs and the three branches
+  const T* gate;           // [heads, 3]
+  const T* o_cmp;          // [heads, d_v]
   const T* o_slc;
   const T* o_win;
   const T* dout;
@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(block_threads) combine_branches_backward_kerne
   const std::int64_t head =
       static_cast<std::int64_t>(blockIdx.x) * (block_threads / a.lanes) + static_cast<int>(threadIdx.x) / a.lanes;
   float cmp = 0, slc = 0, win = 0;  // sum_c dout o_b
-  if (head < a.heads && lane < a.packs) {
+  if (head < a.head_rows && lane < a.packs) {
     const std::int64_t first = head * a.packs * pack_items;
     const LayerPack<T> dout = load_pack(a.dout + first, lane);
     cmp = dot(dout, load_pack(a.o_cmp + first, lane));
@@ -53,12 +53,12 @@ __global__ void __launch_bounds__(block_threads) combine_branches_backward_kerne
     slc += __shfl_xor_sync(0xffffffffu, slc, offset);
     win += __shfl_xor_sync(0xffffffffu, win, offset);
   }
-  if (head >= a.heads || lane >= 3) return;
+  if (head >= a.head_rows || lane >= 3) return;
   const float product = lane == 0 ? cmp : lane == 1 ? slc : win;
   const float value = gate_value(a.kind, widen(a.gate[3 * head + lane]));
   a.dgate[3 * head + lane] = product * gate_slope(a.kind, value);
-  a.weights[lane * a.heads + head] = value;
-  a.deltas[lane * a.heads + head] = value * product;
+  a.weights[lane * a.head_rows + head] = value;
+  a.deltas[lane * a.head_rows + head] = value * product;
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "kernels/cuda/common/turns.cuh"
+#include "kernels/cuda/common/ordered_accumulation.cuh"
 #include "kernels/cuda/schedule/key_tiles.hpp"
 #include "kernels/cuda/sm80/attention/gradient_launch.cuh"
 #include "kernels/cuda/sm80/attention/row_cursor.cuh"
@@ -25,7 +25,7 @@ class SummaryRows {
  public:
   __device__ SummaryRows(const AttentionProblem<typename Shape::T>& a, const SummaryKeyTile& tile, const QueryRun* runs,
                          int group, const SummaryRule& rule)
-      : heads_(a.heads),
+      : heads_(a.num_q_heads),
         tile_(tile),
         run_(runs + tile.run_begin - 1),
         last_run_(runs + tile.run_end - 1),
@@ -65,9 +65,9 @@ class SummaryRows {
 struct SummaryGradients {
   const SummaryKeyTile* tiles;
   const QueryRun* runs;
-  float* dkeys;    ///< [C, G, dk]
-  float* dvalues;  ///< [C, G, dv]
-  Turns turns;
+  float* dkeys;    ///< [C, G, d_qk]
+  float* dvalues;  ///< [C, G, d_v]
+  OrderedAccumulation order;
 };
 
 template <class Shape>
@@ -75,29 +75,29 @@ __global__ void __launch_bounds__(Shape::threads)
     compressed_key_gradients_kernel(GradientProblem<typename Shape::T> a, Summaries<Shape> summaries,
                                     SummaryGradients gradients) {
   extern __shared__ __align__(1024) unsigned char shared[];
-  const unsigned ticket = gradients.turns.take_ticket();
-  const SummaryKeyTile& tile = gradients.tiles[ticket / a.groups];
-  const int group = static_cast<int>(ticket % a.groups);
+  const unsigned ticket = gradients.order.next_ticket();
+  const SummaryKeyTile& tile = gradients.tiles[ticket / a.num_kv_heads];
+  const int group = static_cast<int>(ticket % a.num_kv_heads);
   const auto row = [&](auto* tensor, int dim, int r) -> decltype(tensor) {
-    return r < tile.summaries ? tensor + ((tile.row + r) * a.groups + group) * dim : nullptr;
+    return r < tile.summaries ? tensor + ((tile.row + r) * a.num_kv_heads + group) * dim : nullptr;
   };
   KeyGradients<Shape> keys(a, shared);
-  keys.load_keys([&](int r) { return row(summaries.keys, a.dk, r); },
-                 [&](int r) { return row(summaries.values, a.dv, r); });
+  keys.load_keys([&](int r) { return row(summaries.keys, a.d_qk, r); },
+                 [&](int r) { return row(summaries.values, a.d_v, r); });
   keys.template walk<SummaryRows<Shape>>(a, tile, gradients.runs, group, summaries.rule);
 
-  const std::int64_t place = static_cast<std::int64_t>(tile.place) * a.groups + group;
-  gradients.turns.wait(place, tile.turn);
-  keys.add_to([&](int r) { return row(gradients.dkeys, a.dk, r); },
-              [&](int r) { return row(gradients.dvalues, a.dv, r); });
-  gradients.turns.end(place, tile.turn);
+  const std::int64_t slot = static_cast<std::int64_t>(tile.slot) * a.num_kv_heads + group;
+  gradients.order.acquire(slot, tile.turn);
+  keys.add_to([&](int r) { return row(gradients.dkeys, a.d_qk, r); },
+              [&](int r) { return row(gradients.dvalues, a.d_v, r); });
+  gradients.order.release(slot, tile.turn);
 }
 
 }  // namespace
 
 std::size_t compressed_attention_backward_scratch_bytes(const ProblemSize& size) {
   // A tile of keys has at least one summary.
-  return size.backward ? Turns::bytes(size.summaries * size.config->num_kv_heads) : 0;
+  return size.backward ? OrderedAccumulation::bytes(size.summaries * size.config->num_kv_heads) : 0;
 }
 
 void compressed_attention_backward(const CompressedAttentionBackward& a, cudaStream_t stream) {
@@ -109,10 +109,11 @@ void compressed_attention_backward(const CompressedAttentionBackward& a, cudaStr
     const CudaSegmentSchedule& schedule = cuda_schedule(a.queries);
     const ListView<SummaryKeyTile> tiles = schedule.summary_key_tiles();
     if (tiles.count == 0) return;
-    check(cudaMemsetAsync(a.scratch, 0, Turns::bytes(schedule.summary_places() * a.config->num_kv_heads), stream),
+    check(cudaMemsetAsync(a.scratch, 0, OrderedAccumulation::bytes(schedule.summary_slots() * a.config->num_kv_heads),
+                          stream),
           "cudaMemsetAsync");
     const SummaryGradients gradients{tiles.device, schedule.query_runs(), static_cast<float*>(a.dkeys),
-                                     static_cast<float*>(a.dvalues), Turns(a.scratch)};
+                                     static_cast<float*>(a.dvalues), OrderedAccumulation(a.scratch)};
     const dim3 grid(static_cast<unsigned>(tiles.count * a.config->num_kv_heads));
     launch_key_gradients<Shape>(compressed_key_gradients_kernel<Shape>, a, grid, stream, summary_tensors<Shape>(a),
                                 gradients);

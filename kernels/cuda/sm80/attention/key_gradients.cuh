@@ -18,21 +18,21 @@
 
 namespace cpnsa::cuda::sm80 {
 
-template <class Element, int Dk, int Dv>
+template <class Element, int Dqk, int Dv>
 struct KeyGradientShape {
   using T = Element;
-  static constexpr int dk = Dk;
-  static constexpr int dv = Dv;
+  static constexpr int d_qk = Dqk;
+  static constexpr int d_v = Dv;
   static constexpr int keys = keys_per_tile;
-  static constexpr int rows = Dk > 64 ? 32 : 64;
-  static constexpr int stages = Dk > 192 ? 1 : 2;  // a card of 99 KiB of shared memory holds them
+  static constexpr int rows = Dqk > 64 ? 32 : 64;
+  static constexpr int stages = Dqk > 192 ? 1 : 2;  // a card of 99 KiB of shared memory holds them
   /// Where the sums of both do not fit the registers of one warp, half of the warps have dK and half dV.
-  static constexpr bool separate = Dk + Dv > 320;
+  static constexpr bool separate = Dqk + Dv > 320;
   static constexpr int warps = keys / 16 * (separate ? 2 : 1);
   static constexpr int threads = warps * 32;
-  using Keys = SwizzledTile<keys, Dk>;
+  using Keys = SwizzledTile<keys, Dqk>;
   using Values = SwizzledTile<keys, Dv>;
-  using Queries = SwizzledTile<rows, Dk>;
+  using Queries = SwizzledTile<rows, Dqk>;
   using Douts = SwizzledTile<rows, Dv>;
   /// Of a stage: rows' queries, output gradients, log-sum-exps, weights, deltas, visible keys.
   static constexpr int statistic_bytes = rows * 4;
@@ -46,12 +46,12 @@ struct KeyGradientShape {
 /// Sums of dK and dV of the lane's two keys, in fragments. Where a warp has one of the two they are the same registers.
 template <class Shape>
 struct KeyGradientSums {
-  float dk[Shape::dk / 8][4] = {};
-  float dv[Shape::separate ? 1 : Shape::dv / 8][4] = {};
+  float dk[Shape::d_qk / 8][4] = {};
+  float dv[Shape::separate ? 1 : Shape::d_v / 8][4] = {};
 
   __device__ __forceinline__ auto& values() {
     if constexpr (Shape::separate) {
-      static_assert(Shape::dk == Shape::dv);
+      static_assert(Shape::d_qk == Shape::d_v);
       return dk;
     } else {
       return dv;
@@ -76,8 +76,8 @@ class KeyGradients {
   /// key(r), value(r): rows of the block's 64, null past the last. Nothing is waited for.
   template <class KeyRow, class ValueRow>
   __device__ __forceinline__ void load_keys(KeyRow&& key, ValueRow&& value) {
-    load_rows<typename Shape::Keys, Shape::threads>(shared_, a_.dk, a_.q, key);
-    load_rows<typename Shape::Values, Shape::threads>(shared_ + Shape::Keys::bytes, a_.dv, a_.q, value);
+    load_rows<typename Shape::Keys, Shape::threads>(shared_, a_.d_qk, a_.q, key);
+    load_rows<typename Shape::Values, Shape::threads>(shared_ + Shape::Keys::bytes, a_.d_v, a_.q, value);
   }
 
   /// Takes in all rows of Source(arguments...). The source is kept in shared memory, for registers are short; one
@@ -130,8 +130,8 @@ class KeyGradients {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int key = first_key_ + lane / 4 + 8 * half;
-      if (has_keys_) add_row(sums_.dk, half, a_.dk, a_.scale, dkey(key));
-      if (has_values_) add_row(sums_.values(), half, a_.dv, 1.f, dvalue(key));
+      if (has_keys_) add_row(sums_.dk, half, a_.d_qk, a_.scale, dkey(key));
+      if (has_values_) add_row(sums_.values(), half, a_.d_v, 1.f, dvalue(key));
     }
   }
 
@@ -144,14 +144,14 @@ class KeyGradients {
   __device__ __forceinline__ void load_stage(const Source& source, int index) {
     const int offset = stage_offset(index % Shape::stages);
     const std::uint32_t stage = shared_ + offset;
-    load_rows<typename Shape::Queries, Shape::threads>(stage, a_.dk, a_.q, [&](int r) -> const T* {
+    load_rows<typename Shape::Queries, Shape::threads>(stage, a_.d_qk, a_.q, [&](int r) -> const T* {
       const std::int64_t row = source.head_row(r);
-      return row >= 0 ? a_.q + row * a_.dk : nullptr;
+      return row >= 0 ? a_.q + row * a_.d_qk : nullptr;
     });
-    load_rows<typename Shape::Douts, Shape::threads>(stage + Shape::Queries::bytes, a_.dv, a_.q,
+    load_rows<typename Shape::Douts, Shape::threads>(stage + Shape::Queries::bytes, a_.d_v, a_.q,
                                                      [&](int r) -> const T* {
                                                        const std::int64_t row = source.head_row(r);
-                                                       return row >= 0 ? a_.dout + row * a_.dv : nullptr;
+                                                       return row >= 0 ? a_.dout + row * a_.d_v : nullptr;
                                                      });
     if (threadIdx.x < Shape::rows) {
       const int r = threadIdx.x;

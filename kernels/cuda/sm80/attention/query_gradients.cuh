@@ -10,19 +10,19 @@
 
 namespace cpnsa::cuda::sm80 {
 
-template <class Element, int Dk, int Dv>
+template <class Element, int Dqk, int Dv>
 struct QueryGradientShape {
   using T = Element;
-  static constexpr int dk = Dk;
-  static constexpr int dv = Dv;
+  static constexpr int d_qk = Dqk;
+  static constexpr int d_v = Dv;
   static constexpr int rows = rows_per_tile;
   static constexpr int warps = rows / 16;
   static constexpr int threads = warps * 32;
-  static constexpr int keys = Dk > 192 ? 16 : 32;
+  static constexpr int keys = Dqk > 192 ? 16 : 32;
   static constexpr int stages = 2;  // a card of 99 KiB of shared memory holds them
-  using Queries = SwizzledTile<rows, Dk>;
+  using Queries = SwizzledTile<rows, Dqk>;
   using Douts = SwizzledTile<rows, Dv>;
-  using Keys = SwizzledTile<keys, Dk>;
+  using Keys = SwizzledTile<keys, Dqk>;
   using Values = SwizzledTile<keys, Dv>;
   static constexpr int stage_bytes = Keys::bytes + Values::bytes;
   /// Shared memory before what the key source adds.
@@ -61,20 +61,20 @@ __device__ __forceinline__ void add_query_gradients(const GradientProblem<typena
 
   const auto load_stage = [&](int index) {
     const std::uint32_t stage = ring + index % Shape::stages * Shape::stage_bytes;
-    load_rows<typename Shape::Keys, Shape::threads>(stage, a.dk, a.q,
+    load_rows<typename Shape::Keys, Shape::threads>(stage, a.d_qk, a.q,
                                                     [&](int r) -> const T* { return source.key_row(index, r); });
-    load_rows<typename Shape::Values, Shape::threads>(stage + Shape::Keys::bytes, a.dv, a.q,
+    load_rows<typename Shape::Values, Shape::threads>(stage + Shape::Keys::bytes, a.d_v, a.q,
                                                       [&](int r) -> const T* { return source.value_row(index, r); });
     ptx::cp_async_commit();
   };
 
   const int tiles = source.tiles();
   if (tiles == 0) return;
-  float dq[Shape::dk / 8][4] = {};
+  float dq[Shape::d_qk / 8][4] = {};
   load_queries<Shape>(a, tile, group, queries);
-  load_rows<typename Shape::Douts, Shape::threads>(douts, a.dv, a.q, [&](int index) -> const T* {
+  load_rows<typename Shape::Douts, Shape::threads>(douts, a.d_v, a.q, [&](int index) -> const T* {
     const TileRow row(a, tile, group, index);
-    return row.head_row >= 0 ? a.dout + row.head_row * a.dv : nullptr;
+    return row.head_row >= 0 ? a.dout + row.head_row * a.d_v : nullptr;
   });
   load_stage(0);
   for (int index = 0; index < tiles; ++index) {
@@ -109,11 +109,11 @@ __device__ __forceinline__ void add_query_gradients(const GradientProblem<typena
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     if (!given[half].exists) continue;
-    float* const row = a.dq + rows[half].head_row * a.dk;
+    float* const row = a.dq + rows[half].head_row * a.d_qk;
 #pragma unroll
-    for (int n = 0; n < Shape::dk / 8; ++n) {
+    for (int n = 0; n < Shape::d_qk / 8; ++n) {
       const int column = n * 8 + lane % 4 * 2;
-      if (column < a.dk) add2(row + column, dq[n][2 * half] * a.scale, dq[n][2 * half + 1] * a.scale);
+      if (column < a.d_qk) add2(row + column, dq[n][2 * half] * a.scale, dq[n][2 * half + 1] * a.scale);
     }
   }
 }

@@ -12,8 +12,8 @@ namespace cpnsa::cuda::sm80 {
 template <class Shape>
 struct Summaries {
   using T = typename Shape::T;
-  const T* keys;    ///< [C, G, dk]
-  const T* values;  ///< [C, G, dv]
+  const T* keys;    ///< [C, G, d_qk]
+  const T* values;  ///< [C, G, d_v]
   SummaryRule rule;
 };
 
@@ -31,10 +31,10 @@ struct SummarySource {
 
   __device__ SummarySource(const AttentionProblem<T>& a, const QueryTile& tile, const Segment& segment, int group,
                            const Summaries<Shape>& all)
-      : keys(all.keys + (segment.summary * a.groups + group) * a.dk),
-        values(all.values + (segment.summary * a.groups + group) * a.dv),
-        key_stride(static_cast<std::int64_t>(a.groups) * a.dk),
-        value_stride(static_cast<std::int64_t>(a.groups) * a.dv),
+      : keys(all.keys + (segment.summary * a.num_kv_heads + group) * a.d_qk),
+        values(all.values + (segment.summary * a.num_kv_heads + group) * a.d_v),
+        key_stride(static_cast<std::int64_t>(a.num_kv_heads) * a.d_qk),
+        value_stride(static_cast<std::int64_t>(a.num_kv_heads) * a.d_v),
         rule(all.rule),
         position(static_cast<int>(segment.position + tile.row - segment.row)),
         last(rule.visible(position + tile.rows - 1)) {}

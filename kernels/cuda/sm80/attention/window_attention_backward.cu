@@ -24,7 +24,7 @@ class WindowRows {
   __device__ WindowRows(const AttentionProblem<typename Shape::T>& a, const WindowKeyTile& tile,
                         const std::int32_t* segments, int group, int window)
       : segments_(a.segments),
-        heads_(a.heads),
+        heads_(a.num_q_heads),
         tile_(tile),
         next_segment_(segments + tile.segment_begin),
         last_segment_(segments + tile.segment_end),
@@ -87,10 +87,10 @@ class WindowRows {
 struct WindowGradients {
   const WindowKeyTile* tiles;
   const std::int32_t* segments;
-  float* dk;       ///< [rows, G, dk]
-  float* dv;       ///< [rows, G, dv]
-  float* dhalo_k;  ///< [halo rows, G, dk]
-  float* dhalo_v;  ///< [halo rows, G, dv]
+  float* dk;       ///< [rows, G, d_qk]
+  float* dv;       ///< [rows, G, d_v]
+  float* dhalo_k;  ///< [halo rows, G, d_qk]
+  float* dhalo_v;  ///< [halo rows, G, d_v]
 };
 
 template <class Shape>
@@ -102,14 +102,14 @@ __global__ void __launch_bounds__(Shape::threads)
   const int group = blockIdx.y;
   const auto row = [&](auto* own, auto* halo, int dim, int r) -> decltype(own) {
     if (r >= tile.rows) return nullptr;
-    return (tile.halo ? halo : own) + ((tile.row + r) * a.groups + group) * dim;
+    return (tile.halo ? halo : own) + ((tile.row + r) * a.num_kv_heads + group) * dim;
   };
   KeyGradients<Shape> keys(a, shared);
-  keys.load_keys([&](int r) { return row(tensors.k, tensors.halo_k, a.dk, r); },
-                 [&](int r) { return row(tensors.v, tensors.halo_v, a.dv, r); });
+  keys.load_keys([&](int r) { return row(tensors.k, tensors.halo_k, a.d_qk, r); },
+                 [&](int r) { return row(tensors.v, tensors.halo_v, a.d_v, r); });
   keys.template walk<WindowRows<Shape>>(a, tile, gradients.segments, group, tensors.window);
-  keys.add_to([&](int r) { return row(gradients.dk, gradients.dhalo_k, a.dk, r); },
-              [&](int r) { return row(gradients.dv, gradients.dhalo_v, a.dv, r); });
+  keys.add_to([&](int r) { return row(gradients.dk, gradients.dhalo_k, a.d_qk, r); },
+              [&](int r) { return row(gradients.dv, gradients.dhalo_v, a.d_v, r); });
 }
 
 }  // namespace

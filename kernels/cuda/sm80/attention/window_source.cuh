@@ -12,10 +12,10 @@ namespace cpnsa::cuda::sm80 {
 template <class Shape>
 struct WindowTensors {
   using T = typename Shape::T;
-  const T* k;       ///< [rows, G, dk]
-  const T* v;       ///< [rows, G, dv]
-  const T* halo_k;  ///< [halo rows, G, dk]
-  const T* halo_v;  ///< [halo rows, G, dv]
+  const T* k;       ///< [rows, G, d_qk]
+  const T* v;       ///< [rows, G, d_v]
+  const T* halo_k;  ///< [halo rows, G, d_qk]
+  const T* halo_v;  ///< [halo rows, G, d_v]
   int window;       ///< w
 };
 
@@ -29,7 +29,7 @@ struct WindowSource {
   std::int64_t halo_offset;  ///< and halo row halo_offset + p before it
   std::int64_t key_stride;
   std::int64_t value_stride;
-  std::int64_t head_k;  ///< group * dk
+  std::int64_t head_k;  ///< group * d_qk
   std::int64_t head_v;
   int own_position;  ///< position of the segment's first token
   int position;      ///< of the tile's first query
@@ -42,10 +42,10 @@ struct WindowSource {
       : tensors(all),
         own_offset(segment.row - segment.position),
         halo_offset(segment.halo_row - (segment.position - segment.halo_rows)),
-        key_stride(static_cast<std::int64_t>(a.groups) * a.dk),
-        value_stride(static_cast<std::int64_t>(a.groups) * a.dv),
-        head_k(static_cast<std::int64_t>(group) * a.dk),
-        head_v(static_cast<std::int64_t>(group) * a.dv),
+        key_stride(static_cast<std::int64_t>(a.num_kv_heads) * a.d_qk),
+        value_stride(static_cast<std::int64_t>(a.num_kv_heads) * a.d_v),
+        head_k(static_cast<std::int64_t>(group) * a.d_qk),
+        head_v(static_cast<std::int64_t>(group) * a.d_v),
         own_position(static_cast<int>(segment.position)),
         position(static_cast<int>(segment.position + tile.row - segment.row)),
         first(max(0, position - tensors.window + 1)),

@@ -13,15 +13,15 @@ constexpr int block_threads = 256;
 // A thread block: one summary, a thread eight channels of one head. Tokens are added in ascending order.
 template <class T>
 __global__ void __launch_bounds__(block_threads)
-    mean_kernel(const SummaryPlace* __restrict__ places, int heads, int tokens, int packs, const T* __restrict__ input,
-                const T* __restrict__ pos, T* __restrict__ summaries) {
-  const SummaryPlace place = places[blockIdx.x];
+    mean_kernel(const SummaryLocation* __restrict__ locations, int heads, int tokens, int packs,
+                const T* __restrict__ input, const T* __restrict__ pos, T* __restrict__ summaries) {
+  const SummaryLocation location = locations[blockIdx.x];
   const std::int64_t width = static_cast<std::int64_t>(heads) * packs * pack_items;
   for (int i = static_cast<int>(threadIdx.x); i < heads * packs; i += block_threads) {
     const int head = i / packs, pack = i % packs;
     float sum[pack_items] = {};
     for (int token = 0; token < tokens; ++token) {
-      const LayerPack<T> x = load_pack(input + (place.source + token) * width, i);
+      const LayerPack<T> x = load_pack(input + (location.source + token) * width, i);
       LayerPack<T> p;
       if (pos) p = load_pack(pos + (static_cast<std::int64_t>(head) * tokens + token) * packs * pack_items, pack);
 #pragma unroll
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(block_threads)
     LayerPack<T> mean;
 #pragma unroll
     for (int c = 0; c < pack_items; ++c) mean.item[c] = narrow<T>(sum[c] / static_cast<float>(tokens));
-    store_pack(summaries + place.summary * width, i, mean);
+    store_pack(summaries + location.summary * width, i, mean);
   }
 }
 
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(block_threads)
                            const T* __restrict__ bias, T* __restrict__ summaries) {
   const std::int64_t head = blockIdx.y;
   const float* const source = y + (head * chunk.rows + blockIdx.x) * dim;
-  T* const destination = summaries + (chunk.places[blockIdx.x].summary * heads + head) * dim;
+  T* const destination = summaries + (chunk.locations[blockIdx.x].summary * heads + head) * dim;
   for (int c = static_cast<int>(threadIdx.x); c < dim; c += block_threads)
     destination[c] = narrow<T>(source[c] + (bias ? widen(bias[head * dim + c]) : 0.0f));
 }
@@ -72,9 +72,9 @@ class Forward {
     if (summaries_ == 0) return;
     Arena arena(a_.scratch);
     const CompressBuffers buffers(arena, sizes_, summaries_);
-    locate_summaries(a_.runs, a_.config->compress_stride, summaries_, buffers.places, stream_);
+    locate_summaries(a_.runs, a_.config->compress_stride, summaries_, buffers.locations, stream_);
     if (sizes_.compressor == Compressor::mean) return mean(buffers);
-    for_each_chunk(buffers.places, summaries_, largest_chunk(sizes_, products_), [&](const SummaryChunk& chunk) {
+    for_each_chunk(buffers.locations, summaries_, max_chunk(sizes_, products_), [&](const SummaryChunk& chunk) {
       gather_inputs(chunk, sizes_, a_.input, a_.parameters.pos, buffers.inputs, stream_);
       if (sizes_.compressor == Compressor::linear) {
         products_.run(sizes_.first_layer(chunk.rows), buffers.inputs, a_.parameters.weight, buffers.z, stream_);
@@ -93,7 +93,7 @@ class Forward {
 
   void mean(const CompressBuffers& buffers) {
     mean_kernel<T><<<static_cast<unsigned>(summaries_), block_threads, 0, stream_>>>(
-        buffers.places, heads(), static_cast<int>(a_.config->compress_block), static_cast<int>(a_.dim / pack_items),
+        buffers.locations, heads(), static_cast<int>(a_.config->compress_block), static_cast<int>(a_.dim / pack_items),
         static_cast<const T*>(a_.input), static_cast<const T*>(a_.parameters.pos), static_cast<T*>(a_.summaries));
     check_launch("mean");
   }

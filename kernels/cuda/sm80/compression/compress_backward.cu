@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(block_threads)
   const std::int64_t head = blockIdx.y, row = blockIdx.x;
   const std::int64_t destination = (head * chunk.rows + row) * dim;
   const bool used = row < chunk.count;
-  const std::int64_t source = used ? (chunk.places[row].summary * heads + head) * dim : 0;
+  const std::int64_t source = used ? (chunk.locations[row].summary * heads + head) * dim : 0;
   for (int c = static_cast<int>(threadIdx.x); c < dim; c += block_threads) {
     const float value = used ? dsummaries[source + c] * scale : 0.0f;
     dy[destination + c] = value;
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(block_threads)
     add_inputs_kernel(const SummaryChunk chunk, int heads, int first, int tokens, int units, int summary_stride,
                       int token_stride, const float4* __restrict__ dx, float4* __restrict__ dinput) {
   const std::int64_t head = blockIdx.y;
-  const std::int64_t source_row = chunk.places[blockIdx.x].source + first;
+  const std::int64_t source_row = chunk.locations[blockIdx.x].source + first;
   const float4* const source = dx + (head * chunk.rows + blockIdx.x) * summary_stride + first * token_stride;
   for (int i = static_cast<int>(threadIdx.x); i < tokens * units; i += block_threads) {
     const int token = i / units, unit = i % units;
@@ -112,8 +112,8 @@ class Backward {
 
   void run() {
     if (summaries_ == 0) return;
-    locate_summaries(a_.runs, a_.config->compress_stride, summaries_, buffers_.places, stream_);
-    for_each_chunk(buffers_.places, summaries_, largest_chunk(sizes_, products_), [&](const SummaryChunk& chunk) {
+    locate_summaries(a_.runs, a_.config->compress_stride, summaries_, buffers_.locations, stream_);
+    for_each_chunk(buffers_.locations, summaries_, max_chunk(sizes_, products_), [&](const SummaryChunk& chunk) {
       gather_dsummaries(chunk);
       switch (sizes_.compressor) {
         case Compressor::mean: add_mean(chunk); break;

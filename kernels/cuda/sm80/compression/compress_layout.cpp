@@ -71,7 +71,7 @@ CompressBuffers::CompressBuffers(Arena& arena, const CompressSizes& sizes, std::
     return arena.take(static_cast<std::size_t>(rows * width) * size_of(sizes.dtype));
   };
   const bool products = sizes.compressor != Compressor::mean, mlp = sizes.compressor == Compressor::mlp;
-  places = arena.take<SummaryPlace>(summaries);
+  locations = arena.take<SummaryLocation>(summaries);
   inputs = products ? layer_rows(sizes.depth) : nullptr;
   z = products ? arena.take<float>(rows * sizes.columns) : nullptr;
   hidden = mlp ? layer_rows(sizes.columns) : nullptr;
@@ -84,7 +84,7 @@ CompressBackwardBuffers::CompressBackwardBuffers(Arena& arena, const CompressSiz
     return arena.take(static_cast<std::size_t>(rows * width) * size_of(sizes.dtype));
   };
   const bool products = sizes.compressor != Compressor::mean, mlp = sizes.compressor == Compressor::mlp;
-  places = arena.take<SummaryPlace>(summaries);
+  locations = arena.take<SummaryLocation>(summaries);
   dy = arena.take<float>(rows * sizes.dim);
   dy_narrow = products ? layer_rows(sizes.dim) : nullptr;
   inputs = products ? layer_rows(sizes.depth) : nullptr;
@@ -105,7 +105,7 @@ std::int64_t summaries_of(const ListView<SummaryRun>& runs) {
   return summaries;
 }
 
-std::int64_t largest_chunk(const CompressSizes& sizes, MatrixProducts& products) {
+std::int64_t max_chunk(const CompressSizes& sizes, MatrixProducts& products) {
   const auto all = products_of(sizes, large_chunk);
   return std::ranges::all_of(all, [&](const auto& product) { return products.offers(product); }) ? large_chunk
                                                                                                  : small_chunk;
@@ -114,19 +114,19 @@ std::int64_t largest_chunk(const CompressSizes& sizes, MatrixProducts& products)
 void prepare_compress(const Config& config, DType dtype, MatrixProducts& products) {
   for (const CompressSizes& sizes : both_of(config, dtype)) {
     for (const MatrixProduct& product : products_of(sizes, small_chunk)) products.prepare(product);
-    largest_chunk(sizes, products);
+    max_chunk(sizes, products);
   }
 }
 
 std::size_t compress_scratch_bytes(const ProblemSize& size) {
-  std::size_t most = 0;
+  std::size_t bytes = 0;
   for (const CompressSizes& sizes : both_of(*size.config, size.dtype)) {
     Arena forward, backward;
     CompressBuffers(forward, sizes, size.own_summaries);
     if (size.backward) CompressBackwardBuffers(backward, sizes, size.own_summaries);
-    most = std::max({most, forward.used(), backward.used()});
+    bytes = std::max({bytes, forward.used(), backward.used()});
   }
-  return most;
+  return bytes;
 }
 
 }  // namespace cpnsa::cuda::sm80

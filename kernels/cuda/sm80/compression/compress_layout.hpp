@@ -16,12 +16,12 @@ inline constexpr std::int64_t small_chunk = 512;  ///< summaries
 inline constexpr std::int64_t large_chunk = 1024;
 
 /// Rows of the next chunk of so many summaries.
-inline std::int64_t chunk_rows(std::int64_t summaries, std::int64_t largest = large_chunk) {
-  return summaries <= small_chunk ? small_chunk : largest;
+inline std::int64_t chunk_rows(std::int64_t summaries, std::int64_t max_rows = large_chunk) {
+  return summaries <= small_chunk ? small_chunk : max_rows;
 }
 
 /// Where a summary reads and writes: first row of the input, row of the summaries tensor.
-struct SummaryPlace {
+struct SummaryLocation {
   std::int64_t source;
   std::int64_t summary;
 };
@@ -51,26 +51,26 @@ struct CompressSizes {
 struct CompressBuffers {
   CompressBuffers(Arena& arena, const CompressSizes& sizes, std::int64_t summaries);
 
-  SummaryPlace* places;  ///< [summaries]
-  void* inputs;          ///< x', layer's [G, chunk, l d]
-  float* z;              ///< [G, chunk, columns]
-  void* hidden;          ///< h, layer's [G, chunk, columns], mlp
-  float* y;              ///< [G, chunk, d], mlp
+  SummaryLocation* locations;  ///< [summaries]
+  void* inputs;                ///< x', layer's [G, chunk, l d]
+  float* z;                    ///< [G, chunk, columns]
+  void* hidden;                ///< h, layer's [G, chunk, columns], mlp
+  float* y;                    ///< [G, chunk, d], mlp
 };
 
 /// Scratch of the backward.
 struct CompressBackwardBuffers {
   CompressBackwardBuffers(Arena& arena, const CompressSizes& sizes, std::int64_t summaries);
 
-  SummaryPlace* places;  ///< [summaries]
-  float* dy;             ///< [G, chunk, d]
-  void* dy_narrow;       ///< layer's [G, chunk, d]
-  void* inputs;          ///< x', layer's [G, chunk, l d]
-  float* dinputs;        ///< dx' [G, chunk, l d]
-  float* z;              ///< [G, chunk, columns], then the activation's slope there, mlp
-  void* hidden;          ///< h, layer's [G, chunk, columns], mlp
-  float* dz;             ///< dh, then dz [G, chunk, columns], mlp
-  void* dz_narrow;       ///< layer's [G, chunk, columns], mlp
+  SummaryLocation* locations;  ///< [summaries]
+  float* dy;                   ///< [G, chunk, d]
+  void* dy_narrow;             ///< layer's [G, chunk, d]
+  void* inputs;                ///< x', layer's [G, chunk, l d]
+  float* dinputs;              ///< dx' [G, chunk, l d]
+  float* z;                    ///< [G, chunk, columns], then the activation's slope there, mlp
+  void* hidden;                ///< h, layer's [G, chunk, columns], mlp
+  float* dz;                   ///< dh, then dz [G, chunk, columns], mlp
+  void* dz_narrow;             ///< layer's [G, chunk, columns], mlp
 };
 
 /// Summaries of all runs; ArgumentError when a run has none.
@@ -78,7 +78,7 @@ std::int64_t summaries_of(const ListView<SummaryRun>& runs);
 
 /// Of small_chunk and large_chunk the larger that all matrix products are offered for. Chooses their algorithms now, if
 /// they were not before.
-std::int64_t largest_chunk(const CompressSizes& sizes, MatrixProducts& products);
+std::int64_t max_chunk(const CompressSizes& sizes, MatrixProducts& products);
 
 /// Chooses the algorithms of all matrix products of the compressor's forward and backward, so that no step does.
 void prepare_compress(const Config& config, DType dtype, MatrixProducts& products);

@@ -13,7 +13,7 @@ constexpr int block_threads = 256;
 // in.
 __global__ void __launch_bounds__(block_threads)
     locate_summaries_kernel(const SummaryRun* __restrict__ runs, std::int64_t run_count, std::int64_t stride,
-                            std::int64_t summaries, SummaryPlace* __restrict__ places) {
+                            std::int64_t summaries, SummaryLocation* __restrict__ locations) {
   using Scan = cub::BlockScan<std::int64_t, block_threads>;
   __shared__ typename Scan::TempStorage scan;
   __shared__ std::int64_t starts[block_threads];  // first summary of each run
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(block_threads)
       }
       const SummaryRun found = runs[base + low];
       const std::int64_t k = own - starts[low];
-      places[own] = {found.source_row + k * stride, found.summary + k};
+      locations[own] = {found.source_row + k * stride, found.summary + k};
     }
     before += total;
     __syncthreads();
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(block_threads)
       store_pack(destination, i, zero);
     return;
   }
-  const std::int64_t source = chunk.places[row].source;
+  const std::int64_t source = chunk.locations[row].source;
   for (int i = static_cast<int>(threadIdx.x); i < tokens * packs; i += block_threads) {
     const int token = i / packs, pack = i % packs;
     LayerPack<T> x = load_pack(input + ((source + token) * heads + head) * packs * pack_items, pack);
@@ -78,9 +78,9 @@ __global__ void __launch_bounds__(block_threads)
 }  // namespace
 
 void locate_summaries(const ListView<SummaryRun>& runs, std::int64_t stride, std::int64_t summaries,
-                      SummaryPlace* places, cudaStream_t stream) {
+                      SummaryLocation* locations, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>((summaries + block_threads - 1) / block_threads);
-  locate_summaries_kernel<<<blocks, block_threads, 0, stream>>>(runs.device, runs.count, stride, summaries, places);
+  locate_summaries_kernel<<<blocks, block_threads, 0, stream>>>(runs.device, runs.count, stride, summaries, locations);
   check_launch("locate_summaries");
 }
 

@@ -15,8 +15,8 @@ constexpr int block_threads = 256;
 struct BlockUnits {
   int tokens;          // m
   std::int64_t heads;  // G
-  int k;               // dk
-  int v;               // dv
+  int k;               // d_qk
+  int v;               // d_v
 };
 
 BlockUnits units_of(const Config& config, int unit_items) {

@@ -38,20 +38,20 @@ struct SelectShared {
   static constexpr int pitch = Shape::keys + 1;
   float* probabilities;    ///< [rows][pitch]
   float* importance;       ///< [queries][carry + keys]
-  float* scores;           ///< [queries][places]
-  std::int32_t* blocks;    ///< [queries][places]
+  float* scores;           ///< [queries][num_scored]
+  std::int32_t* blocks;    ///< [queries][num_scored]
   TopBlocks::Mark* marks;  ///< [queries]
 
   static std::size_t bytes(int queries, const FoldRule& rule) {
     return sizeof(float) * (Shape::rows * pitch + queries * (rule.carry + Shape::keys)) +
-           queries * (TopBlocks::bytes(rule.selection.places()) + sizeof(TopBlocks::Mark));
+           queries * (TopBlocks::bytes(rule.selection.num_scored()) + sizeof(TopBlocks::Mark));
   }
   __device__ SelectShared(unsigned char* at, int queries, const FoldRule& rule) {
     probabilities = reinterpret_cast<float*>(at);
     importance = probabilities + Shape::rows * pitch;
     scores = importance + queries * (rule.carry + Shape::keys);
-    blocks = reinterpret_cast<std::int32_t*>(scores + queries * rule.selection.places());
-    marks = reinterpret_cast<TopBlocks::Mark*>(blocks + queries * rule.selection.places());
+    blocks = reinterpret_cast<std::int32_t*>(scores + queries * rule.selection.num_scored());
+    marks = reinterpret_cast<TopBlocks::Mark*>(blocks + queries * rule.selection.num_scored());
   }
 };
 
@@ -102,9 +102,9 @@ struct SelectKernel {
   // blocks need move to the front.
   __device__ __forceinline__ static void fold(const FoldRule& rule, const SelectShared<Shape>& shared, int query,
                                               int position, int first) {
-    const int lane = threadIdx.x % 32, places = rule.selection.places();
+    const int lane = threadIdx.x % 32, num_scored = rule.selection.num_scored();
     float* const importance = shared.importance + query * (rule.carry + Shape::keys);
-    TopBlocks top(shared.scores + query * places, shared.blocks + query * places, places);
+    TopBlocks top(shared.scores + query * num_scored, shared.blocks + query * num_scored, num_scored);
     top.resume(shared.marks[query]);
     const int begin = first / rule.per_block, end = (first + Shape::keys) / rule.per_block;
     const int candidates_end = rule.selection.candidates_end(position);
@@ -146,15 +146,15 @@ __global__ void __launch_bounds__(Shape::threads, 2)
   const TileRow rows[2] = {{a, tile, group, warp * 16 + lane / 4}, {a, tile, group, warp * 16 + lane / 4 + 8}};
 
   const int seen = rule.summaries.visible(last);
-  const int needed = rule.selection.chooses(last) && rule.selection.places() > 0
+  const int needed = rule.selection.chooses(last) && rule.selection.num_scored() > 0
                          ? rule.selection.candidates_end(last) * rule.per_block
                          : 0;
   const int tiles = (needed + Shape::keys - 1) / Shape::keys;
-  const T* const keys = all_keys + (segment.summary * a.groups + group) * a.dk;
+  const T* const keys = all_keys + (segment.summary * a.num_kv_heads + group) * a.d_qk;
   const auto load_keys = [&](int index) {
-    load_rows<Keys, Shape::threads>(ring + index % Shape::stages * Keys::bytes, a.dk, a.q, [&](int r) -> const T* {
+    load_rows<Keys, Shape::threads>(ring + index % Shape::stages * Keys::bytes, a.d_qk, a.q, [&](int r) -> const T* {
       const int summary = index * Shape::keys + r;
-      return summary < seen ? keys + static_cast<std::int64_t>(summary) * a.groups * a.dk : nullptr;
+      return summary < seen ? keys + static_cast<std::int64_t>(summary) * a.num_kv_heads * a.d_qk : nullptr;
     });
     ptx::cp_async_commit();
   };
@@ -184,10 +184,10 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     __syncthreads();
   }
   __syncthreads();
-  const int places = rule.selection.places();
+  const int num_scored = rule.selection.num_scored();
   for (int query = warp; query < tile.rows; query += Shape::warps) {
-    TopBlocks top(shared.scores + query * places, shared.blocks + query * places, places);
-    top.write(selected + ((tile.row + query) * a.groups + group) * rule.selection.select_count, rule.selection,
+    TopBlocks top(shared.scores + query * num_scored, shared.blocks + query * num_scored, num_scored);
+    top.write(selected + ((tile.row + query) * a.num_kv_heads + group) * rule.selection.select_count, rule.selection,
               position + query);
   }
 }

@@ -24,7 +24,7 @@ class SelectingRows {
  public:
   __device__ SelectingRows(const AttentionProblem<typename Shape::T>& a, const std::int32_t* list, int count, int group,
                            const BlockTile& tile)
-      : heads_(a.heads),
+      : heads_(a.num_q_heads),
         list_(list),
         to_come_(count),
         first_head_(group * a.heads_per_group),
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(Shape::threads)
   extern __shared__ __align__(1024) unsigned char shared[];
   __shared__ alignas(16) unsigned char part_memory[sizeof(SelectedPart)];  // registers are short
   const auto& part = *reinterpret_cast<const SelectedPart*>(part_memory);
-  const unsigned ticket = gradients.turns.take_ticket();
+  const unsigned ticket = gradients.order.next_ticket();
   if (threadIdx.x == 0) ::new (static_cast<void*>(part_memory)) SelectedPart(a, tensors, gradients, ticket);
   __syncthreads();
   // A tile past a partial block's end has no keys in any part: nobody waits for it.
@@ -78,10 +78,10 @@ __global__ void __launch_bounds__(Shape::threads)
   keys.template walk<SelectingRows<Shape>>(a, part.rows, part.count, part.group, part.tile);
 
   const BlockRows<float> sums(gradients.tensors, part.group);
-  gradients.turns.wait(part.place, part.turn);
+  gradients.order.acquire(part.slot, part.turn);
   keys.add_to([&](int r) { return r < part.tile.keys ? const_cast<float*>(sums.key(part.at, token(r))) : nullptr; },
               [&](int r) { return r < part.tile.keys ? const_cast<float*>(sums.value(part.at, token(r))) : nullptr; });
-  gradients.turns.end(part.place, part.turn);
+  gradients.order.release(part.slot, part.turn);
 }
 
 }  // namespace
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(Shape::threads)
 std::size_t selected_attention_backward_scratch_bytes(const ProblemSize& size) {
   if (!size.backward || size.rows == 0) return 0;
   return selected_queries_bytes(size) +
-         Turns::bytes(size.blocks * size.config->num_kv_heads * tiles_per_block(*size.config));
+         OrderedAccumulation::bytes(size.blocks * size.config->num_kv_heads * tiles_per_block(*size.config));
 }
 
 void selected_attention_backward(const SelectedAttentionBackward& a, cudaStream_t stream) {

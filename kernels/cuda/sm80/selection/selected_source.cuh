@@ -27,8 +27,8 @@ struct SelectedSource {
                             const SelectedTensors<T>& tensors, unsigned char* shared)
       : list(shared, tensors.capacity, shared + SelectedUnion::list_bytes(tensors.capacity), tensors.words),
         rows(tensors.blocks, group),
-        table(tensors.table + a.segments[tile.segment].block * a.groups + group),
-        groups(a.groups),
+        table(tensors.table + a.segments[tile.segment].block * a.num_kv_heads + group),
+        groups(a.num_kv_heads),
         block_tokens(tensors.blocks.block_tokens),
         tiles_per_block((block_tokens + Shape::keys - 1) / Shape::keys),
         position(static_cast<int>(a.segments[tile.segment].position + tile.row - a.segments[tile.segment].row)),

@@ -7,18 +7,18 @@
 
 namespace cpnsa::cuda::sm80 {
 
-/// The best `places` blocks of one query so far, kept by one warp in shared memory. Scores come in ascending order of
-/// blocks and are not negative; a NaN is offered as -1, below every number. Ties go to the lower block.
+/// The best `num_scored` blocks of one query so far, kept by one warp in shared memory. Scores come in ascending order
+/// of blocks and are not negative; a NaN is offered as -1, below every number. Ties go to the lower block.
 class TopBlocks {
  public:
-  static std::size_t bytes(int places) { return static_cast<std::size_t>(places) * 8; }
+  static std::size_t bytes(int num_scored) { return static_cast<std::size_t>(num_scored) * 8; }
 
-  __device__ TopBlocks(float* scores, std::int32_t* blocks, int places)
-      : scores_(scores), blocks_(blocks), places_(places) {}
+  __device__ TopBlocks(float* scores, std::int32_t* blocks, int num_scored)
+      : scores_(scores), blocks_(blocks), num_scored_(num_scored) {}
 
   /// Every lane of the warp offers a block or none; lower lanes the lower blocks.
   __device__ __forceinline__ void offer(float score, int block, bool valid) {
-    unsigned waiting = __ballot_sync(all, valid && places_ > 0 && (count_ < places_ || score > worst_));
+    unsigned waiting = __ballot_sync(all, valid && num_scored_ > 0 && (count_ < num_scored_ || score > worst_));
     while (waiting != 0) {
       const int source = __ffs(static_cast<int>(waiting)) - 1;
       waiting &= waiting - 1;
@@ -34,13 +34,13 @@ class TopBlocks {
       return;
     }
     for (int i = lane; i < rule.init_blocks; i += 32) selected[i] = i;
-    for (int i = lane; i < places_; i += 32) {
+    for (int i = lane; i < num_scored_; i += 32) {
       int rank = 0;
-      for (int other = 0; other < places_; ++other) rank += blocks_[other] < blocks_[i];
+      for (int other = 0; other < num_scored_; ++other) rank += blocks_[other] < blocks_[i];
       selected[rule.init_blocks + rank] = blocks_[i];
     }
     for (int i = lane; i < rule.local_blocks; i += 32)
-      selected[rule.init_blocks + places_ + i] = causal - rule.local_blocks + i;
+      selected[rule.init_blocks + num_scored_ + i] = causal - rule.local_blocks + i;
   }
 
   /// What a warp must remember of a query while it works on another.
@@ -60,14 +60,14 @@ class TopBlocks {
   static constexpr unsigned all = 0xffffffffu;
 
   __device__ __forceinline__ void insert(float score, int block) {
-    if (count_ == places_ && score <= worst_) return;  // an earlier one of the same offer raised the bar
-    const int at = count_ < places_ ? count_++ : worst_at_;
+    if (count_ == num_scored_ && score <= worst_) return;  // an earlier one of the same offer raised the bar
+    const int at = count_ < num_scored_ ? count_++ : worst_at_;
     if (threadIdx.x % 32 == 0) {
       scores_[at] = score;
       blocks_[at] = block;
     }
     __syncwarp();
-    if (count_ == places_) find_worst();
+    if (count_ == num_scored_) find_worst();
   }
 
   // The lowest score, of equal ones the highest block: it gives way to the next that is better.
@@ -75,7 +75,7 @@ class TopBlocks {
     const int lane = threadIdx.x % 32;
     float score = INFINITY;
     int block = -1, at = 0;
-    for (int i = lane; i < places_; i += 32)
+    for (int i = lane; i < num_scored_; i += 32)
       if (block < 0 || scores_[i] < score || (scores_[i] == score && blocks_[i] > block)) {
         score = scores_[i];
         block = blocks_[i];
@@ -96,7 +96,7 @@ class TopBlocks {
 
   float* scores_;
   std::int32_t* blocks_;
-  int places_;
+  int num_scored_;
   int count_ = 0;
   float worst_ = 0.f;
   int worst_at_ = 0;

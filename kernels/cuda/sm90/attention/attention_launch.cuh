@@ -18,10 +18,10 @@ void launch_attention(const Stage& a, const typename Walk::Parameters& parameter
   AttentionProblem<T> problem = attention_problem<T>(a, schedule, tiles);
   problem.out = static_cast<T*>(a.out);
   problem.log_sum_exp = static_cast<float*>(a.log_sum_exp);
-  const auto [work, blocks] = persistent_work(a, tiles.count, problem.groups, gpu, stream);
+  const auto [work, blocks] = persistent_work(a, tiles.count, problem.num_kv_heads, gpu, stream);
   const CUtensorMap queries = make_tensor_map(
       a.q, a.dtype,
-      rows_layout(schedule.rows, config.num_q_heads, config.head_dim_qk, Shape::own_queries, Shape::heads));
+      rows_layout(schedule.rows, config.num_q_heads, config.head_dim_qk, Shape::own_queries, Shape::heads_per_group));
   auto* const kernel = attention_kernel<Shape, Walk>;
   const std::size_t bytes = Shape::shared_bytes + 1024;  // room to align
   allow_shared_memory(kernel, bytes);

@@ -10,17 +10,17 @@ template <class Shape>
 class SummaryQueries {
  public:
   static constexpr int copies = 1;
-  static constexpr bool takes_turns = true;
+  static constexpr bool is_ordered = true;
 
   struct Parameters : QueryGradientMaps {
     CUtensorMap keys[1];
     CUtensorMap values[1];
-    Turns turns;
+    OrderedAccumulation order;
     SummaryRule rule;
     const SummaryKeyTile* tiles;
     const QueryRun* runs;
-    float* dkeys;    ///< [C, G, dk]
-    float* dvalues;  ///< [C, G, dv]
+    float* dkeys;    ///< [C, G, d_qk]
+    float* dvalues;  ///< [C, G, d_v]
   };
   struct Plan : KeyPlan {
     SummaryKeyTile tile;
@@ -29,17 +29,17 @@ class SummaryQueries {
   template <class T>
   __device__ static Plan plan(const GradientProblem<T>& a, const Parameters& parameters, unsigned ticket) {
     Plan plan{};
-    plan.tile = parameters.tiles[ticket / a.groups];
+    plan.tile = parameters.tiles[ticket / a.num_kv_heads];
     const SummaryKeyTile& tile = plan.tile;
     plan.keys = tile.summaries;
-    plan.group = static_cast<int>(ticket % a.groups);
+    plan.group = static_cast<int>(ticket % a.num_kv_heads);
     plan.head = plan.group;
     plan.row = static_cast<int>(tile.row);
-    plan.dkey_step = a.groups * a.dk;
-    plan.dvalue_step = a.groups * a.dv;
-    plan.dkeys = parameters.dkeys + (tile.row * a.groups + plan.group) * a.dk;
-    plan.dvalues = parameters.dvalues + (tile.row * a.groups + plan.group) * a.dv;
-    plan.place = static_cast<std::int64_t>(tile.place) * a.groups + plan.group;
+    plan.dkey_step = a.num_kv_heads * a.d_qk;
+    plan.dvalue_step = a.num_kv_heads * a.d_v;
+    plan.dkeys = parameters.dkeys + (tile.row * a.num_kv_heads + plan.group) * a.d_qk;
+    plan.dvalues = parameters.dvalues + (tile.row * a.num_kv_heads + plan.group) * a.d_v;
+    plan.slot = static_cast<std::int64_t>(tile.slot) * a.num_kv_heads + plan.group;
     plan.turn = static_cast<unsigned>(tile.turn);
     for (int run = tile.run_begin; run < tile.run_end; ++run) {
       const std::int64_t queries = queries_of(tile, parameters.runs[run]);
@@ -88,7 +88,7 @@ class SummaryQueries {
 
 std::size_t compressed_attention_backward_scratch_bytes(const ProblemSize& size) {
   // A tile of keys has at least one summary, and each of two consumer warpgroups has turns of its own.
-  return size.backward ? Turns::bytes(2 * size.summaries * size.config->num_kv_heads) : 0;
+  return size.backward ? OrderedAccumulation::bytes(2 * size.summaries * size.config->num_kv_heads) : 0;
 }
 
 void compressed_attention_backward(const CompressedAttentionBackward& a, const Gpu& gpu, cudaStream_t stream) {
@@ -104,13 +104,14 @@ void compressed_attention_backward(const CompressedAttentionBackward& a, const G
     const ListView<SummaryKeyTile> tiles = schedule.summary_key_tiles();
     if (tiles.count == 0) return;
     const std::int64_t groups = a.config->num_kv_heads;
-    check(cudaMemsetAsync(a.scratch, 0, Turns::bytes(schedule.summary_places() * groups * Shape::consumers), stream),
+    check(cudaMemsetAsync(a.scratch, 0,
+                          OrderedAccumulation::bytes(schedule.summary_slots() * groups * Shape::consumers), stream),
           "cudaMemsetAsync");
     const auto [keys, values] = summary_maps(a, Shape::keys);
     const typename Walk::Parameters parameters{row_maps(a, Shape::queries),
                                                {keys},
                                                {values},
-                                               Turns(a.scratch),
+                                               OrderedAccumulation(a.scratch),
                                                rule,
                                                tiles.device,
                                                schedule.query_runs(),

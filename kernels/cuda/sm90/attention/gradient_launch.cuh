@@ -9,8 +9,8 @@
 namespace cpnsa::cuda::sm90 {
 
 /// The shape for tiles of keys_per_tile keys.
-template <class T, int Dk, int Dv, int Heads>
-using KeyTileShape = KeyGradientShape<T, Dk, Dv, Heads, keys_per_tile>;
+template <class T, int Dqk, int Dv, int Heads>
+using KeyTileShape = KeyGradientShape<T, Dqk, Dv, Heads, keys_per_tile>;
 
 /// Maps of the rows of q and dout: boxes of `queries` rows of one KV head's heads.
 template <class Stage>

@@ -8,7 +8,7 @@
 // output gradients, two load the rows' statistics.
 //
 // A walk says which keys a thread block has and which queries see them; the kernel is templated on it:
-//   struct Parameters                     what the host gives, with maps of queries, douts, keys, values, and `turns`
+//   struct Parameters                     what the host gives, with maps of queries, douts, keys, values, and `order`
 //   struct Plan : KeyPlan                 the work of one thread block
 //   static Plan plan(problem, parameters, ticket)
 //   Walk(problem, parameters, plan)       before the first stage
@@ -21,20 +21,20 @@
 #include <cstdint>
 #include <new>
 
-#include "kernels/cuda/common/turns.cuh"
+#include "kernels/cuda/common/ordered_accumulation.cuh"
 #include "kernels/cuda/sm90/attention/attention_tile.cuh"
 
 namespace cpnsa::cuda::sm90 {
 
-template <class Element, int Dk, int Dv, int Heads, int Keys>
+template <class Element, int Dqk, int Dv, int Heads, int Keys>
 struct KeyGradientShape {
   using T = Element;
-  static constexpr int dk = Dk;
-  static constexpr int dv = Dv;
-  static constexpr int heads = Heads;  ///< R
+  static constexpr int d_qk = Dqk;
+  static constexpr int d_v = Dv;
+  static constexpr int heads_per_group = Heads;
   /// Of a stage: as many as leave room for the sums in registers.
-  static constexpr int queries = TableRow<Dk, Dv, Heads>::shape.key_gradients.queries;
-  static constexpr int rows = queries * heads;
+  static constexpr int queries = TableRow<Dqk, Dv, Heads>::shape.key_gradients.queries;
+  static constexpr int rows = queries * heads_per_group;
   static constexpr int keys = Keys;
   static constexpr bool splits_queries = Keys == 64;  ///< whether the warpgroups take stages in turn, or share them
   static constexpr int consumers = 2;
@@ -42,18 +42,18 @@ struct KeyGradientShape {
   static constexpr int statistics_warps = 2;  ///< each has every second stage, of the ring and of what is to come
   static constexpr int producer_registers = 40;
   static constexpr int consumer_registers = 232;
-  static constexpr int key_bytes = keys * Dk * 2;
+  static constexpr int key_bytes = keys * Dqk * 2;
   static constexpr int value_bytes = keys * Dv * 2;
-  static constexpr int key_column_bytes = keys * 128;  ///< of 64 channels
-  static constexpr int query_bytes = rows * Dk * 2;
+  static constexpr int key_panel_bytes = keys * 128;  ///< of 64 channels
+  static constexpr int query_bytes = rows * Dqk * 2;
   static constexpr int dout_bytes = rows * Dv * 2;
-  static constexpr int column_bytes = rows * 128;
+  static constexpr int panel_bytes = rows * 128;
   /// Of a stage's rows: log-sum-exps in base 2, weights, deltas; and what its queries see.
   static constexpr int statistics_bytes = rows * 12 + queries * static_cast<int>(sizeof(KeyRange));
   static constexpr int room = 225 * 1024 - key_bytes - value_bytes;
-  static constexpr int most_stages = std::min(8, room / (query_bytes + dout_bytes + statistics_bytes + 16));
+  static constexpr int max_stages = std::min(8, room / (query_bytes + dout_bytes + statistics_bytes + 16));
   /// Even, so that a stage is always the same warpgroup's where they take them in turn.
-  static constexpr int stages = splits_queries ? most_stages / 2 * 2 : most_stages;
+  static constexpr int stages = splits_queries ? max_stages / 2 * 2 : max_stages;
   static constexpr int statistics_at = key_bytes + value_bytes + stages * (query_bytes + dout_bytes);
   static constexpr int barriers_at = statistics_at + stages * statistics_bytes;
   static constexpr int shared_bytes = barriers_at + (1 + 2 * stages) * 8;
@@ -73,8 +73,8 @@ struct KeyPlan {
   int dvalue_step;
   float* dkeys;  ///< sums of the first key
   float* dvalues;
-  std::int64_t place;  ///< of turns
-  unsigned turn;       ///< of the first warpgroup
+  std::int64_t slot;  ///< of turns
+  unsigned turn;      ///< of the first warpgroup
 };
 
 /// A block's shared memory; the names are the protocol.
@@ -98,12 +98,12 @@ struct KeyGradientShared {
   __device__ std::uint32_t free(int stage) const { return ready(Shape::stages) + stage * 8; }
 
   __device__ void initialise() const {
-    ptx::barrier_init(keys_ready(), 1);
+    ptx::mbarrier_init(keys_ready(), 1);
     for (int stage = 0; stage < Shape::stages; ++stage) {
-      ptx::barrier_init(ready(stage), 2);  // the copies, and the statistics
-      ptx::barrier_init(free(stage), Shape::splits_queries ? 4 : 4 * Shape::consumers);  // warps
+      ptx::mbarrier_init(ready(stage), 2);  // the copies, and the statistics
+      ptx::mbarrier_init(free(stage), Shape::splits_queries ? 4 : 4 * Shape::consumers);  // warps
     }
-    ptx::fence_barrier_init();
+    ptx::fence_mbarrier_init();
   }
 };
 
@@ -114,32 +114,33 @@ __device__ __forceinline__ void copy_rows(const GradientProblem<typename Shape::
                                           const KeyGradientShared<Shape>& shared) {
   const int lane = threadIdx.x % 32;
   if (lane == 0) {
-    ptx::barrier_arrive_expect(shared.keys_ready(), Shape::key_bytes + Shape::value_bytes);
-    for (int column = 0; column < Shape::dk / 64; ++column)
-      ptx::tensor_load(shared.key() + column * Shape::key_column_bytes, &parameters.keys[plan.map], shared.keys_ready(),
-                       column * 64, plan.head, plan.row);
-    for (int column = 0; column < Shape::dv / 64; ++column)
-      ptx::tensor_load(shared.value() + column * Shape::key_column_bytes, &parameters.values[plan.map],
-                       shared.keys_ready(), column * 64, plan.head, plan.row);
+    ptx::mbarrier_arrive_expect_tx(shared.keys_ready(), Shape::key_bytes + Shape::value_bytes);
+    for (int panel = 0; panel < Shape::d_qk / 64; ++panel)
+      ptx::tma_load(shared.key() + panel * Shape::key_panel_bytes, &parameters.keys[plan.map], shared.keys_ready(),
+                    panel * 64, plan.head, plan.row);
+    for (int panel = 0; panel < Shape::d_v / 64; ++panel)
+      ptx::tma_load(shared.value() + panel * Shape::key_panel_bytes, &parameters.values[plan.map], shared.keys_ready(),
+                    panel * 64, plan.head, plan.row);
   }
   Walk walk(a, parameters, plan);
   RingPosition<Shape::stages> ring;
-  const int head = plan.group * Shape::heads, part = lane * (Shape::heads * 128 * Shape::queries / Walk::copies);
+  const int head = plan.group * Shape::heads_per_group,
+            part = lane * (Shape::heads_per_group * 128 * Shape::queries / Walk::copies);
 #pragma unroll 1
   for (int count = plan.stages; count > 0; --count, ring.advance()) {
     walk.next();
     const int row = lane < Walk::copies ? walk.row(lane) : 0;
-    ptx::barrier_wait(shared.free(ring.stage), ring.phase ^ 1);
+    ptx::mbarrier_wait(shared.free(ring.stage), ring.phase ^ 1);
     const std::uint32_t ready = shared.ready(ring.stage);
-    if (lane == 0) ptx::barrier_arrive_expect(ready, Shape::query_bytes + Shape::dout_bytes);
+    if (lane == 0) ptx::mbarrier_arrive_expect_tx(ready, Shape::query_bytes + Shape::dout_bytes);
     __syncwarp();
     if (lane < Walk::copies) {
-      for (int column = 0; column < Shape::dk / 64; ++column)
-        ptx::tensor_load(shared.query(ring.stage) + column * Shape::column_bytes + part, &parameters.queries, ready,
-                         column * 64, head, row);
-      for (int column = 0; column < Shape::dv / 64; ++column)
-        ptx::tensor_load(shared.dout(ring.stage) + column * Shape::column_bytes + part, &parameters.douts, ready,
-                         column * 64, head, row);
+      for (int panel = 0; panel < Shape::d_qk / 64; ++panel)
+        ptx::tma_load(shared.query(ring.stage) + panel * Shape::panel_bytes + part, &parameters.queries, ready,
+                      panel * 64, head, row);
+      for (int panel = 0; panel < Shape::d_v / 64; ++panel)
+        ptx::tma_load(shared.dout(ring.stage) + panel * Shape::panel_bytes + part, &parameters.douts, ready, panel * 64,
+                      head, row);
     }
   }
 }
@@ -163,18 +164,18 @@ __device__ __forceinline__ void load_statistics(const GradientProblem<typename S
     float values[Shape::rows / 32][3];
 #pragma unroll
     for (int i = 0; i < Shape::rows / 32; ++i) {
-      const int query = lane / Shape::heads + 32 / Shape::heads * i;
+      const int query = lane / Shape::heads_per_group + 32 / Shape::heads_per_group * i;
       const KeyRange range = walk.visible(query);
       const bool sees = range.begin < range.end;
-      const std::int64_t head_row =
-          static_cast<std::int64_t>(walk.row(query)) * a.heads + plan.group * Shape::heads + lane % Shape::heads;
+      const std::int64_t head_row = static_cast<std::int64_t>(walk.row(query)) * a.num_q_heads +
+                                    plan.group * Shape::heads_per_group + lane % Shape::heads_per_group;
       const float sum = sees ? a.log_sum_exp[head_row] : -INFINITY;
       values[i][0] = sum == -INFINITY ? INFINITY : sum * log2_e;  // 2^(s - infinity) is 0
       values[i][1] = sees ? a.weights[head_row] : 0.f;
       values[i][2] = sees ? a.deltas[head_row] : 0.f;
     }
     const KeyRange range = lane < Shape::queries ? walk.visible(lane) : KeyRange{0, 0};
-    ptx::barrier_wait(shared.free(ring.stage), ring.phase ^ 1);
+    ptx::mbarrier_wait(shared.free(ring.stage), ring.phase ^ 1);
     float* const to = shared.statistics(ring.stage) + lane;
 #pragma unroll
     for (int i = 0; i < Shape::rows / 32; ++i)
@@ -182,7 +183,7 @@ __device__ __forceinline__ void load_statistics(const GradientProblem<typename S
       for (int what = 0; what < 3; ++what) to[what * Shape::rows + i * 32] = values[i][what];
     if (lane < Shape::queries) shared.visible(ring.stage)[lane] = range;
     __syncwarp();
-    if (lane == 0) ptx::barrier_arrive(shared.ready(ring.stage));
+    if (lane == 0) ptx::mbarrier_arrive(shared.ready(ring.stage));
   }
 }
 
@@ -190,12 +191,12 @@ __device__ __forceinline__ void load_statistics(const GradientProblem<typename S
 template <class Shape, int Dim>
 __device__ __forceinline__ void enqueue_transposed(float (&d)[Shape::rows / 2], std::uint64_t keys,
                                                    std::uint64_t rows) {
-  ptx::hold(d);
+  ptx::warpgroup_fence_operand(d);
   ptx::wgmma_fence();
 #pragma unroll
   for (int step = 0; step < Dim / 16; ++step)
-    ptx::wgmma_nt(typename Shape::T{}, d, ptx::advance(keys, step / 4 * Shape::key_column_bytes + step % 4 * 32),
-                  ptx::advance(rows, step / 4 * Shape::column_bytes + step % 4 * 32), step > 0);
+    ptx::wgmma_ss(typename Shape::T{}, d, ptx::advance_desc(keys, step / 4 * Shape::key_panel_bytes + step % 4 * 32),
+                  ptx::advance_desc(rows, step / 4 * Shape::panel_bytes + step % 4 * 32), step > 0);
   ptx::wgmma_commit();
 }
 
@@ -203,18 +204,18 @@ __device__ __forceinline__ void enqueue_transposed(float (&d)[Shape::rows / 2], 
 template <class Shape, int Values>
 __device__ __forceinline__ void enqueue_sums(float (&sums)[Values], const std::uint32_t (&scores)[Shape::rows / 16][4],
                                              std::uint64_t rows) {
-  ptx::hold(sums);
+  ptx::warpgroup_fence_operand(sums);
   ptx::wgmma_fence();
 #pragma unroll
   for (int step = 0; step < Shape::rows / 16; ++step)
-    ptx::wgmma_rn(typename Shape::T{}, sums, scores[step], ptx::advance(rows, step * 2048));
+    ptx::wgmma_rs(typename Shape::T{}, sums, scores[step], ptx::advance_desc(rows, step * 2048));
   ptx::wgmma_commit();
 }
 
 /// Writes a warp's 16 keys.
 template <int Values>
-__device__ __forceinline__ void add_keys(const float (&sums)[Values], float factor, int first_key, int keys,
-                                         float* first, int step) {
+__device__ __forceinline__ void add_key_rows(const float (&sums)[Values], float factor, int first_key, int keys,
+                                             float* first, int step) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -223,25 +224,26 @@ __device__ __forceinline__ void add_keys(const float (&sums)[Values], float fact
     float* const row = first + static_cast<std::int64_t>(key) * step + lane % 4 * 2;
 #pragma unroll
     for (int n = 0; n < Values / 4; ++n)
-      ptx::add_to_memory(row + n * 8, sums[4 * n + 2 * half] * factor, sums[4 * n + 2 * half + 1] * factor);
+      ptx::red_add(row + n * 8, sums[4 * n + 2 * half] * factor, sums[4 * n + 2 * half + 1] * factor);
   }
 }
 
 template <class Shape, class Walk>
-__device__ __forceinline__ void sum_keys(const GradientProblem<typename Shape::T>& a,
-                                         const typename Walk::Parameters& parameters, const typename Walk::Plan& plan,
-                                         const KeyGradientShared<Shape>& shared) {
+__device__ __forceinline__ void accumulate_dk_dv(const GradientProblem<typename Shape::T>& a,
+                                                 const typename Walk::Parameters& parameters,
+                                                 const typename Walk::Plan& plan,
+                                                 const KeyGradientShared<Shape>& shared) {
   using T = typename Shape::T;
   const int warpgroup = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   const int first_key = Shape::splits_queries ? 0 : warpgroup * 64;
-  const std::uint64_t key = ptx::operand(shared.key() + first_key * 128),
-                      value = ptx::operand(shared.value() + first_key * 128);
+  const std::uint64_t key = ptx::make_smem_desc(shared.key() + first_key * 128),
+                      value = ptx::make_smem_desc(shared.value() + first_key * 128);
   const auto free = [&](int stage) {
     __syncwarp();
-    if (lane == 0) ptx::barrier_arrive(shared.free(stage));
+    if (lane == 0) ptx::mbarrier_arrive(shared.free(stage));
   };
-  float dk[Shape::dk / 2] = {}, dv[Shape::dv / 2] = {};
-  ptx::barrier_wait(shared.keys_ready(), 0);
+  float dk[Shape::d_qk / 2] = {}, dv[Shape::d_v / 2] = {};
+  ptx::mbarrier_wait(shared.keys_ready(), 0);
   RingPosition<Shape::stages> ring;
   int count = plan.stages;
   if (Shape::splits_queries && warpgroup == 1) {
@@ -251,7 +253,7 @@ __device__ __forceinline__ void sum_keys(const GradientProblem<typename Shape::T
 #pragma unroll 1
   for (; count > 0; count -= Shape::splits_queries ? Shape::consumers : 1) {
     const int stage = ring.stage;
-    ptx::barrier_wait(shared.ready(stage), ring.phase);
+    ptx::mbarrier_wait(shared.ready(stage), ring.phase);
     ring.advance();
     if constexpr (Shape::splits_queries) ring.advance();
     bool all = true, some = false;  // of the stage's queries see all, any, of the keys
@@ -267,10 +269,10 @@ __device__ __forceinline__ void sum_keys(const GradientProblem<typename Shape::T
     }
     float s[Shape::rows / 2], dp[Shape::rows / 2];
     std::uint32_t p[Shape::rows / 16][4], ds[Shape::rows / 16][4];
-    enqueue_transposed<Shape, Shape::dk>(s, key, ptx::operand(shared.query(stage)));    // S^T = K Q^T
-    enqueue_transposed<Shape, Shape::dv>(dp, value, ptx::operand(shared.dout(stage)));  // dP^T = V dO^T
+    enqueue_transposed<Shape, Shape::d_qk>(s, key, ptx::make_smem_desc(shared.query(stage)));   // S^T = K Q^T
+    enqueue_transposed<Shape, Shape::d_v>(dp, value, ptx::make_smem_desc(shared.dout(stage)));  // dP^T = V dO^T
     ptx::wgmma_wait<1>();
-    ptx::hold(s);
+    ptx::warpgroup_fence_operand(s);
 
     const float* const sums = shared.statistics(stage) + lane % 4 * 2;
     const auto pair = [&](int what, int n) {
@@ -286,7 +288,7 @@ __device__ __forceinline__ void sum_keys(const GradientProblem<typename Shape::T
     if (!all) {
 #pragma unroll
       for (int n = 0; n < Shape::rows / 8; ++n) {
-        const KeyRange range = shared.visible(stage)[n * 8 / Shape::heads];
+        const KeyRange range = shared.visible(stage)[n * 8 / Shape::heads_per_group];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int at = first_key + warp * 16 + lane / 4 + i / 2 * 8;
@@ -295,7 +297,7 @@ __device__ __forceinline__ void sum_keys(const GradientProblem<typename Shape::T
       }
     }
     ptx::wgmma_wait<0>();
-    ptx::hold(dp);
+    ptx::warpgroup_fence_operand(dp);
 #pragma unroll
     for (int n = 0; n < Shape::rows / 8; ++n) {
       const float2 weight = pair(1, n), delta = pair(2, n);
@@ -307,22 +309,22 @@ __device__ __forceinline__ void sum_keys(const GradientProblem<typename Shape::T
             narrow2<T>(s[i] * fmaf(weight.x, dp[i], -delta.x), s[i + 1] * fmaf(weight.y, dp[i + 1], -delta.y));
       }
     }
-    enqueue_sums<Shape>(dv, p, ptx::operand(shared.dout(stage), Shape::column_bytes));    // dV += P^T dO
-    enqueue_sums<Shape>(dk, ds, ptx::operand(shared.query(stage), Shape::column_bytes));  // dK += dS^T Q
+    enqueue_sums<Shape>(dv, p, ptx::make_smem_desc(shared.dout(stage), Shape::panel_bytes));    // dV += P^T dO
+    enqueue_sums<Shape>(dk, ds, ptx::make_smem_desc(shared.query(stage), Shape::panel_bytes));  // dK += dS^T Q
     ptx::wgmma_wait<0>();
-    ptx::hold(dk);
-    ptx::hold(dv);
+    ptx::warpgroup_fence_operand(dk);
+    ptx::warpgroup_fence_operand(dv);
     free(stage);
   }
 
   // Sums of several thread blocks in one place are added in a fixed order.
   const auto wait_for_all = [&] { ptx::named_barrier(1 + warpgroup, 128); };
-  const std::int64_t place = Shape::splits_queries ? plan.place : plan.place * Shape::consumers + warpgroup;
+  const std::int64_t slot = Shape::splits_queries ? plan.slot : plan.slot * Shape::consumers + warpgroup;
   const unsigned turn = Shape::splits_queries ? plan.turn * Shape::consumers + warpgroup : plan.turn;
-  if constexpr (Walk::takes_turns) parameters.turns.wait(place, turn, threadIdx.x % 128 == 0, wait_for_all);
-  add_keys(dk, a.scale, first_key + warp * 16, plan.keys, plan.dkeys, plan.dkey_step);
-  add_keys(dv, 1.f, first_key + warp * 16, plan.keys, plan.dvalues, plan.dvalue_step);
-  if constexpr (Walk::takes_turns) parameters.turns.end(place, turn, threadIdx.x % 128 == 0, wait_for_all);
+  if constexpr (Walk::is_ordered) parameters.order.acquire(slot, turn, threadIdx.x % 128 == 0, wait_for_all);
+  add_key_rows(dk, a.scale, first_key + warp * 16, plan.keys, plan.dkeys, plan.dkey_step);
+  add_key_rows(dv, 1.f, first_key + warp * 16, plan.keys, plan.dvalues, plan.dvalue_step);
+  if constexpr (Walk::is_ordered) parameters.order.release(slot, turn, threadIdx.x % 128 == 0, wait_for_all);
 }
 
 template <class Shape, class Walk>
@@ -336,7 +338,7 @@ __global__ void __launch_bounds__(Shape::threads, 1)
   const KeyGradientShared<Shape> shared{base, memory + (base - start)};
   const auto& plan = *reinterpret_cast<const typename Walk::Plan*>(plan_memory);
   unsigned ticket = blockIdx.x;
-  if constexpr (Walk::takes_turns) ticket = parameters.turns.take_ticket();
+  if constexpr (Walk::is_ordered) ticket = parameters.order.next_ticket();
   if (threadIdx.x == 0) {
     ::new (static_cast<void*>(plan_memory)) typename Walk::Plan(Walk::plan(a, parameters, ticket));
     shared.initialise();
@@ -344,14 +346,14 @@ __global__ void __launch_bounds__(Shape::threads, 1)
   __syncthreads();
   if (plan.keys == 0) return;
   if (threadIdx.x < 128) {
-    ptx::give_registers<Shape::producer_registers>();
+    ptx::warpgroup_reg_dealloc<Shape::producer_registers>();
     if (threadIdx.x < 32)
       copy_rows<Shape, Walk>(a, parameters, plan, shared);
     else if (threadIdx.x < 32 * (1 + Shape::statistics_warps))
       load_statistics<Shape, Walk>(a, parameters, plan, shared);
   } else {
-    ptx::take_registers<Shape::consumer_registers>();
-    sum_keys<Shape, Walk>(a, parameters, plan, shared);
+    ptx::warpgroup_reg_alloc<Shape::consumer_registers>();
+    accumulate_dk_dv<Shape, Walk>(a, parameters, plan, shared);
   }
 }
 

@@ -26,7 +26,7 @@ struct SummaryWalk {
         position(static_cast<int>(segment.position + tile.row - segment.row)),
         tiles((rule.visible(position + tile.rows - 1) + Keys - 1) / Keys) {}
 
-  __device__ Place place(int tile) const { return {0, first_summary + tile * Keys}; }
+  __device__ TileLocation location(int tile) const { return {0, first_summary + tile * Keys}; }
   __device__ KeyRange visible(int query) const { return {0, rule.visible(position + query)}; }
 };
 

@@ -68,11 +68,11 @@ __device__ __forceinline__ void for_each_pack(const float (&o)[Values], const So
 
 /// Writes a warp's 16 rows.
 template <class T, int Values>
-__device__ __forceinline__ void write_output(const float (&o)[Values], const SoftmaxRows& state, T* out, int dv) {
+__device__ __forceinline__ void write_output(const float (&o)[Values], const SoftmaxRows& state, T* out, int d_v) {
   for_each_pack<T>(
       o, state, [](int) {},
       [&](int row, int quarter, int group, const LayerPack<T>& values) {
-        store_pack(out + row * dv, group * 4 + quarter, values);
+        store_pack(out + row * d_v, group * 4 + quarter, values);
       });
 }
 

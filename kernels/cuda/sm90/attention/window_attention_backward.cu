@@ -35,17 +35,17 @@ template <class Shape>
 class WindowQueries {
  public:
   static constexpr int copies = 1;
-  static constexpr bool takes_turns = false;
+  static constexpr bool is_ordered = false;
 
   struct Parameters : QueryGradientMaps, WindowMaps {
     int window;
     int tile_count;
     const WindowKeyTile* tiles;
     const std::int32_t* segments;
-    float* dk;       ///< [rows, G, dk]
-    float* dv;       ///< [rows, G, dv]
-    float* dhalo_k;  ///< [halo rows, G, dk]
-    float* dhalo_v;  ///< [halo rows, G, dv]
+    float* dk;       ///< [rows, G, d_qk]
+    float* dv;       ///< [rows, G, d_v]
+    float* dhalo_k;  ///< [halo rows, G, d_qk]
+    float* dhalo_v;  ///< [halo rows, G, d_v]
   };
   struct Plan : KeyPlan {
     WindowKeyTile tile;
@@ -61,10 +61,10 @@ class WindowQueries {
     plan.map = tile.halo;
     plan.head = plan.group;
     plan.row = static_cast<int>(tile.row);
-    plan.dkey_step = a.groups * a.dk;
-    plan.dvalue_step = a.groups * a.dv;
-    plan.dkeys = (tile.halo ? parameters.dhalo_k : parameters.dk) + (tile.row * a.groups + plan.group) * a.dk;
-    plan.dvalues = (tile.halo ? parameters.dhalo_v : parameters.dv) + (tile.row * a.groups + plan.group) * a.dv;
+    plan.dkey_step = a.num_kv_heads * a.d_qk;
+    plan.dvalue_step = a.num_kv_heads * a.d_v;
+    plan.dkeys = (tile.halo ? parameters.dhalo_k : parameters.dk) + (tile.row * a.num_kv_heads + plan.group) * a.d_qk;
+    plan.dvalues = (tile.halo ? parameters.dhalo_v : parameters.dv) + (tile.row * a.num_kv_heads + plan.group) * a.d_v;
     for (int i = tile.segment_begin; i < tile.segment_end; ++i) {
       const SegmentQueries some(tile, a.segments[parameters.segments[i]], parameters.window);
       plan.stages += (max(0, some.queries) + Shape::queries - 1) / Shape::queries;

@@ -23,9 +23,9 @@ WindowMaps window_maps(const Stage& a, int keys) {
     return make_tensor_map(halo_exists ? halo : own, a.dtype,
                            rows_layout(halo_exists ? halo_rows : a.queries->rows, config.num_kv_heads, dim, keys, 1));
   };
-  const std::int64_t dk = config.head_dim_qk, dv = config.head_dim_v;
-  return {{map(a.k, a.halo_k, dk, false), map(a.k, a.halo_k, dk, true)},
-          {map(a.v, a.halo_v, dv, false), map(a.v, a.halo_v, dv, true)}};
+  const std::int64_t d_qk = config.head_dim_qk, d_v = config.head_dim_v;
+  return {{map(a.k, a.halo_k, d_qk, false), map(a.k, a.halo_k, d_qk, true)},
+          {map(a.v, a.halo_v, d_v, false), map(a.v, a.halo_v, d_v, true)}};
 }
 
 inline int window_of(const Config& config) {
@@ -59,9 +59,9 @@ struct WindowWalk {
     tiles = (query + tile.rows - begin + Keys - 1) / Keys;
   }
 
-  __device__ Place place(int tile) const {
+  __device__ TileLocation location(int tile) const {
     const int row = begin + tile * Keys;
-    return row >= 0 ? Place{0, own_row + row} : Place{1, halo_end + row};
+    return row >= 0 ? TileLocation{0, own_row + row} : TileLocation{1, halo_end + row};
   }
   __device__ KeyRange visible(int query_of_tile) const {
     const int end = query + query_of_tile + 1 - begin;

@@ -15,7 +15,7 @@ template <class Stage>
 BlockMaps block_maps(const Stage& a) {
   constexpr int tokens = 64, element_bytes = 2;
   const Config& config = *a.config;
-  const std::int64_t dk = config.head_dim_qk, dv = config.head_dim_v, slot = tokens * (dk + dv);
+  const std::int64_t d_qk = config.head_dim_qk, d_v = config.head_dim_v, slot = tokens * (d_qk + d_v);
   const auto own = [&](const void* tensor, std::int64_t dim) {
     return make_tensor_map(tensor, a.dtype, rows_layout(a.queries->rows, config.num_kv_heads, dim, tokens, 1));
   };
@@ -25,9 +25,9 @@ BlockMaps block_maps(const Stage& a) {
     const TensorLayout layout{{dim, tokens, slots}, {dim, slot}, {tokens, 1}};
     return make_tensor_map(static_cast<const std::byte*>(a.pool) + offset * element_bytes, a.dtype, layout);
   };
-  const CUtensorMap own_keys = own(a.k, dk), own_values = own(a.v, dv);
+  const CUtensorMap own_keys = own(a.k, d_qk), own_values = own(a.v, d_v);
   // A rank that fetches nothing has no pool.
-  return {{own_keys, a.pool ? pool(0, dk) : own_keys}, {own_values, a.pool ? pool(tokens * dk, dv) : own_values}};
+  return {{own_keys, a.pool ? pool(0, d_qk) : own_keys}, {own_values, a.pool ? pool(tokens * d_qk, d_v) : own_values}};
 }
 
 }  // namespace cpnsa::cuda::sm90

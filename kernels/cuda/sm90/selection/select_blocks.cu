@@ -1,4 +1,4 @@
-// Importance and top n for l 32, s 16, m 64 and 16 heads a group: block j's score is 2 (P[4j] + P[4j+1] + P[4j+2]) +
+// Importance and top n for l 32, s 16, m 64 and 16 heads per group: block j's score is 2 (P[4j] + P[4j+1] + P[4j+2]) +
 // P[4j-1] + P[4j+3]. Products are S^T = K Q^T, of 64 summaries and 8 queries a warpgroup. In shared memory the queries
 // come head after head, 8 queries of each, so that a lane's 64 values are all 16 heads of two queries and two
 // summaries: the sum over heads is its own. The sums cross shared memory, in which a warp then finds two queries' whole
@@ -12,30 +12,30 @@
 namespace cpnsa::cuda::sm90 {
 namespace {
 
-template <class Element, int Dk, int Dv, int Heads>
+template <class Element, int Dqk, int Dv, int Heads>
 struct SelectShape {
   using T = Element;
-  static constexpr int dk = Dk;
-  static constexpr auto table = TableRow<Dk, Dv, Heads>::shape.select_blocks;
-  static constexpr int heads = Heads;  ///< R
+  static constexpr int d_qk = Dqk;
+  static constexpr auto table = TableRow<Dqk, Dv, Heads>::shape.select_blocks;
+  static constexpr int heads_per_group = Heads;
   static constexpr int queries = table.queries;
   static constexpr int own_queries = 8;  ///< of a warpgroup
   static constexpr int consumers = queries / own_queries;
-  static constexpr int columns = own_queries * heads;  ///< of a warpgroup's product
-  static constexpr int keys = 64;                      ///< summaries of a stage
-  static constexpr int blocks = keys / 4;              ///< that a stage completes
+  static constexpr int columns = own_queries * heads_per_group;  ///< of a warpgroup's product
+  static constexpr int keys = 64;                                ///< summaries of a stage
+  static constexpr int blocks = keys / 4;                        ///< that a stage completes
   static constexpr int stages = table.stages;
   static constexpr int threads = 128 * (consumers + 1);
   static constexpr int producer_registers = 24;
   static constexpr int consumer_registers = table.consumer_registers;
-  static constexpr int query_bytes = queries * heads * Dk * 2;
+  static constexpr int query_bytes = queries * heads_per_group * Dqk * 2;
   static constexpr int own_query_bytes = columns * 128;  ///< a warpgroup's, of 64 channels
-  static constexpr int query_column_bytes = consumers * own_query_bytes;
-  static constexpr int key_bytes = keys * Dk * 2;
-  static constexpr int column_bytes = keys * 128;
+  static constexpr int query_panel_bytes = consumers * own_query_bytes;
+  static constexpr int key_bytes = keys * Dqk * 2;
+  static constexpr int panel_bytes = keys * 128;
   // Rows that four lanes beside each other read or write begin in different banks.
-  static constexpr int base_row = 2 * heads + 4;  ///< log-sum-exps of two queries
-  static constexpr int score_row = 2 * keys + 4;  ///< a query's sums of two stages
+  static constexpr int base_row = 2 * heads_per_group + 4;  ///< log-sum-exps of two queries
+  static constexpr int score_row = 2 * keys + 4;            ///< a query's sums of two stages
   static constexpr int base_floats = own_queries / 2 * base_row;
   static constexpr int score_floats = own_queries * score_row;
   static constexpr int floats = base_floats + 2 * score_floats;  ///< of a warpgroup
@@ -66,14 +66,14 @@ struct SelectShared {
 
   __device__ void initialise() const {
     for (int warpgroup = 0; warpgroup < Shape::consumers; ++warpgroup) {
-      ptx::barrier_init(query_ready(warpgroup), 1);
-      ptx::barrier_init(query_free(warpgroup), 1);
+      ptx::mbarrier_init(query_ready(warpgroup), 1);
+      ptx::mbarrier_init(query_free(warpgroup), 1);
     }
     for (int stage = 0; stage < Shape::stages; ++stage) {
-      ptx::barrier_init(key_ready(stage), 1);
-      ptx::barrier_init(key_free(stage), Shape::consumers);
+      ptx::mbarrier_init(key_ready(stage), 1);
+      ptx::mbarrier_init(key_free(stage), Shape::consumers);
     }
-    ptx::fence_barrier_init();
+    ptx::fence_mbarrier_init();
   }
 };
 
@@ -88,29 +88,30 @@ struct SelectArguments {
   /// Stages of summaries that the tile's last query needs.
   __device__ int stages(const QueryTile& tile, int position) const {
     const int last = position + tile.rows - 1;
-    if (!selection.chooses(last) || selection.places() == 0) return 0;
+    if (!selection.chooses(last) || selection.num_scored() == 0) return 0;
     return (selection.candidates_end(last) + Shape::blocks - 1) / Shape::blocks;
   }
 };
 
 template <class Shape>
-__device__ __forceinline__ void produce(const SelectArguments<Shape>& a, const CUtensorMap& queries,
-                                        const CUtensorMap& keys, const SelectShared<Shape>& shared) {
+__device__ __forceinline__ void producer_loop(const SelectArguments<Shape>& a, const CUtensorMap& queries,
+                                              const CUtensorMap& keys, const SelectShared<Shape>& shared) {
   RingPosition<Shape::stages> ring;
   int item_phase = 1;
   for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x) {
     const QueryTile tile = a.problem.tiles[tile_of(a.work, item)];
     const Segment& segment = a.problem.segments[tile.segment];
-    const int group = item % a.work.groups, summary = static_cast<int>(segment.summary);
+    const int group = item % a.work.num_kv_heads, summary = static_cast<int>(segment.summary);
     const int stages = a.stages(tile, static_cast<int>(segment.position + tile.row - segment.row));
     if (stages == 0) continue;
     const auto load_queries = [&] {
       for (int own = 0; own < Shape::consumers; ++own) {
-        ptx::barrier_wait(shared.query_free(own), item_phase);
-        ptx::barrier_arrive_expect(shared.query_ready(own), Shape::query_bytes / Shape::consumers);
-        for (int column = 0; column < Shape::dk / 64; ++column)
-          ptx::tensor_load(shared.query(own) + column * Shape::query_column_bytes, &queries, shared.query_ready(own),
-                           column * 64, static_cast<int>(tile.row) + own * Shape::own_queries, group * Shape::heads);
+        ptx::mbarrier_wait(shared.query_free(own), item_phase);
+        ptx::mbarrier_arrive_expect_tx(shared.query_ready(own), Shape::query_bytes / Shape::consumers);
+        for (int panel = 0; panel < Shape::d_qk / 64; ++panel)
+          ptx::tma_load(shared.query(own) + panel * Shape::query_panel_bytes, &queries, shared.query_ready(own),
+                        panel * 64, static_cast<int>(tile.row) + own * Shape::own_queries,
+                        group * Shape::heads_per_group);
       }
       item_phase ^= 1;
     };
@@ -118,11 +119,11 @@ __device__ __forceinline__ void produce(const SelectArguments<Shape>& a, const C
     const int ahead = min(stages, Shape::stages - 1);
     for (int index = 0; index < stages; ++index, ring.advance()) {
       if (index == ahead) load_queries();
-      ptx::barrier_wait(shared.key_free(ring.stage), ring.phase ^ 1);
-      ptx::barrier_arrive_expect(shared.key_ready(ring.stage), Shape::key_bytes);
-      for (int column = 0; column < Shape::dk / 64; ++column)
-        ptx::tensor_load(shared.key(ring.stage) + column * Shape::column_bytes, &keys, shared.key_ready(ring.stage),
-                         column * 64, group, summary + index * Shape::keys);
+      ptx::mbarrier_wait(shared.key_free(ring.stage), ring.phase ^ 1);
+      ptx::mbarrier_arrive_expect_tx(shared.key_ready(ring.stage), Shape::key_bytes);
+      for (int panel = 0; panel < Shape::d_qk / 64; ++panel)
+        ptx::tma_load(shared.key(ring.stage) + panel * Shape::panel_bytes, &keys, shared.key_ready(ring.stage),
+                      panel * 64, group, summary + index * Shape::keys);
     }
     if (ahead == stages) load_queries();
   }
@@ -132,12 +133,12 @@ __device__ __forceinline__ void produce(const SelectArguments<Shape>& a, const C
 template <class Shape>
 __device__ __forceinline__ void enqueue_products(float (&s)[Shape::columns / 2], std::uint64_t keys,
                                                  std::uint64_t queries) {
-  ptx::hold(s);
+  ptx::warpgroup_fence_operand(s);
   ptx::wgmma_fence();
 #pragma unroll
-  for (int step = 0; step < Shape::dk / 16; ++step)
-    ptx::wgmma_nt(typename Shape::T{}, s, ptx::advance(keys, step / 4 * Shape::column_bytes + step % 4 * 32),
-                  ptx::advance(queries, step / 4 * Shape::query_column_bytes + step % 4 * 32), step > 0);
+  for (int step = 0; step < Shape::d_qk / 16; ++step)
+    ptx::wgmma_ss(typename Shape::T{}, s, ptx::advance_desc(keys, step / 4 * Shape::panel_bytes + step % 4 * 32),
+                  ptx::advance_desc(queries, step / 4 * Shape::query_panel_bytes + step % 4 * 32), step > 0);
   ptx::wgmma_commit();
 }
 
@@ -148,7 +149,7 @@ __device__ __forceinline__ void sum_over_heads(const float (&s)[Shape::columns /
                                                float (&sums)[2][2]) {
   const float4* const own_bases = reinterpret_cast<const float4*>(bases + threadIdx.x % 4 * Shape::base_row);
 #pragma unroll
-  for (int pair = 0; pair < Shape::heads / 2; ++pair) {
+  for (int pair = 0; pair < Shape::heads_per_group / 2; ++pair) {
     const float4 of_pair = own_bases[pair];
     const float base[2][2] = {{of_pair.x, of_pair.y}, {of_pair.z, of_pair.w}};
 #pragma unroll
@@ -162,11 +163,11 @@ __device__ __forceinline__ void sum_over_heads(const float (&s)[Shape::columns /
 }
 
 template <class Shape>
-__device__ __forceinline__ void consume(const SelectArguments<Shape>& a, const SelectShared<Shape>& shared) {
+__device__ __forceinline__ void consumer_loop(const SelectArguments<Shape>& a, const SelectShared<Shape>& shared) {
   const int warpgroup = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-  const bool speaks = threadIdx.x % 128 == 0;
+  const bool is_leader = threadIdx.x % 128 == 0;
   const auto wait_for_all = [&] { ptx::named_barrier(1 + warpgroup, 128); };
-  const std::uint64_t queries = ptx::operand(shared.query(warpgroup));
+  const std::uint64_t queries = ptx::make_smem_desc(shared.query(warpgroup));
   float* const bases = shared.bases(warpgroup);
   const int first_query = warpgroup * Shape::own_queries, own_query = first_query + 2 * warp;  // in the tile
   RingPosition<Shape::stages> ring;
@@ -174,23 +175,23 @@ __device__ __forceinline__ void consume(const SelectArguments<Shape>& a, const S
   for (int item = blockIdx.x; item < a.work.count(); item += gridDim.x) {
     const QueryTile tile = a.problem.tiles[tile_of(a.work, item)];
     const Segment& segment = a.problem.segments[tile.segment];
-    const int group = item % a.work.groups, start = static_cast<int>(segment.position + tile.row - segment.row);
+    const int group = item % a.work.num_kv_heads, start = static_cast<int>(segment.position + tile.row - segment.row);
     const int stages = a.stages(tile, start);
     RegisterTopBlocks top[2];
     if (stages > 0) {
       {
-        const int query = threadIdx.x % 128 / Shape::heads, head = threadIdx.x % Shape::heads;
+        const int query = threadIdx.x % 128 / Shape::heads_per_group, head = threadIdx.x % Shape::heads_per_group;
         float base = 0.f;
         if (first_query + query < tile.rows)
-          base =
-              a.problem.log_sum_exp[(tile.row + first_query + query) * a.problem.heads + group * Shape::heads + head];
+          base = a.problem.log_sum_exp[(tile.row + first_query + query) * a.problem.num_q_heads +
+                                       group * Shape::heads_per_group + head];
         bases[query / 2 * Shape::base_row + head * 2 + query % 2] = base * log2_e - 1.f;  // twice the probability
       }
       const int column = lane % 4 * 2;
       const int visible[2] = {a.summaries.visible(start + first_query + column),
                               a.summaries.visible(start + first_query + column + 1)};
       wait_for_all();
-      ptx::barrier_wait(shared.query_ready(warpgroup), item_phase);
+      ptx::mbarrier_wait(shared.query_ready(warpgroup), item_phase);
       item_phase ^= 1;
       int candidates_end[2];  // of the warp's own queries: blocks; 0 of one that does not choose
       for (int e = 0; e < 2; ++e) {
@@ -203,13 +204,13 @@ __device__ __forceinline__ void consume(const SelectArguments<Shape>& a, const S
       int other = Shape::score_floats;  // on to the other buffer
       for (int index = 0; index < stages; ++index) {
         float s[Shape::columns / 2];
-        ptx::barrier_wait(shared.key_ready(ring.stage), ring.phase);
-        enqueue_products<Shape>(s, ptx::operand(shared.key(ring.stage)), queries);
+        ptx::mbarrier_wait(shared.key_ready(ring.stage), ring.phase);
+        enqueue_products<Shape>(s, ptx::make_smem_desc(shared.key(ring.stage)), queries);
         ptx::wgmma_wait<0>();
-        ptx::hold(s);
-        if (speaks) {
-          ptx::barrier_arrive(shared.key_free(ring.stage));
-          if (index == stages - 1) ptx::barrier_arrive(shared.query_free(warpgroup));
+        ptx::warpgroup_fence_operand(s);
+        if (is_leader) {
+          ptx::mbarrier_arrive(shared.key_free(ring.stage));
+          if (index == stages - 1) ptx::mbarrier_arrive(shared.query_free(warpgroup));
         }
         ring.advance();
         float sums[2][2];
@@ -230,7 +231,7 @@ __device__ __forceinline__ void consume(const SelectArguments<Shape>& a, const S
           const float score = block_score(scores + (2 * warp + e) * Shape::score_row, carry[e]);
           keys[e] = RegisterTopBlocks::key(score, block >= a.selection.init_blocks && block < candidates_end[e]);
         }
-        RegisterTopBlocks::take(top, keys, last, a.selection.places());
+        RegisterTopBlocks::take(top, keys, last, a.selection.num_scored());
         // The next sums go elsewhere; those after them here, when all have been at a barrier since they read these.
         scores += other;
         other = -other;
@@ -238,8 +239,9 @@ __device__ __forceinline__ void consume(const SelectArguments<Shape>& a, const S
     }
     for (int i = 0; i < 2; ++i)
       if (own_query + i < tile.rows)
-        top[i].write(a.selected + ((tile.row + own_query + i) * a.problem.groups + group) * a.selection.select_count,
-                     a.selection, start + own_query + i);
+        top[i].write(
+            a.selected + ((tile.row + own_query + i) * a.problem.num_kv_heads + group) * a.selection.select_count,
+            a.selection, start + own_query + i);
   }
 }
 
@@ -253,11 +255,11 @@ __global__ void __launch_bounds__(Shape::threads, 1)
   if (threadIdx.x == 0) shared.initialise();
   __syncthreads();
   if (threadIdx.x < 128) {
-    ptx::give_registers<Shape::producer_registers>();
-    if (threadIdx.x == 0) produce<Shape>(a, queries, keys, shared);
+    ptx::warpgroup_reg_dealloc<Shape::producer_registers>();
+    if (threadIdx.x == 0) producer_loop<Shape>(a, queries, keys, shared);
   } else {
-    ptx::take_registers<Shape::consumer_registers>();
-    consume<Shape>(a, shared);
+    ptx::warpgroup_reg_alloc<Shape::consumer_registers>();
+    consumer_loop<Shape>(a, shared);
   }
 }
 
@@ -279,15 +281,15 @@ void select_blocks(const SelectBlocks& a, const Gpu& gpu, cudaStream_t stream) {
                                      SelectionRule(config),
                                      a.selected};
     arguments.problem.log_sum_exp = static_cast<float*>(const_cast<void*>(a.log_sum_exp));
-    const TensorLayout by_heads{{Shape::dk, schedule.rows, config.num_q_heads},
-                                {Shape::dk * config.num_q_heads, Shape::dk},
-                                {Shape::own_queries, Shape::heads}};
+    const TensorLayout by_heads{{Shape::d_qk, schedule.rows, config.num_q_heads},
+                                {Shape::d_qk * config.num_q_heads, Shape::d_qk},
+                                {Shape::own_queries, Shape::heads_per_group}};
     const CUtensorMap queries = make_tensor_map(a.q, a.dtype, by_heads);
     const CUtensorMap keys =
-        make_tensor_map(a.keys, a.dtype, rows_layout(summaries, config.num_kv_heads, Shape::dk, Shape::keys, 1));
+        make_tensor_map(a.keys, a.dtype, rows_layout(summaries, config.num_kv_heads, Shape::d_qk, Shape::keys, 1));
     const std::size_t bytes = Shape::shared_bytes + 1024;
     allow_shared_memory(select_blocks_kernel<Shape>, bytes);
-    const int blocks = std::min(gpu.multiprocessors, arguments.work.tiles * arguments.work.groups);
+    const int blocks = std::min(gpu.multiprocessors, arguments.work.tiles * arguments.work.num_kv_heads);
     select_blocks_kernel<Shape><<<blocks, Shape::threads, bytes, stream>>>(arguments, queries, keys);
     check_launch("select_blocks_sm90");
   });

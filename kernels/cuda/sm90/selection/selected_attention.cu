@@ -11,13 +11,13 @@
 namespace cpnsa::cuda::sm90 {
 namespace {
 
-template <class Element, int Dk, int Dv, int Heads>
+template <class Element, int Dqk, int Dv, int Heads>
 struct SelectedShape {
   using T = Element;
-  static constexpr int dk = Dk;
-  static constexpr int dv = Dv;
-  static constexpr auto table = TableRow<Dk, Dv, Heads>::shape.selected_attention;
-  static constexpr int heads = Heads;  ///< R
+  static constexpr int d_qk = Dqk;
+  static constexpr int d_v = Dv;
+  static constexpr auto table = TableRow<Dqk, Dv, Heads>::shape.selected_attention;
+  static constexpr int heads_per_group = Heads;
   static constexpr int queries = table.queries;
   static constexpr int keys = tokens_per_block;
   static constexpr int key_stages = table.key_stages;
@@ -28,8 +28,8 @@ struct SelectedShape {
   static constexpr int producer_registers = 56;
   static constexpr int consumer_registers = 152;
   static constexpr int lists = 2;
-  using Queries = OwnQueries<queries, heads, Dk>;
-  using Keys = StagePool<key_stages, Dk, queries>;
+  using Queries = OwnQueries<queries, heads_per_group, Dqk>;
+  using Keys = StagePool<key_stages, Dqk, queries>;
   using Values = StagePool<value_stages, Dv, queries>;
   static_assert(registers_suffice(threads, consumers, producer_registers, consumer_registers));
 };
@@ -38,34 +38,34 @@ struct SelectedShape {
 template <class Shape>
 __device__ __forceinline__ std::int64_t first_head_row(const SelectedWork<AttentionProblem<typename Shape::T>>& a,
                                                        const SelectedItem& item) {
-  return (item.tile.row + threadIdx.x / 32) * a.problem.heads + item.group * Shape::heads;
+  return (item.tile.row + threadIdx.x / 32) * a.problem.num_q_heads + item.group * Shape::heads_per_group;
 }
 
 /// The other branches' outputs, which come from memory, are asked for at a tile's beginning.
 template <class Shape>
 __device__ __forceinline__ void prefetch_branches(const Combination<typename Shape::T>& combination,
                                                   std::int64_t head_row) {
-  constexpr int bytes = Shape::heads * Shape::dv * 2;
-  ptx::prefetch(combination.o_cmp + head_row * Shape::dv, bytes);
-  ptx::prefetch(combination.o_win + head_row * Shape::dv, bytes);
+  constexpr int bytes = Shape::heads_per_group * Shape::d_v * 2;
+  ptx::prefetch_l2(combination.o_cmp + head_row * Shape::d_v, bytes);
+  ptx::prefetch_l2(combination.o_win + head_row * Shape::d_v, bytes);
 }
 
 template <class Shape>
 __device__ __forceinline__ void write_rows(const SelectedWork<AttentionProblem<typename Shape::T>>& arguments,
                                            const Combination<typename Shape::T>& combination, std::int64_t head_row,
-                                           float (&o)[Shape::dv / 8][4], const SoftmaxRows& state) {
+                                           float (&o)[Shape::d_v / 8][4], const SoftmaxRows& state) {
   using T = typename Shape::T;
   const auto& a = arguments.problem;
   const int lane = threadIdx.x % 32;
-  const std::int64_t first = head_row * Shape::dv;
-  const auto& values = reinterpret_cast<float(&)[Shape::dv / 2]>(o);
+  const std::int64_t first = head_row * Shape::d_v;
+  const auto& values = reinterpret_cast<float(&)[Shape::d_v / 2]>(o);
   if (combination.out) {
     LayerPack<T> cmp[2], win[2];  // two packs are read before one is waited for; more would spill
     Gates gates;
     for_each_pack<T>(
         values, state, [&](int row) { gates = combination.gates(head_row + row); },
         [&](int row, int quarter, int group, const LayerPack<T>& slc) {
-          const std::int64_t at = first + row * Shape::dv;
+          const std::int64_t at = first + row * Shape::d_v;
           if (group % 2 == 0) {
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
@@ -77,7 +77,7 @@ __device__ __forceinline__ void write_rows(const SelectedWork<AttentionProblem<t
           store_pack(combination.out + at, group * 4 + quarter, combined(gates, cmp[group % 2], slc, win[group % 2]));
         });
   } else {
-    write_output(values, state, a.out + first, Shape::dv);
+    write_output(values, state, a.out + first, Shape::d_v);
   }
   if (lane % 4 == 0) {
     a.log_sum_exp[head_row + lane / 4] = state.log_sum_exp(0);
@@ -89,7 +89,7 @@ __device__ __forceinline__ void write_rows(const SelectedWork<AttentionProblem<t
 /// number of the block's keys that the query sees, if not all. `seen`: what is known of the keys' arrival, and on
 /// return of that of the next block's, `next_keys_at`, unless that is null.
 template <class Shape>
-__device__ __forceinline__ void attend_block(SoftmaxRows& state, float (&o)[Shape::dv / 8][4], int visible,
+__device__ __forceinline__ void attend_block(SoftmaxRows& state, float (&o)[Shape::d_v / 8][4], int visible,
                                              float scale_log2, Arrival& seen, const ArrivalWord* keys_at,
                                              const ArrivalWord* values_at, const ArrivalWord* next_keys_at,
                                              const SelectedShared<Shape>& shared) {
@@ -98,8 +98,8 @@ __device__ __forceinline__ void attend_block(SoftmaxRows& state, float (&o)[Shap
   const auto values = shared.values();
   float s[Shape::keys / 8][4];
   const int key_stage = keys.wait_for(keys_at, seen);
-  multiply_keys<T, typename Shape::Queries::Tile, SwizzledTile<Shape::keys, Shape::dk>>(s, shared.queries().tile(), 0,
-                                                                                        keys.tile(key_stage));
+  multiply_keys<T, typename Shape::Queries::Tile, SwizzledTile<Shape::keys, Shape::d_qk>>(s, shared.queries().tile(), 0,
+                                                                                          keys.tile(key_stage));
   keys.release(key_stage);
   if (visible < Shape::keys) {
 #pragma unroll
@@ -109,23 +109,24 @@ __device__ __forceinline__ void attend_block(SoftmaxRows& state, float (&o)[Shap
         if (n * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + i % 2 >= visible) s[n][i] = -INFINITY;
   }
   float rescale[2];
-  if (advance_softmax_seldom(state, s, scale_log2, rescale)) rescale_output(o, rescale);
+  if (online_softmax_lazy_rescale(state, s, scale_log2, rescale)) rescale_output(o, rescale);
   seen = next_keys_at ? Arrival(next_keys_at) : Arrival();  // is there by the time it is needed
   const int value_stage = values.wait_for(values_at);
-  multiply_values<T, SwizzledTile<Shape::keys, Shape::dv>>(o, s, values.tile(value_stage));
+  multiply_values<T, SwizzledTile<Shape::keys, Shape::d_v>>(o, s, values.tile(value_stage));
   values.release(value_stage);
 }
 
 template <class Shape>
-__device__ __forceinline__ void consume(const SelectedWork<AttentionProblem<typename Shape::T>>& a,
-                                        const Combination<typename Shape::T>& combination, const CUtensorMap& queries,
-                                        const UnionBuffers& buffers, const SelectedShared<Shape>& shared) {
+__device__ __forceinline__ void consumer_loop(const SelectedWork<AttentionProblem<typename Shape::T>>& a,
+                                              const Combination<typename Shape::T>& combination,
+                                              const CUtensorMap& queries, const UnionBuffers& buffers,
+                                              const SelectedShared<Shape>& shared) {
   const int query = threadIdx.x / 32;
-  const bool speaks = threadIdx.x % 32 == 0;
+  const bool is_leader = threadIdx.x % 32 == 0;
   const auto next_query = [&](int turn) {  // of lists: waits for it, asks for the query
-    ptx::barrier_wait(shared.list_ready(turn % Shape::lists), turn / Shape::lists % 2);
+    ptx::mbarrier_wait(shared.list_ready(turn % Shape::lists), turn / Shape::lists % 2);
     const SelectedItem& item = buffers.item(turn % Shape::lists);
-    if (item.given) shared.queries().ask(queries, item);
+    if (item.given) shared.queries().prefetch(queries, item);
   };
   next_query(0);
 #pragma unroll 1
@@ -133,12 +134,12 @@ __device__ __forceinline__ void consume(const SelectedWork<AttentionProblem<type
     const int list_index = turn % Shape::lists;
     const SelectedItem& item = buffers.item(list_index);  // read again where it is needed: registers are short
     if (!item.given) return;
-    if (combination.out && query < item.tile.rows && speaks)
+    if (combination.out && query < item.tile.rows && is_leader)
       prefetch_branches<Shape>(combination, first_head_row<Shape>(a, item));
     SoftmaxRows state;
-    float o[Shape::dv / 8][4] = {};
+    float o[Shape::d_v / 8][4] = {};
     const SelectedUnion list = buffers.list(Shape::lists, list_index);
-    ptx::barrier_wait(shared.queries().ready(), turn % 2);
+    ptx::mbarrier_wait(shared.queries().ready(), turn % 2);
     Arrival seen;
     for_each_chosen(list, query, [&](int index, int next) {
       const ArrivalWord* const keys = buffers.arrivals(ArrivalsOf::keys, list_index);
@@ -148,8 +149,8 @@ __device__ __forceinline__ void consume(const SelectedWork<AttentionProblem<type
     });
     const std::int64_t head_row = query < item.tile.rows ? first_head_row<Shape>(a, item) : -1;
     __syncwarp();
-    if (speaks) ptx::barrier_arrive(shared.list_free(ptx::anew(turn) % Shape::lists));
-    next_query(ptx::anew(turn) + 1);  // which comes in while this one's output is written
+    if (is_leader) ptx::mbarrier_arrive(shared.list_free(ptx::opaque(turn) % Shape::lists));
+    next_query(ptx::opaque(turn) + 1);  // which comes in while this one's output is written
     state.finish();
     if (head_row >= 0) write_rows<Shape>(a, combination, head_row, o, state);
   }
@@ -168,11 +169,11 @@ __global__ void __launch_bounds__(Shape::threads, 1)
   if (threadIdx.x == 0) shared.initialise();
   __syncthreads();
   if (threadIdx.x < Shape::consumers) {
-    ptx::take_registers<Shape::consumer_registers>();
-    consume<Shape>(arguments, combination, queries, buffers, shared);
+    ptx::warpgroup_reg_alloc<Shape::consumer_registers>();
+    consumer_loop<Shape>(arguments, combination, queries, buffers, shared);
   } else {
-    ptx::give_registers<Shape::producer_registers>();
-    provide<Shape>(arguments, blocks, buffers, shared);
+    ptx::warpgroup_reg_dealloc<Shape::producer_registers>();
+    run_producer_warps<Shape>(arguments, blocks, buffers, shared);
   }
 }
 
@@ -182,7 +183,7 @@ bool serves(const SelectedAttention& a) {
   if (!serves(*a.config, a.dtype) || a.config->select_block != tokens_per_block) return false;
   bool fits = false;
   visit_shape<SelectedShape>(
-      a, [&]<class Shape>(std::type_identity<Shape>) { fits = selected_shared_bytes<Shape>(a) <= most_shared_bytes; });
+      a, [&]<class Shape>(std::type_identity<Shape>) { fits = selected_shared_bytes<Shape>(a) <= max_shared_bytes; });
   return fits;
 }
 
@@ -202,7 +203,8 @@ void selected_attention(const SelectedAttention& a, const Gpu& gpu, cudaStream_t
     allow_shared_memory(selected_attention_kernel<Shape>, bytes);
     selected_attention_kernel<Shape><<<blocks, Shape::threads, bytes, stream>>>(
         arguments, a.combine ? Combination<T>(*a.combine) : Combination<T>(),
-        make_tensor_map(a.q, a.dtype, rows_layout(schedule.rows, a.config->num_q_heads, Shape::dk, 1, Shape::heads)),
+        make_tensor_map(a.q, a.dtype,
+                        rows_layout(schedule.rows, a.config->num_q_heads, Shape::d_qk, 1, Shape::heads_per_group)),
         block_maps(a));
     check_launch("selected_attention_sm90");
   });

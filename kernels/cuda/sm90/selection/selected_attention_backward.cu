@@ -9,20 +9,20 @@ namespace {
 
 /// Blocks are of 64 tokens; each has its own queries, so a thread block takes one.
 static_assert(tokens_per_block == selected_tile_keys);
-template <class T, int Dk, int Dv, int Heads>
-using BlockShape = KeyGradientShape<T, Dk, Dv, Heads, tokens_per_block>;
+template <class T, int Dqk, int Dv, int Heads>
+using BlockShape = KeyGradientShape<T, Dqk, Dv, Heads, tokens_per_block>;
 
 /// A part of the queries that selected a block: rows anywhere, each copied by itself.
 template <class Shape>
 class SelectingQueries {
  public:
   static constexpr int copies = Shape::queries;
-  static constexpr bool takes_turns = true;
+  static constexpr bool is_ordered = true;
 
   struct Parameters : QueryGradientMaps, BlockMaps {
     SelectedTensors<typename Shape::T> tensors;
     SelectedGradients gradients;
-    Turns turns;
+    OrderedAccumulation order;
   };
   struct Plan : KeyPlan {
     BlockTile tile;
@@ -45,11 +45,11 @@ class SelectingQueries {
     plan.head = own ? part.group : 0;
     plan.row = own ? part.at : -1 - part.at;
     plan.group = part.group;
-    plan.dkey_step = own ? a.groups * a.dk : a.dk;
-    plan.dvalue_step = own ? a.groups * a.dv : a.dv;
+    plan.dkey_step = own ? a.num_kv_heads * a.d_qk : a.d_qk;
+    plan.dvalue_step = own ? a.num_kv_heads * a.d_v : a.d_v;
     plan.dkeys = const_cast<float*>(sums.key(part.at, 0));
     plan.dvalues = const_cast<float*>(sums.value(part.at, 0));
-    plan.place = part.place;
+    plan.slot = part.slot;
     plan.turn = part.turn;
     return plan;
   }
@@ -78,7 +78,8 @@ void selected_attention_backward(const SelectedAttentionBackward& a, const Gpu& 
     using Walk = SelectingQueries<Shape>;
     const auto tensors = selected_tensors<typename Shape::T>(a, 0);
     const typename Walk::Parameters parameters{row_maps(a, 1), block_maps(a), tensors,
-                                               selected_gradients(a, parts.lists, tensors), Turns(parts.lists.rest)};
+                                               selected_gradients(a, parts.lists, tensors),
+                                               OrderedAccumulation(parts.lists.rest)};
     launch_key_gradients<Shape, Walk>(a, parameters, parts.count, stream);
   });
 }

@@ -11,9 +11,9 @@
 namespace cpnsa::cuda::sm90 {
 
 /// A query's `Heads` heads for each of `Warps` warps, which asks for its next query when it is done with the last.
-template <int Warps, int Heads, int Dk>
+template <int Warps, int Heads, int Dqk>
 struct OwnQueries {
-  using Tile = SwizzledTile<Heads, Dk>;
+  using Tile = SwizzledTile<Heads, Dqk>;
   static constexpr int bytes = Warps * Tile::bytes;
   static constexpr int barriers = Warps;
 
@@ -23,17 +23,17 @@ struct OwnQueries {
   __device__ std::uint32_t tile() const { return tiles + threadIdx.x / 32 * Tile::bytes; }
   __device__ std::uint32_t ready() const { return first_barrier + threadIdx.x / 32 * 8; }
   __device__ void initialise() const {
-    for (int warp = 0; warp < Warps; ++warp) ptx::barrier_init(first_barrier + warp * 8, 1);
+    for (int warp = 0; warp < Warps; ++warp) ptx::mbarrier_init(first_barrier + warp * 8, 1);
   }
 
   /// `queries`: a map of boxes of one row's heads of a KV head; rows beyond it read as zeros.
-  __device__ __forceinline__ void ask(const CUtensorMap& queries, const SelectedItem& item) const {
+  __device__ __forceinline__ void prefetch(const CUtensorMap& queries, const SelectedItem& item) const {
     __syncwarp();  // all lanes have read the last one
     if (threadIdx.x % 32 != 0) return;
-    ptx::barrier_arrive_expect(ready(), Tile::bytes);
-    for (int column = 0; column < Dk / 64; ++column)
-      ptx::tensor_load(tile() + column * (Heads * 128), &queries, ready(), column * 64, item.group * Heads,
-                       static_cast<int>(item.tile.row) + static_cast<int>(threadIdx.x) / 32);
+    ptx::mbarrier_arrive_expect_tx(ready(), Tile::bytes);
+    for (int panel = 0; panel < Dqk / 64; ++panel)
+      ptx::tma_load(tile() + panel * (Heads * 128), &queries, ready(), panel * 64, item.group * Heads,
+                    static_cast<int>(item.tile.row) + static_cast<int>(threadIdx.x) / 32);
   }
 };
 
@@ -61,10 +61,10 @@ struct SelectedShared {
     keys().initialise();
     values().initialise();
     for (int list = 0; list < Shape::lists; ++list) {
-      ptx::barrier_init(list_ready(list), Shape::builders);
-      ptx::barrier_init(list_free(list), Shape::queries + 2);  // the consumers' warps and the loading threads
+      ptx::mbarrier_init(list_ready(list), Shape::builders);
+      ptx::mbarrier_init(list_free(list), Shape::queries + 2);  // the consumers' warps and the loading threads
     }
-    ptx::fence_barrier_init();
+    ptx::fence_mbarrier_init();
   }
 
  private:
@@ -81,8 +81,8 @@ std::size_t selected_shared_bytes(const Stage& a) {
 
 /// What the thread block has but consumers, until the work is done: the warps from Shape::consumers / 32 on.
 template <class Shape, class Problem>
-__device__ __forceinline__ void provide(const SelectedWork<Problem>& work, const BlockMaps& maps,
-                                        const UnionBuffers& buffers, const SelectedShared<Shape>& shared) {
+__device__ __forceinline__ void run_producer_warps(const SelectedWork<Problem>& work, const BlockMaps& maps,
+                                                   const UnionBuffers& buffers, const SelectedShared<Shape>& shared) {
   static_assert(Shape::threads == Shape::consumers + 64 + Shape::builders);
   if (threadIdx.x == Shape::consumers)
     shared.keys().template fill<Shape>(maps.keys, buffers, ArrivalsOf::keys, shared);

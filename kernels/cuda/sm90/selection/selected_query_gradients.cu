@@ -11,13 +11,13 @@
 namespace cpnsa::cuda::sm90 {
 namespace {
 
-template <class Element, int Dk, int Dv, int Heads>
+template <class Element, int Dqk, int Dv, int Heads>
 struct SelectedGradientShape {
   using T = Element;
-  static constexpr int dk = Dk;
-  static constexpr int dv = Dv;
-  static constexpr auto table = TableRow<Dk, Dv, Heads>::shape.selected_query_gradients;
-  static constexpr int heads = Heads;  ///< R
+  static constexpr int d_qk = Dqk;
+  static constexpr int d_v = Dv;
+  static constexpr auto table = TableRow<Dqk, Dv, Heads>::shape.selected_query_gradients;
+  static constexpr int heads_per_group = Heads;
   static constexpr int queries = table.queries;
   static constexpr int keys = tokens_per_block;
   static constexpr int stages = table.stages;
@@ -29,20 +29,21 @@ struct SelectedGradientShape {
   static constexpr bool queries_in_registers = table.queries_in_registers;
   static constexpr int lists = 2;
   static constexpr int keys_at_once = 32;  ///< whose scores are in registers
-  using Queries = OwnQueries<queries_in_registers ? 0 : queries, heads, Dk>;
-  using Keys = StagePool<stages, Dk, queries>;
+  using Queries = OwnQueries<queries_in_registers ? 0 : queries, heads_per_group, Dqk>;
+  using Keys = StagePool<stages, Dqk, queries>;
   using Values = StagePool<stages, Dv, queries>;
   static_assert(registers_suffice(threads, consumers, producer_registers, consumer_registers));
 };
 
 /// dQ += dS K of a warp's query and a block, of which it sees `visible` keys if not all.
 template <class Shape>
-__device__ __forceinline__ void add_block(float (&dq)[Shape::dk / 8][4], const std::uint32_t (&q)[Shape::dk / 16][4],
-                                          const std::uint32_t (&dout)[Shape::dv / 16][4], const RowStatistics& row,
+__device__ __forceinline__ void add_block(float (&dq)[Shape::d_qk / 8][4],
+                                          const std::uint32_t (&q)[Shape::d_qk / 16][4],
+                                          const std::uint32_t (&dout)[Shape::d_v / 16][4], const RowStatistics& row,
                                           int visible, float scale_log2, const ArrivalWord* key_arrival,
                                           const ArrivalWord* value_arrival, const SelectedShared<Shape>& shared) {
   using T = typename Shape::T;
-  using KeyTile = SwizzledTile<Shape::keys, Shape::dk>;
+  using KeyTile = SwizzledTile<Shape::keys, Shape::d_qk>;
   const int key_stage = shared.keys().wait_for(key_arrival), value_stage = shared.values().wait_for(value_arrival);
   const int lane = threadIdx.x % 32;
 #pragma unroll 1
@@ -53,7 +54,7 @@ __device__ __forceinline__ void add_block(float (&dq)[Shape::dk / 8][4], const s
       multiply_keys<T, KeyTile>(s, q, keys);
     else
       multiply_keys<T, typename Shape::Queries::Tile, KeyTile>(s, shared.queries().tile(), 0, keys);
-    multiply_keys<T, SwizzledTile<Shape::keys, Shape::dv>>(dp, dout, shared.values().tile(value_stage) + first * 128);
+    multiply_keys<T, SwizzledTile<Shape::keys, Shape::d_v>>(dp, dout, shared.values().tile(value_stage) + first * 128);
 #pragma unroll
     for (int n = 0; n < Shape::keys_at_once / 8; ++n)
 #pragma unroll
@@ -88,28 +89,28 @@ __device__ __forceinline__ void read_rows(std::uint32_t (&a)[Steps][4], const T*
 }
 
 template <class Shape>
-__device__ __forceinline__ void consume(const SelectedWork<GradientProblem<typename Shape::T>>& a,
-                                        const CUtensorMap& queries, const UnionBuffers& buffers,
-                                        const SelectedShared<Shape>& shared) {
+__device__ __forceinline__ void consumer_loop(const SelectedWork<GradientProblem<typename Shape::T>>& a,
+                                              const CUtensorMap& queries, const UnionBuffers& buffers,
+                                              const SelectedShared<Shape>& shared) {
   const int query = threadIdx.x / 32, lane = threadIdx.x % 32;
   RingPosition<Shape::lists> lists;
   int query_phase = 0;
 #pragma unroll 1
   for (;; lists.advance(), query_phase ^= 1) {
-    ptx::barrier_wait(shared.list_ready(lists.stage), lists.phase);
+    ptx::mbarrier_wait(shared.list_ready(lists.stage), lists.phase);
     const SelectedItem item = buffers.item(lists.stage);
     if (!item.given) return;
-    if constexpr (!Shape::queries_in_registers) shared.queries().ask(queries, item);
+    if constexpr (!Shape::queries_in_registers) shared.queries().prefetch(queries, item);
     const bool exists = query < item.tile.rows;
-    const std::int64_t head_row = (item.tile.row + query) * a.problem.heads + item.group * Shape::heads;
+    const std::int64_t head_row = (item.tile.row + query) * a.problem.num_q_heads + item.group * Shape::heads_per_group;
     const RowStatistics row(a.problem, head_row, exists);
-    float dq[Shape::dk / 8][4] = {};
-    std::uint32_t q[Shape::dk / 16][4], dout[Shape::dv / 16][4];
-    read_rows(dout, a.problem.dout + head_row * Shape::dv, Shape::dv, exists);
+    float dq[Shape::d_qk / 8][4] = {};
+    std::uint32_t q[Shape::d_qk / 16][4], dout[Shape::d_v / 16][4];
+    read_rows(dout, a.problem.dout + head_row * Shape::d_v, Shape::d_v, exists);
     if constexpr (Shape::queries_in_registers)
-      read_rows(q, a.problem.q + head_row * Shape::dk, Shape::dk, exists);
+      read_rows(q, a.problem.q + head_row * Shape::d_qk, Shape::d_qk, exists);
     else
-      ptx::barrier_wait(shared.queries().ready(), query_phase);
+      ptx::mbarrier_wait(shared.queries().ready(), query_phase);
     const SelectedUnion list = buffers.list(Shape::lists, lists.stage);
     for_each_chosen(list, query, [&](int index, int) {
       add_block<Shape>(dq, q, dout, row, item.position + query + 1 - list.blocks[index] * Shape::keys,
@@ -117,10 +118,10 @@ __device__ __forceinline__ void consume(const SelectedWork<GradientProblem<typen
                        buffers.arrivals(ArrivalsOf::values, lists.stage) + index, shared);
     });
     __syncwarp();
-    if (lane == 0) ptx::barrier_arrive(shared.list_free(lists.stage));
+    if (lane == 0) ptx::mbarrier_arrive(shared.list_free(lists.stage));
     if (exists)
-      add_query_rows(reinterpret_cast<float(&)[Shape::dk / 2]>(dq), a.problem.scale,
-                     a.problem.dq + head_row * Shape::dk, Shape::dk);
+      add_dq_rows(reinterpret_cast<float(&)[Shape::d_qk / 2]>(dq), a.problem.scale,
+                  a.problem.dq + head_row * Shape::d_qk, Shape::d_qk);
   }
 }
 
@@ -137,11 +138,11 @@ __global__ void __launch_bounds__(Shape::threads, 1)
   if (threadIdx.x == 0) shared.initialise();
   __syncthreads();
   if (threadIdx.x < Shape::consumers) {
-    ptx::take_registers<Shape::consumer_registers>();
-    consume<Shape>(arguments, queries, buffers, shared);
+    ptx::warpgroup_reg_alloc<Shape::consumer_registers>();
+    consumer_loop<Shape>(arguments, queries, buffers, shared);
   } else {
-    ptx::give_registers<Shape::producer_registers>();
-    provide<Shape>(arguments, blocks, buffers, shared);
+    ptx::warpgroup_reg_dealloc<Shape::producer_registers>();
+    run_producer_warps<Shape>(arguments, blocks, buffers, shared);
   }
 }
 
@@ -151,7 +152,7 @@ bool serves(const SelectedAttentionBackward& a) {
   if (!serves(*a.config, a.dtype) || a.config->select_block != tokens_per_block) return false;
   bool fits = false;
   visit_shape<SelectedGradientShape>(
-      a, [&]<class Shape>(std::type_identity<Shape>) { fits = selected_shared_bytes<Shape>(a) <= most_shared_bytes; });
+      a, [&]<class Shape>(std::type_identity<Shape>) { fits = selected_shared_bytes<Shape>(a) <= max_shared_bytes; });
   return fits;
 }
 

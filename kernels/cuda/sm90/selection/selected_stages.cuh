@@ -18,7 +18,7 @@ class Arrival {
   __device__ Arrival() : word_(none) {}
   /// What is told now. Who waits should look seldom: a look takes shared memory's time from the others.
   __device__ explicit Arrival(const ArrivalWord* word) : word_(*static_cast<const volatile ArrivalWord*>(word)) {}
-  __device__ void tell(ArrivalWord* word) const {
+  __device__ void publish(ArrivalWord* word) const {
     *static_cast<volatile ArrivalWord*>(word) = static_cast<ArrivalWord>(word_);
   }
 
@@ -49,8 +49,8 @@ struct StagePool {
 
   __device__ void initialise() const {
     for (int stage = 0; stage < stages; ++stage) {
-      ptx::barrier_init(ready(stage), 1);
-      ptx::barrier_init(free(stage), Users);
+      ptx::mbarrier_init(ready(stage), 1);
+      ptx::mbarrier_init(free(stage), Users);
     }
   }
 
@@ -61,14 +61,14 @@ struct StagePool {
       __nanosleep(100);
       seen = Arrival(word);
     }
-    ptx::barrier_wait(ready(seen.stage()), seen.parity());
+    ptx::mbarrier_wait(ready(seen.stage()), seen.parity());
     return seen.stage();
   }
 
   /// The warp is done with it.
   __device__ __forceinline__ void release(int stage) const {
     __syncwarp();
-    if (threadIdx.x % 32 == 0) ptx::barrier_arrive(free(stage));
+    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(free(stage));
   }
 
   /// One thread: brings the blocks of every union, in the unions' order, from `maps`, of the rank's own rows and of the
@@ -81,7 +81,7 @@ struct StagePool {
     unsigned parities = 0;  // of the phase that a stage's next block fills, a bit a stage
 #pragma unroll 1
     for (;; lists.advance()) {
-      ptx::barrier_wait(shared.list_ready(lists.stage), lists.phase);
+      ptx::mbarrier_wait(shared.list_ready(lists.stage), lists.phase);
       const SelectedItem& item = buffers.item(lists.stage);
       if (!item.given) return;
       const int group = item.group;
@@ -94,17 +94,17 @@ struct StagePool {
         const BlockLocation at = locations[index];
         const int map = at >= 0 ? 0 : 1, c1 = at >= 0 ? group : 0, c2 = at >= 0 ? at : -1 - at;
         const int others = Users - __popc(static_cast<unsigned>(list.queries[index]));
-        while (!ptx::barrier_passed(free(next), (parities >> next & 1) ^ 1))
+        while (!ptx::mbarrier_test_wait(free(next), (parities >> next & 1) ^ 1))
           if constexpr (stages >= 4) next = (next + 1) % stages;  // fewer in turn, which was measured to be faster
-        ptx::barrier_arrive_expect(ready(next), tile_bytes);
-        for (int column = 0; column < Dim / 64; ++column)
-          ptx::tensor_load(tile(next) + column * (64 * 128), &maps[map], ready(next), column * 64, c1, c2);
-        Arrival(next, parities >> next & 1).tell(&arrivals[index]);
-        if (others > 0) ptx::barrier_arrive(free(next), others);
+        ptx::mbarrier_arrive_expect_tx(ready(next), tile_bytes);
+        for (int panel = 0; panel < Dim / 64; ++panel)
+          ptx::tma_load(tile(next) + panel * (64 * 128), &maps[map], ready(next), panel * 64, c1, c2);
+        Arrival(next, parities >> next & 1).publish(&arrivals[index]);
+        if (others > 0) ptx::mbarrier_arrive(free(next), others);
         parities ^= 1u << next;
         next = (next + 1) % stages;
       }
-      ptx::barrier_arrive(shared.list_free(lists.stage));
+      ptx::mbarrier_arrive(shared.list_free(lists.stage));
     }
   }
 };

@@ -89,28 +89,29 @@ __device__ __forceinline__ void build_unions(const SelectedWork<Problem>& a, con
     const QueryTile& tile = now.tile;
     const SelectedUnion list = buffers.list(Shape::lists, ring.stage);
     BlockLocation* const locations = buffers.locations(ring.stage);
-    ptx::barrier_wait(shared.list_free(ring.stage), ring.phase ^ 1);
+    ptx::mbarrier_wait(shared.list_free(ring.stage), ring.phase ^ 1);
     if (thread == 0) {
       buffers.item(ring.stage) = now;
       next = a.work.next();  // that no thread still reads, since all have met in build()
     }
     list.template build<Shape::builders>(
-        thread, wait_for_all, a.selected + (tile.row * a.problem.groups + now.group) * a.select_count, tile.rows,
-        a.select_count, static_cast<std::int64_t>(a.problem.groups) * a.select_count,
+        thread, wait_for_all, a.selected + (tile.row * a.problem.num_kv_heads + now.group) * a.select_count, tile.rows,
+        a.select_count, static_cast<std::int64_t>(a.problem.num_kv_heads) * a.select_count,
         min(a.words, (now.position + tile.rows - 1) / Shape::keys / 32 + 1));
-    const BlockLocation* const table = a.table + a.problem.segments[tile.segment].block * a.problem.groups + now.group;
+    const BlockLocation* const table =
+        a.table + a.problem.segments[tile.segment].block * a.problem.num_kv_heads + now.group;
     for (int i = thread; i < *list.count; i += Shape::builders) {
-      locations[i] = table[static_cast<std::int64_t>(list.blocks[i]) * a.problem.groups];
+      locations[i] = table[static_cast<std::int64_t>(list.blocks[i]) * a.problem.num_kv_heads];
       buffers.arrivals(ArrivalsOf::keys, ring.stage)[i] = 0;
       buffers.arrivals(ArrivalsOf::values, ring.stage)[i] = 0;
     }
     item = next;
     wait_for_all();  // the next round writes `next`
-    ptx::barrier_arrive(shared.list_ready(ring.stage));
+    ptx::mbarrier_arrive(shared.list_ready(ring.stage));
   }
-  ptx::barrier_wait(shared.list_free(ring.stage), ring.phase ^ 1);
+  ptx::mbarrier_wait(shared.list_free(ring.stage), ring.phase ^ 1);
   if (thread == 0) buffers.item(ring.stage).given = false;
-  ptx::barrier_arrive(shared.list_ready(ring.stage));
+  ptx::mbarrier_arrive(shared.list_ready(ring.stage));
 }
 
 struct UnionSize {
@@ -125,7 +126,7 @@ UnionSize union_size(const Stage& a) {
           static_cast<int>(std::min<std::int64_t>(blocks, Shape::queries * a.config->select_count))};
 }
 
-inline constexpr std::size_t most_shared_bytes = 227 * 1024;
+inline constexpr std::size_t max_shared_bytes = 227 * 1024;
 
 /// Everything of the arguments but the outputs.
 template <class Shape, class Problem, class Stage>

@@ -4,9 +4,9 @@
 
 namespace cpnsa::cuda::sm90 {
 
-/// The best blocks of one query so far, one a lane of a warp, best first; lanes from `places` on hold runners-up. Order
-/// is that of TopBlocks: higher scores first, NaN last, ties to the lower block; offers come in ascending order of
-/// blocks. At most 32 places, at least one.
+/// The best blocks of one query so far, one a lane of a warp, best first; lanes from `num_scored` on hold runners-up.
+/// Order is that of TopBlocks: higher scores first, NaN last, ties to the lower block; offers come in ascending order
+/// of blocks. At most 32 num_scored, at least one.
 class RegisterTopBlocks {
  public:
   /// Unsigned numbers in the order of the scores, which are not negative: 0 of what does not compete, NaN 1, numbers.
@@ -18,12 +18,12 @@ class RegisterTopBlocks {
   /// Takes what two queries are offered next: keys[e] of block last - lane for query e. Both at a time, since an
   /// insertion is mostly latency.
   __device__ static __forceinline__ void take(RegisterTopBlocks (&top)[2], const unsigned (&keys)[2], int last,
-                                              int places) {
+                                              int num_scored) {
     // Asked of all lanes so that the compiler knows that they go the same way.
     if (__any_sync(all, last < 32)) return begin(top, keys, last);
     Offers offers[2];
     for (int e = 0; e < 2; ++e) {
-      const unsigned worst = __shfl_sync(all, top[e].key_, places - 1);
+      const unsigned worst = __shfl_sync(all, top[e].key_, num_scored - 1);
       offers[e] = {keys[e], __ballot_sync(all, keys[e] > worst)};
     }
     unsigned more = offers[0].waiting | offers[1].waiting;
@@ -40,12 +40,12 @@ class RegisterTopBlocks {
 
   /// selected[0 .. n) of the query: the forced blocks and the best of the others, ascending; -1 where there are fewer.
   __device__ __forceinline__ void write(std::int32_t* selected, const SelectionRule& rule, int position) const {
-    const int lane = threadIdx.x % 32, causal = rule.causal(position), places = rule.places();
+    const int lane = threadIdx.x % 32, causal = rule.causal(position), num_scored = rule.num_scored();
     const bool chooses = rule.chooses(position);
     const int forced = chooses ? rule.init_blocks : rule.select_count, last = rule.select_count - rule.local_blocks;
     int rank = 0;
-    for (int other = 0; other < places; ++other) rank += __shfl_sync(all, block_, other) < block_;
-    if (chooses && lane < places) selected[rule.init_blocks + rank] = block_;
+    for (int other = 0; other < num_scored; ++other) rank += __shfl_sync(all, block_, other) < block_;
+    if (chooses && lane < num_scored) selected[rule.init_blocks + rank] = block_;
     for (int i = lane; i < rule.select_count; i += 32) {
       if (i < forced) selected[i] = i < causal ? i : -1;
       if (chooses && i >= last) selected[i] = causal - rule.select_count + i;

@@ -63,7 +63,7 @@ inline void named_barrier(int barrier, int threads) {
   emulation::ThreadBlock::current().meet(barrier, threads, "bar.sync");
 }
 
-inline int anew(int number) {
+inline int opaque(int number) {
   return number;
 }
 

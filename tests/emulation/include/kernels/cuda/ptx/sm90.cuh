@@ -7,32 +7,32 @@
 
 namespace cpnsa::cuda::ptx {
 
-inline void barrier_init(std::uint32_t barrier, int arrivals) {
+inline void mbarrier_init(std::uint32_t barrier, int arrivals) {
   emulation::ThreadBlock::current().barrier(barrier) = {arrivals, arrivals, 0, 0};
 }
 
-inline void fence_barrier_init() {}
+inline void fence_mbarrier_init() {}
 
-inline void barrier_arrive(std::uint32_t barrier, int times = 1) {
+inline void mbarrier_arrive(std::uint32_t barrier, int times = 1) {
   auto& block = emulation::ThreadBlock::current();
   if (times < 1) block.fail("an mbarrier is arrived at less than once");
   block.barrier(barrier).missing -= times;
   block.settle(block.barrier(barrier));
 }
 
-inline void barrier_arrive_expect(std::uint32_t barrier, int bytes) {
+inline void mbarrier_arrive_expect_tx(std::uint32_t barrier, int bytes) {
   emulation::ThreadBlock::current().barrier(barrier).bytes += bytes;
-  barrier_arrive(barrier);
+  mbarrier_arrive(barrier);
 }
 
-inline void barrier_wait(std::uint32_t barrier, int parity) {
+inline void mbarrier_wait(std::uint32_t barrier, int parity) {
   auto& block = emulation::ThreadBlock::current();
   const emulation::MemoryBarrier& waited = block.barrier(barrier);
   if (waited.arrivals == 0) block.fail("a wait for an mbarrier that was not initialised");
   while (static_cast<int>(waited.phase % 2) == parity) block.wait_while(waited.phase, "mbarrier.try_wait");
 }
 
-inline bool barrier_passed(std::uint32_t barrier, int parity) {
+inline bool mbarrier_test_wait(std::uint32_t barrier, int parity) {
   auto& block = emulation::ThreadBlock::current();
   const emulation::MemoryBarrier& asked = block.barrier(barrier);
   if (asked.arrivals == 0) block.fail("a question to an mbarrier that was not initialised");
@@ -41,14 +41,13 @@ inline bool barrier_passed(std::uint32_t barrier, int parity) {
   return false;
 }
 
-inline void tensor_load(std::uint32_t destination, const CUtensorMap* map, std::uint32_t barrier, int c0, int c1,
-                        int c2) {
+inline void tma_load(std::uint32_t destination, const CUtensorMap* map, std::uint32_t barrier, int c0, int c1, int c2) {
   emulation::start_tensor_copy(destination, *map, barrier, {c0, c1, c2});
 }
 
-inline void prefetch(const void*, int) {}
+inline void prefetch_l2(const void*, int) {}
 
-inline void add_to_memory(float* destination, float x, float y) {
+inline void red_add(float* destination, float x, float y) {
   if (reinterpret_cast<std::uintptr_t>(destination) % 8 != 0)
     emulation::ThreadBlock::current().fail("red.v2 to an address that is not aligned");
   std::atomic_ref(destination[0]).fetch_add(x);
@@ -56,12 +55,12 @@ inline void add_to_memory(float* destination, float x, float y) {
 }
 
 template <int Registers>
-void give_registers() {
+void warpgroup_reg_dealloc() {
   static_assert(Registers % 8 == 0 && Registers >= 24 && Registers <= 256);
 }
 
 template <int Registers>
-void take_registers() {
+void warpgroup_reg_alloc() {
   static_assert(Registers % 8 == 0 && Registers >= 24 && Registers <= 256);
 }
 
@@ -77,26 +76,26 @@ void wgmma_wait() {
 }
 
 template <int N>
-void hold(float (&)[N]) {}
+void warpgroup_fence_operand(float (&)[N]) {}
 
-inline std::uint64_t operand(std::uint32_t address, int leading = 16) {
+inline std::uint64_t make_smem_desc(std::uint32_t address, int leading = 16) {
   address = __shfl_sync(0xffffffffu, address, 0);  // so that lanes that do not call it are missed here too
   if (address % 16 != 0 || address >= emulation::shared_capacity)
     emulation::ThreadBlock::current().fail("a wgmma operand that is not at a multiple of 16 in shared memory");
   return emulation::Operand{address, leading}.packed();
 }
 
-inline std::uint64_t advance(std::uint64_t operand, int bytes) {
+inline std::uint64_t advance_desc(std::uint64_t operand, int bytes) {
   return operand + static_cast<std::uint64_t>(bytes / 16);
 }
 
 template <class T, int Values>
-void wgmma_nt(T, float (&d)[Values], std::uint64_t first, std::uint64_t second, int accumulate) {
+void wgmma_ss(T, float (&d)[Values], std::uint64_t first, std::uint64_t second, int accumulate) {
   emulation::enqueue({d, 2 * Values, {}, first, second, false, accumulate != 0, emulation::values_of<T>()});
 }
 
 template <class T, int Values>
-void wgmma_rn(T, float (&d)[Values], const std::uint32_t (&a)[4], std::uint64_t second) {
+void wgmma_rs(T, float (&d)[Values], const std::uint32_t (&a)[4], std::uint64_t second) {
   emulation::enqueue({d, 2 * Values, {a[0], a[1], a[2], a[3]}, 0, second, true, true, emulation::values_of<T>()});
 }
 
