@@ -94,6 +94,9 @@ inline int index_of(const Config& config) {
   return index_of(config.head_dim_qk, config.head_dim_v, config.heads_per_group());
 }
 
+/// Throws UnsupportedError, naming the layer's shape.
+[[noreturn]] void refuse_shape(const Config& config);
+
 /// The row of the table for a kernel's template arguments; a shape that is not in the table does not compile.
 template <int Dqk, int Dv, int Heads>
 struct TableRow {

@@ -1,8 +1,11 @@
 #include "kernels/cuda/sm90/stages.hpp"
 
+#include <fmt/format.h>
+
 #include <vector>
 
 #include "cpnsa/cuda/device.hpp"
+#include "cpnsa/error.hpp"
 #include "kernels/cuda/sm90/shapes.hpp"
 
 namespace cpnsa::cuda {
@@ -17,6 +20,12 @@ std::span<const HopperShape> hopper_shapes() {
 }
 
 namespace sm90 {
+
+void refuse_shape(const Config& config) {
+  throw UnsupportedError(fmt::format(
+      "cuda device: found head dimensions {} and {} with {} query heads per KV head, expected a shape of hopper_shapes()",
+      config.head_dim_qk, config.head_dim_v, config.heads_per_group()));
+}
 
 bool serves(const Config& config, DType dtype) {
   // The kernels take maxima before they scale scores, which a negative scale would turn round.

@@ -1,11 +1,8 @@
 #pragma once
 
-#include <fmt/format.h>
-
 #include <type_traits>
 #include <utility>
 
-#include "cpnsa/error.hpp"
 #include "kernels/cuda/common/launch.cuh"
 #include "kernels/cuda/sm90/shapes.hpp"
 
@@ -16,11 +13,7 @@ namespace cpnsa::cuda::sm90 {
 template <template <class, int, int, int> class KernelShape, class Function>
 void visit_shape(const OpContext& a, Function&& function) {
   const int layer = index_of(*a.config);
-  if (layer < 0)
-    throw UnsupportedError(
-        fmt::format("cuda device: found head dimensions {} and {} with {} query heads per KV head, expected a shape of "
-                    "hopper_shapes()",
-                    a.config->head_dim_qk, a.config->head_dim_v, a.config->heads_per_group()));
+  if (layer < 0) refuse_shape(*a.config);
   visit_type(a.dtype, [&]<class T>(std::type_identity<T>) {
     [&]<int... Row>(std::integer_sequence<int, Row...>) {
       const auto visit = [&]<int R>(std::integral_constant<int, R>) {

@@ -1,7 +1,7 @@
 #pragma once
 
-// What persistent thread blocks work on. Items are handed out one by one: a block that starts late, because it finds
-// its multiprocessor taken, gets fewer.
+// The work of persistent thread blocks. Items are handed out one by one, so that a block that starts late, because its
+// multiprocessor was busy, gets fewer.
 
 #include <algorithm>
 #include <cstdint>
@@ -12,25 +12,30 @@
 
 namespace cpnsa::cuda::sm90 {
 
-/// An item, as the thread that takes it tells the others of its block.
+/// A work item, as the producer publishes it to the consumers of its thread block.
 struct alignas(16) Work {
   QueryTile tile;
-  int group;   ///< KV head
-  bool given;  ///< false: there is none left
+  int group;
+  bool given;  ///< false: there is no item left
 };
 
 /// Items: query tiles times KV heads.
 struct WorkList {
   int tiles;
   int num_kv_heads;
-  unsigned* tickets;  ///< handed out beyond every block's first item; null where items are dealt out
+  unsigned* tickets;  ///< number of items handed out beyond each block's first; null where items are dealt out in turn
 
   __device__ int count() const { return tiles * num_kv_heads; }
   /// A block's first item; a grid has no more blocks than there are items.
   __device__ int first() const { return static_cast<int>(blockIdx.x); }
-  /// The next; count() or more where there is none.
+  /// The next item; count() or more where there is none.
   __device__ int next() const { return static_cast<int>(gridDim.x + atomicAdd(tickets, 1u)); }
 };
+
+/// The query tile of an item: the last tiles, which see most keys, come first, each for all KV heads.
+__device__ __forceinline__ int tile_of(const WorkList& work, int item) {
+  return work.tiles - 1 - item / work.num_kv_heads;
+}
 
 /// A launch of persistent blocks.
 struct PersistentWork {

@@ -19,14 +19,14 @@ void launch_attention(const Stage& a, const typename Walk::Parameters& parameter
   problem.out = static_cast<T*>(a.out);
   problem.log_sum_exp = static_cast<float*>(a.log_sum_exp);
   const auto [work, blocks] = persistent_work(a, tiles.count, problem.num_kv_heads, gpu, stream);
-  const CUtensorMap queries = make_tensor_map(
-      a.q, a.dtype,
-      rows_layout(schedule.rows, config.num_q_heads, config.head_dim_qk, Shape::own_queries, Shape::heads_per_group));
+  const CUtensorMap queries = make_tensor_map(a.q, a.dtype,
+                                              rows_layout(schedule.rows, config.num_q_heads, config.head_dim_qk,
+                                                          Shape::queries_per_warpgroup, Shape::heads_per_group));
   auto* const kernel = attention_kernel<Shape, Walk>;
-  const std::size_t bytes = Shape::shared_bytes + 1024;  // room to align
+  const std::size_t bytes = SharedMemory<AttentionLayout<Shape>>::bytes;
   allow_shared_memory(kernel, bytes);
   kernel<<<blocks, Shape::threads, bytes, stream>>>(problem, work, queries, parameters);
-  check_launch("attention_sm90");
+  check_launch("attention");
 }
 
 }  // namespace cpnsa::cuda::sm90

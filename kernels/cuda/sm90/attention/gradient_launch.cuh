@@ -32,11 +32,11 @@ void launch_query_gradients(const Stage& a, const typename Walk::Parameters& par
   if (tiles.count == 0) return;
   const auto [work, blocks] = persistent_work(a, tiles.count, a.config->num_kv_heads, gpu, stream);
   auto* const kernel = query_gradients_kernel<Shape, Walk>;
-  const std::size_t bytes = Shape::shared_bytes + 1024;  // room to align
+  const std::size_t bytes = SharedMemory<QueryGradientLayout<Shape>>::bytes;
   allow_shared_memory(kernel, bytes);
   kernel<<<blocks, Shape::threads, bytes, stream>>>(gradient_problem<typename Shape::T>(a, tiles), work,
                                                     row_maps(a, Shape::queries), parameters);
-  check_launch("query_gradients_sm90");
+  check_launch("query_gradients");
 }
 
 /// Enqueues a thread block for each of `plans` plans.
@@ -45,11 +45,11 @@ void launch_key_gradients(const Stage& a, const typename Walk::Parameters& param
                           cudaStream_t stream) {
   if (plans == 0) return;
   auto* const kernel = key_gradients_kernel<Shape, Walk>;
-  const std::size_t bytes = Shape::shared_bytes + 1024;  // room to align
+  const std::size_t bytes = SharedMemory<KeyGradientLayout<Shape>>::bytes;
   allow_shared_memory(kernel, bytes);
   kernel<<<static_cast<unsigned>(plans), Shape::threads, bytes, stream>>>(gradient_problem<typename Shape::T>(a, {}),
                                                                           parameters);
-  check_launch("key_gradients_sm90");
+  check_launch("key_gradients");
 }
 
 }  // namespace cpnsa::cuda::sm90

@@ -28,9 +28,9 @@ struct SelectedShape {
   static constexpr int producer_registers = 56;
   static constexpr int consumer_registers = 152;
   static constexpr int lists = 2;
-  using Queries = OwnQueries<queries, heads_per_group, Dqk>;
-  using Keys = StagePool<key_stages, Dqk, queries>;
-  using Values = StagePool<value_stages, Dv, queries>;
+  using Queries = OwnQueries<T, queries, heads_per_group, Dqk>;
+  using Keys = StagePool<T, key_stages, Dqk, queries>;
+  using Values = StagePool<T, value_stages, Dv, queries>;
   static_assert(registers_suffice(threads, consumers, producer_registers, consumer_registers));
 };
 
@@ -92,13 +92,13 @@ template <class Shape>
 __device__ __forceinline__ void attend_block(SoftmaxRows& state, float (&o)[Shape::d_v / 8][4], int visible,
                                              float scale_log2, Arrival& seen, const ArrivalWord* keys_at,
                                              const ArrivalWord* values_at, const ArrivalWord* next_keys_at,
-                                             const SelectedShared<Shape>& shared) {
+                                             const SelectedMemory<Shape>& smem) {
   using T = typename Shape::T;
-  const auto keys = shared.keys();
-  const auto values = shared.values();
+  const auto keys = smem.keys();
+  const auto values = smem.values();
   float s[Shape::keys / 8][4];
   const int key_stage = keys.wait_for(keys_at, seen);
-  multiply_keys<T, typename Shape::Queries::Tile, SwizzledTile<Shape::keys, Shape::d_qk>>(s, shared.queries().tile(), 0,
+  multiply_keys<T, typename Shape::Queries::Tile, SwizzledTile<Shape::keys, Shape::d_qk>>(s, smem.queries().tile(), 0,
                                                                                           keys.tile(key_stage));
   keys.release(key_stage);
   if (visible < Shape::keys) {
@@ -120,13 +120,13 @@ template <class Shape>
 __device__ __forceinline__ void consumer_loop(const SelectedWork<AttentionProblem<typename Shape::T>>& a,
                                               const Combination<typename Shape::T>& combination,
                                               const CUtensorMap& queries, const UnionBuffers& buffers,
-                                              const SelectedShared<Shape>& shared) {
+                                              const SelectedMemory<Shape>& smem) {
   const int query = threadIdx.x / 32;
   const bool is_leader = threadIdx.x % 32 == 0;
   const auto next_query = [&](int turn) {  // of lists: waits for it, asks for the query
-    ptx::mbarrier_wait(shared.list_ready(turn % Shape::lists), turn / Shape::lists % 2);
+    ptx::mbarrier_wait(smem.list_full(turn % Shape::lists), turn / Shape::lists % 2);
     const SelectedItem& item = buffers.item(turn % Shape::lists);
-    if (item.given) shared.queries().prefetch(queries, item);
+    if (item.given) smem.queries().prefetch(queries, item);
   };
   next_query(0);
 #pragma unroll 1
@@ -139,17 +139,17 @@ __device__ __forceinline__ void consumer_loop(const SelectedWork<AttentionProble
     SoftmaxRows state;
     float o[Shape::d_v / 8][4] = {};
     const SelectedUnion list = buffers.list(Shape::lists, list_index);
-    ptx::mbarrier_wait(shared.queries().ready(), turn % 2);
+    ptx::mbarrier_wait(smem.queries().full(), turn % 2);
     Arrival seen;
     for_each_chosen(list, query, [&](int index, int next) {
       const ArrivalWord* const keys = buffers.arrivals(ArrivalsOf::keys, list_index);
       attend_block<Shape>(state, o, item.position + query + 1 - list.blocks[index] * Shape::keys, a.problem.scale_log2,
                           seen, keys + index, buffers.arrivals(ArrivalsOf::values, list_index) + index,
-                          next < 0 ? nullptr : keys + next, shared);
+                          next < 0 ? nullptr : keys + next, smem);
     });
     const std::int64_t head_row = query < item.tile.rows ? first_head_row<Shape>(a, item) : -1;
     __syncwarp();
-    if (is_leader) ptx::mbarrier_arrive(shared.list_free(ptx::opaque(turn) % Shape::lists));
+    if (is_leader) ptx::mbarrier_arrive(smem.list_empty(ptx::opaque(turn) % Shape::lists));
     next_query(ptx::opaque(turn) + 1);  // which comes in while this one's output is written
     state.finish();
     if (head_row >= 0) write_rows<Shape>(a, combination, head_row, o, state);
@@ -161,19 +161,16 @@ __global__ void __launch_bounds__(Shape::threads, 1)
     selected_attention_kernel(const __grid_constant__ SelectedWork<AttentionProblem<typename Shape::T>> arguments,
                               const __grid_constant__ Combination<typename Shape::T> combination,
                               const __grid_constant__ CUtensorMap queries, const __grid_constant__ BlockMaps blocks) {
-  extern __shared__ unsigned char memory[];
-  const std::uint32_t start_of_memory = ptx::shared_address(memory);
-  const SelectedShared<Shape> shared{(start_of_memory + 1023) / 1024 * 1024};
-  const UnionBuffers buffers{memory + (shared.base - start_of_memory) + SelectedShared<Shape>::bytes, arguments.words,
-                             arguments.capacity};
-  if (threadIdx.x == 0) shared.initialise();
+  const SelectedMemory<Shape> smem{shared_memory<SelectedLayout<Shape>>()};
+  const UnionBuffers buffers = smem.union_buffers(arguments.words, arguments.capacity);
+  if (threadIdx.x == 0) smem.initialise();
   __syncthreads();
   if (threadIdx.x < Shape::consumers) {
     ptx::warpgroup_reg_alloc<Shape::consumer_registers>();
-    consumer_loop<Shape>(arguments, combination, queries, buffers, shared);
+    consumer_loop<Shape>(arguments, combination, queries, buffers, smem);
   } else {
     ptx::warpgroup_reg_dealloc<Shape::producer_registers>();
-    run_producer_warps<Shape>(arguments, blocks, buffers, shared);
+    run_producer_warps<Shape>(arguments, blocks, buffers, smem);
   }
 }
 
@@ -206,7 +203,7 @@ void selected_attention(const SelectedAttention& a, const Gpu& gpu, cudaStream_t
         make_tensor_map(a.q, a.dtype,
                         rows_layout(schedule.rows, a.config->num_q_heads, Shape::d_qk, 1, Shape::heads_per_group)),
         block_maps(a));
-    check_launch("selected_attention_sm90");
+    check_launch("selected_attention");
   });
 }
 

@@ -1,95 +1,116 @@
 #pragma once
 
-// The shared memory of a thread block of Hopper's selected attention, or of its dQ, and those of its threads that are
-// not consumers: one that loads keys, one that loads values, two warps that build unions.
+// The shared memory of a thread block of Hopper's selected attention, or of its dQ, and the warps that are not
+// consumers: one thread loads keys, one loads values, two warps build unions.
 //
-// A Shape says `queries` of a tile, a consumer warp each; `consumers`, `builders` and all `threads`; `lists` of blocks,
-// of which one is walked while another is built; `Queries`, `Keys` and `Values`, which are OwnQueries and StagePools.
+// A Shape has `queries` per tile, one consumer warp each; `consumers`, `builders` and all `threads`; `lists`, the
+// number of block lists, of which one is walked while another is built; `Queries`, `Keys` and `Values`, an OwnQueries
+// and StagePools.
 
 #include "kernels/cuda/sm90/selection/selected_stages.cuh"
 
 namespace cpnsa::cuda::sm90 {
 
-/// A query's `Heads` heads for each of `Warps` warps, which asks for its next query when it is done with the last.
-template <int Warps, int Heads, int Dqk>
+/// The query of each of `Warps` warps, with its `Heads` heads. A warp loads its next query when it is done with the
+/// last.
+template <class T, int Warps, int Heads, int Dqk>
 struct OwnQueries {
-  using Tile = SwizzledTile<Heads, Dqk>;
-  static constexpr int bytes = Warps * Tile::bytes;
-  static constexpr int barriers = Warps;
+  static constexpr int warps = Warps;
+  using Tile = SwizzledTile<Heads, Dqk>;    ///< as warps read it
+  using Memory = PanelTile<T, Heads, Dqk>;  ///< as it lies in shared memory
+  static_assert(sizeof(Memory) == Tile::bytes);
 
-  std::uint32_t tiles;  ///< shared-memory addresses
-  std::uint32_t first_barrier;
+  std::uint32_t tiles;  ///< addresses in shared memory
+  std::uint32_t full_barriers;
 
   __device__ std::uint32_t tile() const { return tiles + threadIdx.x / 32 * Tile::bytes; }
-  __device__ std::uint32_t ready() const { return first_barrier + threadIdx.x / 32 * 8; }
+  __device__ std::uint32_t full() const {
+    return full_barriers + threadIdx.x / 32 * static_cast<unsigned>(sizeof(Mbarrier));
+  }
   __device__ void initialise() const {
-    for (int warp = 0; warp < Warps; ++warp) ptx::mbarrier_init(first_barrier + warp * 8, 1);
+    for (int warp = 0; warp < Warps; ++warp)
+      ptx::mbarrier_init(full_barriers + warp * static_cast<unsigned>(sizeof(Mbarrier)), 1);
   }
 
-  /// `queries`: a map of boxes of one row's heads of a KV head; rows beyond it read as zeros.
+  /// `queries`: a map of boxes of the heads of one KV head in one row; rows beyond it read as zeros.
   __device__ __forceinline__ void prefetch(const CUtensorMap& queries, const SelectedItem& item) const {
-    __syncwarp();  // all lanes have read the last one
+    __syncwarp();  // all lanes have read the last query
     if (threadIdx.x % 32 != 0) return;
-    ptx::mbarrier_arrive_expect_tx(ready(), Tile::bytes);
-    for (int panel = 0; panel < Dqk / 64; ++panel)
-      ptx::tma_load(tile() + panel * (Heads * 128), &queries, ready(), panel * 64, item.group * Heads,
+    ptx::mbarrier_arrive_expect_tx(full(), Tile::bytes);
+    for (int panel = 0; panel < Memory::num_panels; ++panel)
+      ptx::tma_load(tile() + panel * Memory::panel_bytes, &queries, full(), panel * panel_channels, item.group * Heads,
                     static_cast<int>(item.tile.row) + static_cast<int>(threadIdx.x) / 32);
   }
 };
 
+/// Followed by UnionBuffers, whose size depends on the documents.
 template <class Shape>
-struct SelectedShared {
-  using Queries = typename Shape::Queries;
-  using Keys = typename Shape::Keys;
-  using Values = typename Shape::Values;
-  static constexpr int tile_bytes = Queries::bytes + Keys::bytes + Values::bytes;
-  static constexpr int barriers = Queries::barriers + Keys::barriers + Values::barriers + 2 * Shape::lists;
-  static constexpr int bytes = (tile_bytes + barriers * 8 + 15) / 16 * 16;
+struct alignas(16) SelectedLayout {
+  typename Shape::Queries::Memory q[Shape::Queries::warps];
+  typename Shape::Keys::Memory k[Shape::Keys::stages];
+  typename Shape::Values::Memory v[Shape::Values::stages];
+  Mbarrier q_full[Shape::Queries::warps];
+  Mbarrier k_full[Shape::Keys::stages];
+  Mbarrier k_empty[Shape::Keys::stages];
+  Mbarrier v_full[Shape::Values::stages];
+  Mbarrier v_empty[Shape::Values::stages];
+  Mbarrier list_full[Shape::lists];
+  Mbarrier list_empty[Shape::lists];
+};
 
-  std::uint32_t base;
-
-  __device__ Queries queries() const { return {base, barrier(0)}; }
-  __device__ Keys keys() const { return {base + Queries::bytes, barrier(Queries::barriers)}; }
-  __device__ Values values() const {
-    return {base + Queries::bytes + Keys::bytes, barrier(Queries::barriers + Keys::barriers)};
+template <class Shape>
+struct SelectedMemory : SharedMemory<SelectedLayout<Shape>> {
+  __device__ typename Shape::Queries queries() const {
+    const auto& smem = *this;
+    return {smem.at(smem->q), smem.at(smem->q_full)};
   }
-  __device__ std::uint32_t list_ready(int list) const { return barrier(barriers - 2 * Shape::lists + list); }
-  __device__ std::uint32_t list_free(int list) const { return barrier(barriers - Shape::lists + list); }
+  __device__ typename Shape::Keys keys() const {
+    const auto& smem = *this;
+    return {smem.at(smem->k), smem.at(smem->k_full), smem.at(smem->k_empty)};
+  }
+  __device__ typename Shape::Values values() const {
+    const auto& smem = *this;
+    return {smem.at(smem->v), smem.at(smem->v_full), smem.at(smem->v_empty)};
+  }
+  __device__ std::uint32_t list_full(int list) const { return this->at((*this)->list_full[list]); }
+  __device__ std::uint32_t list_empty(int list) const { return this->at((*this)->list_empty[list]); }
+
+  /// Behind the layout.
+  __device__ UnionBuffers union_buffers(int words, int capacity) const {
+    return {this->memory + sizeof(SelectedLayout<Shape>), words, capacity};
+  }
 
   __device__ void initialise() const {
     queries().initialise();
     keys().initialise();
     values().initialise();
     for (int list = 0; list < Shape::lists; ++list) {
-      ptx::mbarrier_init(list_ready(list), Shape::builders);
-      ptx::mbarrier_init(list_free(list), Shape::queries + 2);  // the consumers' warps and the loading threads
+      ptx::mbarrier_init(list_full(list), Shape::builders);
+      ptx::mbarrier_init(list_empty(list), Shape::queries + 2);  // the consumers' warps and the loading threads
     }
     ptx::fence_mbarrier_init();
   }
-
- private:
-  __device__ std::uint32_t barrier(int i) const { return base + tile_bytes + i * 8; }
 };
 
-/// Tiles, room to align them, the unions and what goes with them.
+/// Dynamic shared memory of a launch: the layout with room to align it, and the unions.
 template <class Shape, class Stage>
 std::size_t selected_shared_bytes(const Stage& a) {
   const UnionSize size = union_size<Shape>(a);
-  return static_cast<std::size_t>(SelectedShared<Shape>::bytes) + 1024 +
+  return static_cast<std::size_t>(SharedMemory<SelectedLayout<Shape>>::bytes) +
          UnionBuffers::bytes(Shape::lists, size.words, size.capacity);
 }
 
-/// What the thread block has but consumers, until the work is done: the warps from Shape::consumers / 32 on.
+/// Runs the producer warps (those after the first Shape::consumers / 32) until the block's work is done.
 template <class Shape, class Problem>
 __device__ __forceinline__ void run_producer_warps(const SelectedWork<Problem>& work, const BlockMaps& maps,
-                                                   const UnionBuffers& buffers, const SelectedShared<Shape>& shared) {
+                                                   const UnionBuffers& buffers, const SelectedMemory<Shape>& smem) {
   static_assert(Shape::threads == Shape::consumers + 64 + Shape::builders);
   if (threadIdx.x == Shape::consumers)
-    shared.keys().template fill<Shape>(maps.keys, buffers, ArrivalsOf::keys, shared);
+    smem.keys().template producer_loop<Shape>(maps.keys, buffers, ArrivalsOf::keys, smem);
   else if (threadIdx.x == Shape::consumers + 32)
-    shared.values().template fill<Shape>(maps.values, buffers, ArrivalsOf::values, shared);
+    smem.values().template producer_loop<Shape>(maps.values, buffers, ArrivalsOf::values, smem);
   else if (threadIdx.x >= Shape::threads - Shape::builders)
-    build_unions<Shape>(work, buffers, shared);
+    build_unions<Shape>(work, buffers, smem);
 }
 
 }  // namespace cpnsa::cuda::sm90

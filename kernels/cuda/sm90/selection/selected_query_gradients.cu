@@ -29,9 +29,9 @@ struct SelectedGradientShape {
   static constexpr bool queries_in_registers = table.queries_in_registers;
   static constexpr int lists = 2;
   static constexpr int keys_at_once = 32;  ///< whose scores are in registers
-  using Queries = OwnQueries<queries_in_registers ? 0 : queries, heads_per_group, Dqk>;
-  using Keys = StagePool<stages, Dqk, queries>;
-  using Values = StagePool<stages, Dv, queries>;
+  using Queries = OwnQueries<T, queries_in_registers ? 0 : queries, heads_per_group, Dqk>;
+  using Keys = StagePool<T, stages, Dqk, queries>;
+  using Values = StagePool<T, stages, Dv, queries>;
   static_assert(registers_suffice(threads, consumers, producer_registers, consumer_registers));
 };
 
@@ -41,20 +41,21 @@ __device__ __forceinline__ void add_block(float (&dq)[Shape::d_qk / 8][4],
                                           const std::uint32_t (&q)[Shape::d_qk / 16][4],
                                           const std::uint32_t (&dout)[Shape::d_v / 16][4], const RowStatistics& row,
                                           int visible, float scale_log2, const ArrivalWord* key_arrival,
-                                          const ArrivalWord* value_arrival, const SelectedShared<Shape>& shared) {
+                                          const ArrivalWord* value_arrival, const SelectedMemory<Shape>& smem) {
   using T = typename Shape::T;
   using KeyTile = SwizzledTile<Shape::keys, Shape::d_qk>;
-  const int key_stage = shared.keys().wait_for(key_arrival), value_stage = shared.values().wait_for(value_arrival);
+  const int key_stage = smem.keys().wait_for(key_arrival), value_stage = smem.values().wait_for(value_arrival);
   const int lane = threadIdx.x % 32;
 #pragma unroll 1
   for (int first = 0; first < Shape::keys; first += Shape::keys_at_once) {
     float s[Shape::keys_at_once / 8][4], dp[Shape::keys_at_once / 8][4];
-    const std::uint32_t keys = shared.keys().tile(key_stage) + first * 128;
+    const std::uint32_t keys = smem.keys().tile(key_stage) + first * swizzle_bytes;
     if constexpr (Shape::queries_in_registers)
       multiply_keys<T, KeyTile>(s, q, keys);
     else
-      multiply_keys<T, typename Shape::Queries::Tile, KeyTile>(s, shared.queries().tile(), 0, keys);
-    multiply_keys<T, SwizzledTile<Shape::keys, Shape::d_v>>(dp, dout, shared.values().tile(value_stage) + first * 128);
+      multiply_keys<T, typename Shape::Queries::Tile, KeyTile>(s, smem.queries().tile(), 0, keys);
+    multiply_keys<T, SwizzledTile<Shape::keys, Shape::d_v>>(dp, dout,
+                                                            smem.values().tile(value_stage) + first * swizzle_bytes);
 #pragma unroll
     for (int n = 0; n < Shape::keys_at_once / 8; ++n)
 #pragma unroll
@@ -71,8 +72,8 @@ __device__ __forceinline__ void add_block(float (&dq)[Shape::d_qk / 8][4],
     }
     multiply_values<T, KeyTile>(dq, s, keys);
   }
-  shared.keys().release(key_stage);
-  shared.values().release(value_stage);
+  smem.keys().release(key_stage);
+  smem.values().release(value_stage);
 }
 
 /// A warp's 16 rows of `dim` elements from global memory as first operands, zeros if they do not exist.
@@ -91,16 +92,16 @@ __device__ __forceinline__ void read_rows(std::uint32_t (&a)[Steps][4], const T*
 template <class Shape>
 __device__ __forceinline__ void consumer_loop(const SelectedWork<GradientProblem<typename Shape::T>>& a,
                                               const CUtensorMap& queries, const UnionBuffers& buffers,
-                                              const SelectedShared<Shape>& shared) {
+                                              const SelectedMemory<Shape>& smem) {
   const int query = threadIdx.x / 32, lane = threadIdx.x % 32;
   RingPosition<Shape::lists> lists;
   int query_phase = 0;
 #pragma unroll 1
   for (;; lists.advance(), query_phase ^= 1) {
-    ptx::mbarrier_wait(shared.list_ready(lists.stage), lists.phase);
+    ptx::mbarrier_wait(smem.list_full(lists.stage), lists.phase);
     const SelectedItem item = buffers.item(lists.stage);
     if (!item.given) return;
-    if constexpr (!Shape::queries_in_registers) shared.queries().prefetch(queries, item);
+    if constexpr (!Shape::queries_in_registers) smem.queries().prefetch(queries, item);
     const bool exists = query < item.tile.rows;
     const std::int64_t head_row = (item.tile.row + query) * a.problem.num_q_heads + item.group * Shape::heads_per_group;
     const RowStatistics row(a.problem, head_row, exists);
@@ -110,15 +111,15 @@ __device__ __forceinline__ void consumer_loop(const SelectedWork<GradientProblem
     if constexpr (Shape::queries_in_registers)
       read_rows(q, a.problem.q + head_row * Shape::d_qk, Shape::d_qk, exists);
     else
-      ptx::mbarrier_wait(shared.queries().ready(), query_phase);
+      ptx::mbarrier_wait(smem.queries().full(), query_phase);
     const SelectedUnion list = buffers.list(Shape::lists, lists.stage);
     for_each_chosen(list, query, [&](int index, int) {
       add_block<Shape>(dq, q, dout, row, item.position + query + 1 - list.blocks[index] * Shape::keys,
                        a.problem.scale_log2, buffers.arrivals(ArrivalsOf::keys, lists.stage) + index,
-                       buffers.arrivals(ArrivalsOf::values, lists.stage) + index, shared);
+                       buffers.arrivals(ArrivalsOf::values, lists.stage) + index, smem);
     });
     __syncwarp();
-    if (lane == 0) ptx::mbarrier_arrive(shared.list_free(lists.stage));
+    if (lane == 0) ptx::mbarrier_arrive(smem.list_empty(lists.stage));
     if (exists)
       add_dq_rows(reinterpret_cast<float(&)[Shape::d_qk / 2]>(dq), a.problem.scale,
                   a.problem.dq + head_row * Shape::d_qk, Shape::d_qk);
@@ -130,19 +131,16 @@ __global__ void __launch_bounds__(Shape::threads, 1)
     selected_query_gradients_kernel(const __grid_constant__ SelectedWork<GradientProblem<typename Shape::T>> arguments,
                                     const __grid_constant__ CUtensorMap queries,
                                     const __grid_constant__ BlockMaps blocks) {
-  extern __shared__ unsigned char memory[];
-  const std::uint32_t start_of_memory = ptx::shared_address(memory);
-  const SelectedShared<Shape> shared{(start_of_memory + 1023) / 1024 * 1024};
-  const UnionBuffers buffers{memory + (shared.base - start_of_memory) + SelectedShared<Shape>::bytes, arguments.words,
-                             arguments.capacity};
-  if (threadIdx.x == 0) shared.initialise();
+  const SelectedMemory<Shape> smem{shared_memory<SelectedLayout<Shape>>()};
+  const UnionBuffers buffers = smem.union_buffers(arguments.words, arguments.capacity);
+  if (threadIdx.x == 0) smem.initialise();
   __syncthreads();
   if (threadIdx.x < Shape::consumers) {
     ptx::warpgroup_reg_alloc<Shape::consumer_registers>();
-    consumer_loop<Shape>(arguments, queries, buffers, shared);
+    consumer_loop<Shape>(arguments, queries, buffers, smem);
   } else {
     ptx::warpgroup_reg_dealloc<Shape::producer_registers>();
-    run_producer_warps<Shape>(arguments, blocks, buffers, shared);
+    run_producer_warps<Shape>(arguments, blocks, buffers, smem);
   }
 }
 
@@ -167,7 +165,7 @@ void selected_query_gradients(const SelectedAttentionBackward& a, const Gpu& gpu
     auto* const kernel = selected_query_gradients_kernel<Shape>;
     allow_shared_memory(kernel, bytes);
     kernel<<<blocks, Shape::threads, bytes, stream>>>(arguments, row_maps(a, 1).queries, block_maps(a));
-    check_launch("selected_query_gradients_sm90");
+    check_launch("selected_query_gradients");
   });
 }
 

@@ -1,22 +1,23 @@
 #pragma once
 
-// Stages of keys, and of values, for warps that each want a few of a list of blocks: a block comes into whichever stage
-// is free, those that chose it free its stage, and nobody waits for a block of others. Keys and values have stages and
-// loading threads of their own: a block's keys make room as soon as its scores are done, while its values still come.
+// Pools of stages for the keys, and for the values, of a list of blocks of which each warp wants a few. A block is
+// loaded into any free stage; the warps that chose it free the stage, and no warp waits for a block that it did not
+// choose. Keys and values have stages and loading threads of their own: the keys of a block make room as soon as its
+// scores are done, while its values are still being loaded.
 
 #include "kernels/cuda/sm90/selection/block_maps.cuh"
 #include "kernels/cuda/sm90/selection/selected_work.cuh"
 
 namespace cpnsa::cuda::sm90 {
 
-/// The stage that a block comes into and the parity of that stage's phase, as the thread that loads tells it to those
-/// who look for it.
+/// The stage that a block is loaded into and the parity of that stage's phase, as the loading thread publishes it to
+/// the consumers.
 class Arrival {
  public:
   __device__ Arrival(int stage, int parity) : word_(static_cast<unsigned>(stage * 2 + parity + 2)) {}
 
   __device__ Arrival() : word_(none) {}
-  /// What is told now. Who waits should look seldom: a look takes shared memory's time from the others.
+  /// The published value. Polling should be rare, because each read takes shared-memory bandwidth from other warps.
   __device__ explicit Arrival(const ArrivalWord* word) : word_(*static_cast<const volatile ArrivalWord*>(word)) {}
   __device__ void publish(ArrivalWord* word) const {
     *static_cast<volatile ArrivalWord*>(word) = static_cast<ArrivalWord>(word_);
@@ -31,57 +32,61 @@ class Arrival {
   unsigned word_;
 };
 
-/// `Stages` tiles of the keys, or the values, of 64 tokens, `Dim` channels each, with two mbarriers a stage: of its
-/// copies, and of `Users` warps.
-template <int Stages, int Dim, int Users>
+/// `Stages` tiles of keys, or of values: 64 tokens, `Dim` channels each. `Users` warps release a stage.
+template <class T, int Stages, int Dim, int Users>
 struct StagePool {
   static constexpr int stages = Stages;
-  static constexpr int tile_bytes = 64 * Dim * 2;
-  static constexpr int bytes = stages * tile_bytes;
-  static constexpr int barriers = 2 * stages;
+  using Memory = PanelTile<T, tokens_per_block, Dim>;
+  static constexpr int tile_bytes = sizeof(Memory);
 
-  std::uint32_t tiles;  ///< shared-memory addresses
-  std::uint32_t first_barrier;
+  std::uint32_t tiles;  ///< addresses in shared memory
+  std::uint32_t full_barriers;
+  std::uint32_t empty_barriers;
 
   __device__ std::uint32_t tile(int stage) const { return tiles + stage * tile_bytes; }
-  __device__ std::uint32_t ready(int stage) const { return first_barrier + stage * 8; }
-  __device__ std::uint32_t free(int stage) const { return ready(stages) + stage * 8; }
+  __device__ std::uint32_t full(int stage) const {
+    return full_barriers + stage * static_cast<unsigned>(sizeof(Mbarrier));
+  }
+  __device__ std::uint32_t empty(int stage) const {
+    return empty_barriers + stage * static_cast<unsigned>(sizeof(Mbarrier));
+  }
 
   __device__ void initialise() const {
     for (int stage = 0; stage < stages; ++stage) {
-      ptx::mbarrier_init(ready(stage), 1);
-      ptx::mbarrier_init(free(stage), Users);
+      ptx::mbarrier_init(full(stage), 1);
+      ptx::mbarrier_init(empty(stage), Users);
     }
   }
 
-  /// The stage of the block that `word` tells of, once all of it is there. `seen`: what an earlier look at it told.
+  /// Returns the stage of the block whose arrival `word` publishes, once all of it is loaded. `seen`: its value, as far
+  /// as it was read before.
   __device__ __forceinline__ int wait_for(const ArrivalWord* word, Arrival seen = Arrival()) const {
     if (!seen.known()) seen = Arrival(word);
     while (!seen.known()) {
       __nanosleep(100);
       seen = Arrival(word);
     }
-    ptx::mbarrier_wait(ready(seen.stage()), seen.parity());
+    ptx::mbarrier_wait(full(seen.stage()), seen.parity());
     return seen.stage();
   }
 
-  /// The warp is done with it.
+  /// The warp is done with the stage.
   __device__ __forceinline__ void release(int stage) const {
     __syncwarp();
-    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(free(stage));
+    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(empty(stage));
   }
 
-  /// One thread: brings the blocks of every union, in the unions' order, from `maps`, of the rank's own rows and of the
-  /// pool. `kind` says which of the lists' arrivals tell of them.
+  /// The loading thread: loads the blocks of every union, in the order of the unions, from `maps` of the rank's own
+  /// rows and of the pool, and publishes them in the lists' arrivals of this `kind`.
   template <class Shape, class Shared>
-  __device__ __forceinline__ void fill(const CUtensorMap (&maps)[2], const UnionBuffers& buffers, ArrivalsOf kind,
-                                       const Shared& shared) const {
+  __device__ __forceinline__ void producer_loop(const CUtensorMap (&maps)[2], const UnionBuffers& buffers,
+                                                ArrivalsOf kind, const Shared& smem) const {
     RingPosition<Shape::lists> lists;
     int next = 0;
-    unsigned parities = 0;  // of the phase that a stage's next block fills, a bit a stage
+    unsigned parities = 0;  // bit per stage: parity of the phase that its next block completes
 #pragma unroll 1
     for (;; lists.advance()) {
-      ptx::mbarrier_wait(shared.list_ready(lists.stage), lists.phase);
+      ptx::mbarrier_wait(smem.list_full(lists.stage), lists.phase);
       const SelectedItem& item = buffers.item(lists.stage);
       if (!item.given) return;
       const int group = item.group;
@@ -94,23 +99,25 @@ struct StagePool {
         const BlockLocation at = locations[index];
         const int map = at >= 0 ? 0 : 1, c1 = at >= 0 ? group : 0, c2 = at >= 0 ? at : -1 - at;
         const int others = Users - __popc(static_cast<unsigned>(list.queries[index]));
-        while (!ptx::mbarrier_test_wait(free(next), (parities >> next & 1) ^ 1))
-          if constexpr (stages >= 4) next = (next + 1) % stages;  // fewer in turn, which was measured to be faster
-        ptx::mbarrier_arrive_expect_tx(ready(next), tile_bytes);
-        for (int panel = 0; panel < Dim / 64; ++panel)
-          ptx::tma_load(tile(next) + panel * (64 * 128), &maps[map], ready(next), panel * 64, c1, c2);
+        while (!ptx::mbarrier_test_wait(empty(next), (parities >> next & 1) ^ 1))
+          if constexpr (stages >= 4)
+            next = (next + 1) % stages;  // with fewer stages, taking them in turn was measured to be faster
+        ptx::mbarrier_arrive_expect_tx(full(next), tile_bytes);
+        for (int panel = 0; panel < Memory::num_panels; ++panel)
+          ptx::tma_load(tile(next) + panel * Memory::panel_bytes, &maps[map], full(next), panel * panel_channels, c1,
+                        c2);
         Arrival(next, parities >> next & 1).publish(&arrivals[index]);
-        if (others > 0) ptx::mbarrier_arrive(free(next), others);
+        if (others > 0) ptx::mbarrier_arrive(empty(next), others);
         parities ^= 1u << next;
         next = (next + 1) % stages;
       }
-      ptx::mbarrier_arrive(shared.list_free(lists.stage));
+      ptx::mbarrier_arrive(smem.list_empty(lists.stage));
     }
   }
 };
 
-/// A warp's walk over the blocks that its query chose: attend(index in the list, that of the next one). The latter is
-/// -1 where it is not known yet.
+/// Calls attend(index in the list, index of the next) for the blocks that the warp's query chose; the next is -1 where
+/// it is not known yet.
 template <class Attend>
 __device__ __forceinline__ void for_each_chosen(const SelectedUnion& list, int query, Attend&& attend) {
   const auto lowest = [](unsigned bits) { return __ffs(static_cast<int>(bits)) - 1; };

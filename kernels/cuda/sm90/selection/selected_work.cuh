@@ -1,14 +1,14 @@
 #pragma once
 
-// What Hopper's selected attention and its dQ share: persistent thread blocks that walk tiles of neighbouring queries,
-// and two warps of each that build the union of the next tile's blocks while the consumers are at one.
+// The work of Hopper's selected attention and of its dQ: persistent thread blocks walk tiles of neighbouring queries,
+// and two warps of each build the union of the next tile's blocks while the consumers work on one.
 
 #include "kernels/cuda/common/selected_union.cuh"
 #include "kernels/cuda/sm90/attention/attention_launch.cuh"
 
 namespace cpnsa::cuda::sm90 {
 
-/// An item of work, as the builders tell the others.
+/// An item of work, as the builders publish it to the other warps.
 struct alignas(16) SelectedItem {
   QueryTile tile;
   int group;     ///< KV head
@@ -20,7 +20,7 @@ struct alignas(16) SelectedItem {
 template <class Problem>
 struct SelectedWork {
   Problem problem;
-  WorkList work;                 ///< one KV head's tiles after another's, whose keys and values stay in the L2
+  WorkList work;                 ///< all tiles of one KV head after another: its keys and values stay in the L2
   const BlockLocation* table;    ///< [B, G]
   const std::int32_t* selected;  ///< [rows, G, n]
   int group_begin;
@@ -35,18 +35,18 @@ struct SelectedWork {
   }
 };
 
-/// What the threads that load tell of a block (selected_stages_sm90.cuh).
+/// An Arrival (selected_stages.cuh) in shared memory.
 using ArrivalWord = std::uint8_t;
 enum class ArrivalsOf { keys, values };
 
-/// The unions, where their blocks are and what has been asked for, behind the tiles.
+/// In shared memory behind the layout: the unions, the locations of their blocks, and the arrivals of their keys and
+/// values.
 struct UnionBuffers {
   unsigned char* memory;
   int words;
   int capacity;
 
   __host__ __device__ static int locations_bytes(int capacity) { return (capacity * 4 + 15) / 16 * 16; }
-  /// Of keys, or of values.
   __host__ __device__ static int arrivals_bytes(int capacity) { return (capacity + 15) / 16 * 16; }
   __host__ __device__ static int buffer_bytes(int capacity) {
     return sizeof(SelectedItem) + SelectedUnion::list_bytes(capacity) + locations_bytes(capacity) +
@@ -56,7 +56,7 @@ struct UnionBuffers {
     return lists * buffer_bytes(capacity) + SelectedUnion::bitmap_bytes(words);
   }
 
-  /// Whose union a list is.
+  /// The item of which list i is the union.
   __device__ SelectedItem& item(int i) const {
     return *reinterpret_cast<SelectedItem*>(memory + i * buffer_bytes(capacity));
   }
@@ -74,10 +74,10 @@ struct UnionBuffers {
   }
 };
 
-/// Two warps: the union of each tile, one ahead of the consumers.
+/// The builder warps: build the union of each tile, one ahead of the consumers.
 template <class Shape, class Problem, class Shared>
 __device__ __forceinline__ void build_unions(const SelectedWork<Problem>& a, const UnionBuffers& buffers,
-                                             const Shared& shared) {
+                                             const Shared& smem) {
   __shared__ int next;
   const int thread = threadIdx.x - (Shape::threads - Shape::builders);
   const auto wait_for_all = [] { ptx::named_barrier(1, Shape::builders); };
@@ -89,10 +89,10 @@ __device__ __forceinline__ void build_unions(const SelectedWork<Problem>& a, con
     const QueryTile& tile = now.tile;
     const SelectedUnion list = buffers.list(Shape::lists, ring.stage);
     BlockLocation* const locations = buffers.locations(ring.stage);
-    ptx::mbarrier_wait(shared.list_free(ring.stage), ring.phase ^ 1);
+    ptx::mbarrier_wait(smem.list_empty(ring.stage), ring.phase ^ 1);
     if (thread == 0) {
       buffers.item(ring.stage) = now;
-      next = a.work.next();  // that no thread still reads, since all have met in build()
+      next = a.work.next();  // read by no thread any more: all have met in build()
     }
     list.template build<Shape::builders>(
         thread, wait_for_all, a.selected + (tile.row * a.problem.num_kv_heads + now.group) * a.select_count, tile.rows,
@@ -107,11 +107,11 @@ __device__ __forceinline__ void build_unions(const SelectedWork<Problem>& a, con
     }
     item = next;
     wait_for_all();  // the next round writes `next`
-    ptx::mbarrier_arrive(shared.list_ready(ring.stage));
+    ptx::mbarrier_arrive(smem.list_full(ring.stage));
   }
-  ptx::mbarrier_wait(shared.list_free(ring.stage), ring.phase ^ 1);
+  ptx::mbarrier_wait(smem.list_empty(ring.stage), ring.phase ^ 1);
   if (thread == 0) buffers.item(ring.stage).given = false;
-  ptx::mbarrier_arrive(shared.list_ready(ring.stage));
+  ptx::mbarrier_arrive(smem.list_full(ring.stage));
 }
 
 struct UnionSize {
@@ -126,9 +126,6 @@ UnionSize union_size(const Stage& a) {
           static_cast<int>(std::min<std::int64_t>(blocks, Shape::queries * a.config->select_count))};
 }
 
-inline constexpr std::size_t max_shared_bytes = 227 * 1024;
-
-/// Everything of the arguments but the outputs.
 template <class Shape, class Problem, class Stage>
 SelectedWork<Problem> selected_work(const Stage& a, const Problem& problem, const WorkList& work) {
   const UnionSize size = union_size<Shape>(a);

@@ -1,0 +1,66 @@
+#pragma once
+
+// The shared memory of a thread block. Each kernel declares a struct, its Layout, of tiles and barriers with names;
+// sizes and addresses come from it. Consumers wait on a `full` barrier for the data of a stage, producers on an `empty`
+// barrier for its room.
+
+#include <cstdint>
+
+#include "kernels/cuda/common/swizzle.hpp"
+#include "kernels/cuda/ptx/sm80.cuh"
+#include "kernels/cuda/ptx/sm90.cuh"
+
+namespace cpnsa::cuda::sm90 {
+
+/// Tiles begin at multiples of it, because the swizzle is a function of the address.
+inline constexpr int tile_alignment = swizzle_rows * swizzle_bytes;
+
+/// Shared memory that a thread block of compute capability 9.0 can have.
+inline constexpr int max_shared_bytes = 227 * 1024;
+
+using Mbarrier = std::uint64_t;
+
+/// `Rows` rows of `Dim` channels, panel after panel, as TMA writes them and WGMMA reads them.
+template <class T, int Rows, int Dim>
+struct PanelTile {
+  static_assert(sizeof(T) == element_bytes && Dim % panel_channels == 0);
+  static constexpr int num_panels = Dim / panel_channels;
+  static constexpr int panel_bytes = Rows * swizzle_bytes;
+
+  T panels[num_panels][Rows][panel_channels];
+
+  /// Byte offset of channels [16 step, 16 step + 16), the depth of one WGMMA.
+  static constexpr int channel_offset(int step) {
+    return step * 16 / panel_channels * panel_bytes + step * 16 % panel_channels * element_bytes;
+  }
+  /// Byte offset of rows [16 step, 16 step + 16) of every panel.
+  static constexpr int row_offset(int step) { return step * 16 * swizzle_bytes; }
+};
+
+/// A Layout at the first multiple of tile_alignment of the dynamic shared memory.
+template <class Layout>
+struct SharedMemory {
+  std::uint32_t base;     ///< address of the layout in the shared state space
+  unsigned char* memory;  ///< the same as a pointer
+
+  /// Bytes of dynamic shared memory that a launch asks for: the layout, and room to align it.
+  static constexpr int bytes = static_cast<int>(sizeof(Layout)) + tile_alignment;
+
+  __device__ Layout* operator->() const { return reinterpret_cast<Layout*>(memory); }
+
+  /// Address of a member of the layout in the shared state space.
+  template <class Member>
+  __device__ std::uint32_t at(const Member& member) const {
+    return base + static_cast<std::uint32_t>(reinterpret_cast<const unsigned char*>(&member) - memory);
+  }
+};
+
+template <class Layout>
+__device__ __forceinline__ SharedMemory<Layout> shared_memory() {
+  extern __shared__ unsigned char memory[];
+  const std::uint32_t start = ptx::shared_address(memory);
+  const std::uint32_t base = (start + tile_alignment - 1) / tile_alignment * tile_alignment;
+  return {base, memory + (base - start)};
+}
+
+}  // namespace cpnsa::cuda::sm90
