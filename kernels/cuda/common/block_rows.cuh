@@ -6,12 +6,12 @@
 
 namespace cpnsa::cuda {
 
-/// Where blocks' keys and values are: the rank's own tensors and the pool of fetched blocks.
+/// Where the keys and values of blocks are, or their gradients: the rank's own tensors and the pool of fetched blocks.
 template <class T>
 struct BlockTensors {
-  const T* k;     ///< [rows, G, d_qk]
-  const T* v;     ///< [rows, G, d_v]
-  const T* pool;  ///< [slots][m d_qk + m d_v]
+  T* k;     ///< [rows, G, d_qk]
+  T* v;     ///< [rows, G, d_v]
+  T* pool;  ///< [slots][m d_qk + m d_v]
   int num_kv_heads;
   int d_qk;
   int d_v;
@@ -20,7 +20,7 @@ struct BlockTensors {
 
 /// The stage's tensors, for SelectedAttention and its backward alike.
 template <class T, class Stage>
-BlockTensors<T> block_tensors(const Stage& a) {
+BlockTensors<const T> block_tensors(const Stage& a) {
   const Config& config = *a.config;
   return {static_cast<const T*>(a.k),           static_cast<const T*>(a.v),
           static_cast<const T*>(a.pool),        static_cast<int>(config.num_kv_heads),
@@ -31,9 +31,9 @@ BlockTensors<T> block_tensors(const Stage& a) {
 /// The same for one KV head: the row of a token of a block, wherever the block is.
 template <class T>
 struct BlockRows {
-  const T* k;
-  const T* v;
-  const T* pool;
+  T* k;
+  T* v;
+  T* pool;
   std::int64_t k_stride;
   std::int64_t v_stride;
   std::int64_t slot_stride;
@@ -52,12 +52,12 @@ struct BlockRows {
         d_qk(t.d_qk),
         d_v(t.d_v) {}
 
-  __device__ const T* key(BlockLocation at, int token) const {
+  __device__ T* key(BlockLocation at, int token) const {
     return at >= 0
                ? k + (at + static_cast<std::int64_t>(token)) * k_stride
                : pool + (-1 - static_cast<std::int64_t>(at)) * slot_stride + static_cast<std::int64_t>(token) * d_qk;
   }
-  __device__ const T* value(BlockLocation at, int token) const {
+  __device__ T* value(BlockLocation at, int token) const {
     return at >= 0 ? v + (at + static_cast<std::int64_t>(token)) * v_stride
                    : pool + (-1 - static_cast<std::int64_t>(at)) * slot_stride + slot_values +
                          static_cast<std::int64_t>(token) * d_v;

@@ -2,25 +2,11 @@
 
 // From a stage's arguments to those of its kernels.
 
-#include <string>
-#include <type_traits>
-
-#include "cpnsa/error.hpp"
 #include "kernels/cuda/common/check.hpp"
+#include "kernels/cuda/common/packs.cuh"
 #include "kernels/cuda/common/problem.cuh"
 
 namespace cpnsa::cuda {
-
-/// Calls function(std::type_identity<T>{}) with the layer's type.
-template <class Function>
-void visit_type(DType dtype, Function&& function) {
-  switch (dtype) {
-    case DType::bf16: return function(std::type_identity<__nv_bfloat16>{});
-    case DType::f16: return function(std::type_identity<__half>{});
-    default: break;
-  }
-  throw UnsupportedError("cuda device: found dtype " + std::string(name_of(dtype)) + ", supported are bf16 and f16");
-}
 
 /// Lets a kernel have more shared memory than the default 48 KiB.
 template <class Kernel>

@@ -21,8 +21,7 @@ constexpr std::int64_t max_summaries_per_block = 128;
   throw UnsupportedError(fmt::format(
       "cuda device: found {} {}, supported are dtype bf16 and f16; head_dim_qk and head_dim_v multiples of {} up to "
       "{}; hidden widths of the mlp compressor multiples of {}; num_kv_heads up to {}; num_q_heads / num_kv_heads up "
-      "to "
-      "{}; select_count up to {}; (select_block + compress_block) / compress_stride up to {}",
+      "to {}; select_count up to {}; (select_block + compress_block) / compress_stride up to {}",
       key, found, head_dim_step, max_head_dim, hidden_step, max_kv_heads, max_heads_per_group, max_select_count,
       max_summaries_per_block));
 }

@@ -37,7 +37,7 @@ __device__ __forceinline__ void store_pack(T* row, int pack, const LayerPack<T>&
 
 /// Calls function(std::type_identity<T>{}) with the layer's type.
 template <class Function>
-void visit_layer_type(DType dtype, Function&& function) {
+void visit_type(DType dtype, Function&& function) {
   switch (dtype) {
     case DType::bf16: return function(std::type_identity<__nv_bfloat16>{});
     case DType::f16: return function(std::type_identity<__half>{});

@@ -97,9 +97,9 @@ template <class T>
 SelectedGradients selected_gradients(const SelectedAttentionBackward& a, const SelectedQueries& lists,
                                      const SelectedTensors<T>& tensors) {
   BlockTensors<float> sums{};
-  sums.k = static_cast<const float*>(a.dk);
-  sums.v = static_cast<const float*>(a.dv);
-  sums.pool = static_cast<const float*>(a.dpool);
+  sums.k = static_cast<float*>(a.dk);
+  sums.v = static_cast<float*>(a.dv);
+  sums.pool = static_cast<float*>(a.dpool);
   sums.num_kv_heads = tensors.blocks.num_kv_heads;
   sums.d_qk = tensors.blocks.d_qk;
   sums.d_v = tensors.blocks.d_v;

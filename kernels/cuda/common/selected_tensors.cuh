@@ -13,7 +13,7 @@ namespace cpnsa::cuda {
 
 template <class T>
 struct SelectedTensors {
-  BlockTensors<T> blocks;
+  BlockTensors<const T> blocks;
   const BlockLocation* table;    ///< [B, G]
   const std::int32_t* selected;  ///< [rows, G, n]
   int group_begin;

@@ -17,8 +17,6 @@ struct SelectedUnion {
   unsigned long long* queries;
   int* count;
 
-  static constexpr int most_queries = 64;
-
   static int words(std::int64_t blocks) { return static_cast<int>((blocks + 31) / 32); }
   /// Of the list itself, a multiple of 16.
   __host__ __device__ static int list_bytes(int capacity) { return (capacity * 12 + 4 + 15) / 16 * 16; }

@@ -2,30 +2,33 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/common/swizzle.hpp"
 #include "kernels/cuda/ptx/sm80.cuh"
 
 namespace cpnsa::cuda {
 
-/// A tile of `Rows` rows of `Dim` 16-bit elements in shared memory. It is cut into columns of 64 elements (128 bytes);
-/// within one, the 16-byte chunk c of row r lies at chunk c ^ (r % 8), so that the eight rows of an ldmatrix and the
-/// rows a warp fills touch every bank once. The layout is that of a TMA box of 64 elements under 128-byte swizzle.
+/// A tile of `Rows` rows of `Dim` 16-bit elements in shared memory, cut into panels of 64 channels (128 bytes). In a
+/// panel, the 16-byte chunk c of row r is stored at chunk c ^ (r % 8), so that the eight rows of an ldmatrix, and the
+/// rows that a warp fills, touch every bank once. This is the layout of a TMA box of 64 elements under 128-byte
+/// swizzle.
 template <int Rows, int Dim>
 struct SwizzledTile {
-  static_assert(Dim % 64 == 0);
+  static_assert(Dim % panel_channels == 0);
   static constexpr int rows = Rows;
-  static constexpr int bytes = Rows * Dim * 2;
+  static constexpr int bytes = Rows * Dim * element_bytes;
   static constexpr int chunks = Dim / 8;  ///< of a row
 
   /// Byte offset of a 16-byte chunk.
   __device__ static constexpr std::uint32_t offset(int row, int chunk) {
-    return static_cast<std::uint32_t>((chunk / 8) * (Rows * 128) + row * 128 + (((chunk % 8) ^ (row % 8)) * 16));
+    return static_cast<std::uint32_t>((chunk / 8) * (Rows * swizzle_bytes) + row * swizzle_bytes +
+                                      (((chunk % 8) ^ (row % 8)) * 16));
   }
 
   /// The address of chunk `chunk` plus an even `step`, eight rows times `rows8` on, from that of `chunk`, which is 0 or
   /// 1: one exclusive or and a constant, where offset() would be computed anew. Tiles begin at multiples of 128 bytes.
   __device__ static constexpr std::uint32_t advance(std::uint32_t address, int rows8, int step) {
     return (address ^ static_cast<std::uint32_t>(step % 8 * 16)) +
-           static_cast<std::uint32_t>(step / 8 * (Rows * 128) + rows8 * 1024);
+           static_cast<std::uint32_t>(step / 8 * (Rows * swizzle_bytes) + rows8 * swizzle_rows * swizzle_bytes);
   }
 };
 

@@ -22,9 +22,10 @@ std::span<const HopperShape> hopper_shapes() {
 namespace sm90 {
 
 void refuse_shape(const Config& config) {
-  throw UnsupportedError(fmt::format(
-      "cuda device: found head dimensions {} and {} with {} query heads per KV head, expected a shape of hopper_shapes()",
-      config.head_dim_qk, config.head_dim_v, config.heads_per_group()));
+  throw UnsupportedError(
+      fmt::format("cuda device: found head dimensions {} and {} with {} query heads per KV head, expected a shape of "
+                  "hopper_shapes()",
+                  config.head_dim_qk, config.head_dim_v, config.heads_per_group()));
 }
 
 bool serves(const Config& config, DType dtype) {

@@ -5,6 +5,7 @@
 
 #include "cpnsa/error.hpp"
 #include "kernels/cuda/common/check.hpp"
+#include "kernels/cuda/common/swizzle.hpp"
 
 namespace cpnsa::cuda::sm90 {
 namespace {
@@ -32,8 +33,9 @@ CUtensorMap make_tensor_map(const void* tensor, DType dtype, const TensorLayout&
       dtype == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
   const auto size = [](auto value) { return static_cast<cuuint64_t>(value); };
   const cuuint64_t shape[3] = {size(layout.shape[0]), size(layout.shape[1]), size(layout.shape[2])};
-  const cuuint64_t strides[2] = {size(layout.strides[0]) * 2, size(layout.strides[1]) * 2};
-  const cuuint32_t box[3] = {64, static_cast<cuuint32_t>(layout.box[0]), static_cast<cuuint32_t>(layout.box[1])};
+  const cuuint64_t strides[2] = {size(layout.strides[0]) * element_bytes, size(layout.strides[1]) * element_bytes};
+  const cuuint32_t box[3] = {panel_channels, static_cast<cuuint32_t>(layout.box[0]),
+                             static_cast<cuuint32_t>(layout.box[1])};
   const cuuint32_t steps[3] = {1, 1, 1};
   CUtensorMap map{};
   const CUresult status =

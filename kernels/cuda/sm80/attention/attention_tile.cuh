@@ -1,17 +1,11 @@
 #pragma once
 
-// The portable attention kernel (sm_80 and later): a thread block takes 64 (query, head) rows of one KV head, a warp 16
-// of them, and walks key tiles that a key source lists. The three branches differ in their key source alone:
-//
-//   int tiles() const                                    key tiles to walk, the same for all threads
-//   bool wanted(int tile, int first, int last) const     whether some query of [first, last) sees a key of the tile
-//   const T* key_row(int tile, int r) const              row r of the tile, null past its end
-//   const T* value_row(int tile, int r) const
-//   KeyRange visible(int tile, int query) const          rows of the tile that the query sees
-//
-// A row's result does not depend on the other rows of its block: tiles that it does not see leave it as it was, bit for
-// bit. Head dimensions below the template's are padded with zeros in shared memory.
+// The attention kernel for every GPU of compute capability 8.0 or later: a thread block takes 64 (query, head) rows of
+// one KV head, a warp 16 of them, and walks the key tiles that a key source lists. The three branches differ in their
+// key source alone. The result of a row does not depend on the other rows of its block: tiles that the row does not see
+// leave it as it was, bit for bit. Head dimensions below the template's are padded with zeros in shared memory.
 
+#include <concepts>
 #include <cstdint>
 
 #include "kernels/cuda/common/problem.cuh"
@@ -39,6 +33,16 @@ struct AttentionShape {
   static constexpr int shared_bytes = Queries::bytes + stages * stage_bytes;
 };
 
+/// The keys of a query tile.
+template <class Source, class T>
+concept KeySource = requires(const Source& source, int tile, int query, int row) {
+  { source.tiles() } -> std::same_as<int>;                      // number of key tiles, the same for all threads
+  { source.wanted(tile, query, query) } -> std::same_as<bool>;  // whether some query of a range sees a key of the tile
+  { source.key_row(tile, row) } -> std::same_as<const T*>;      // a row of the tile, null past its end
+  { source.value_row(tile, row) } -> std::same_as<const T*>;
+  { source.visible(tile, query) } -> std::same_as<KeyRange>;  // rows of the tile that the query sees
+};
+
 /// Where a row of the block's 64 comes from.
 struct TileRow {
   int query;              ///< in the tile
@@ -62,8 +66,20 @@ __device__ __forceinline__ void load_queries(const AttentionProblem<typename Sha
                                                      });
 }
 
-/// The whole of a thread block's work. `shared` is the address of Shape::shared_bytes.
+/// Starts loading the keys and values of a tile into a stage of the ring.
 template <class Shape, class Source>
+__device__ __forceinline__ void load_key_tile(const AttentionProblem<typename Shape::T>& a, const Source& source,
+                                              int tile, std::uint32_t stage) {
+  using T = typename Shape::T;
+  load_rows<typename Shape::Keys, Shape::threads>(stage, a.d_qk, a.q,
+                                                  [&](int r) -> const T* { return source.key_row(tile, r); });
+  load_rows<typename Shape::Values, Shape::threads>(stage + Shape::Keys::bytes, a.d_v, a.q,
+                                                    [&](int r) -> const T* { return source.value_row(tile, r); });
+  ptx::cp_async_commit();
+}
+
+/// The whole of a thread block's work. `shared` is the address of Shape::shared_bytes.
+template <class Shape, KeySource<typename Shape::T> Source>
 __device__ __forceinline__ void attend(const AttentionProblem<typename Shape::T>& a, const QueryTile& tile, int group,
                                        const Source& source, std::uint32_t shared) {
   using T = typename Shape::T;
@@ -74,12 +90,7 @@ __device__ __forceinline__ void attend(const AttentionProblem<typename Shape::T>
   const int last_query = min(tile.rows, (warp * 16 + 15) / a.heads_per_group + 1);
 
   const auto load_stage = [&](int index) {
-    const std::uint32_t stage = ring + index % Shape::stages * Shape::stage_bytes;
-    load_rows<typename Shape::Keys, Shape::threads>(stage, a.d_qk, a.q,
-                                                    [&](int r) -> const T* { return source.key_row(index, r); });
-    load_rows<typename Shape::Values, Shape::threads>(stage + Shape::Keys::bytes, a.d_v, a.q,
-                                                      [&](int r) -> const T* { return source.value_row(index, r); });
-    ptx::cp_async_commit();
+    load_key_tile<Shape>(a, source, index, ring + index % Shape::stages * Shape::stage_bytes);
   };
 
   SoftmaxRows state;

@@ -28,7 +28,7 @@ void combine_branches(const CombineBranches& a, cudaStream_t stream) {
   const auto packs = static_cast<unsigned>(a.config->head_dim_v / pack_items);
   const dim3 threads(packs, block_threads / packs);
   const auto blocks = static_cast<unsigned>((heads + threads.y - 1) / threads.y);
-  visit_layer_type(a.dtype, [&]<class T>(std::type_identity<T>) {
+  visit_type(a.dtype, [&]<class T>(std::type_identity<T>) {
     combine_branches_kernel<T>
         <<<blocks, threads, 0, stream>>>(Combination<T>(a), static_cast<const T*>(a.o_slc), heads);
   });

@@ -70,7 +70,7 @@ void combine_branches_backward(const CombineBranchesBackward& a, cudaStream_t st
   const unsigned lanes = std::bit_ceil(packs < 3 ? 3u : packs);
   const std::int64_t heads_per_block = block_threads / lanes;
   const auto blocks = static_cast<unsigned>((heads + heads_per_block - 1) / heads_per_block);
-  visit_layer_type(a.dtype, [&]<class T>(std::type_identity<T>) {
+  visit_type(a.dtype, [&]<class T>(std::type_identity<T>) {
     const Arguments<T> arguments{a.config->gate,
                                  heads,
                                  static_cast<int>(packs),

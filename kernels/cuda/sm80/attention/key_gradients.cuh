@@ -1,15 +1,10 @@
 #pragma once
 
-// dK and dV of the portable backward: a thread block takes 64 keys of one KV head, a warp 16 of them with their sums in
-// registers, and walks the (query, head) rows that see them, in the order that a row source lists them:
-//
-//   bool next()                              moves to the next tile of rows, false past the last; the same for all
-//   threads std::int64_t head_row(int index) const   row * H + head of a row of the tile, -1 past its end KeyRange
-//   visible(int index) const        keys of the block's 64 that an existing row sees
-//
-// It computes S^T and dP^T, whose fragments are what the products dV += P^T dO and dK += dS^T Q read: no score passes
-// through shared memory.
+// dK and dV for every GPU: a thread block takes 64 keys of one KV head, a warp 16 of them with their sums in registers,
+// and walks the (query, head) rows that see them, in the order in which a row source lists them. It computes Sᵀ and
+// dPᵀ, whose fragments are the first operands of dV += Pᵀ dO and dK += dSᵀ Q: no score passes through shared memory.
 
+#include <concepts>
 #include <cstdint>
 #include <new>
 #include <type_traits>
@@ -41,6 +36,14 @@ struct KeyGradientShape {
   static constexpr int stage_bytes = visible_at + rows * static_cast<int>(sizeof(KeyRange));
   static_assert(stage_bytes % 128 == 0 && sizeof(KeyRange) == 8);
   static constexpr int shared_bytes = Keys::bytes + Values::bytes + stages * stage_bytes;
+};
+
+/// The (query, head) rows that see a thread block's keys, a tile of Shape::rows at a time.
+template <class Source>
+concept RowSource = requires(Source source, const Source& at, int index) {
+  { source.next() } -> std::same_as<bool>;               // moves to the next tile; false past the last, for all threads
+  { at.head_row(index) } -> std::same_as<std::int64_t>;  // row * H + head of a row of the tile, -1 past its end
+  { at.visible(index) } -> std::same_as<KeyRange>;       // keys of the block's 64 that an existing row sees
 };
 
 /// Sums of dK and dV of the lane's two keys, in fragments. Where a warp has one of the two they are the same registers.
@@ -82,7 +85,7 @@ class KeyGradients {
 
   /// Takes in all rows of Source(arguments...). The source is kept in shared memory, for registers are short; one
   /// thread moves it on while the others work on rows that have been loaded.
-  template <class Source, class... Arguments>
+  template <RowSource Source, class... Arguments>
   __device__ __forceinline__ void walk(const Arguments&... arguments) {
     static_assert(std::is_trivially_destructible_v<Source>);
     __shared__ alignas(16) unsigned char source_memory[sizeof(Source)];

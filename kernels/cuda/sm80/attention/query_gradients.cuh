@@ -48,7 +48,7 @@ struct GradientRow {
 };
 
 /// The whole of a thread block's work. `shared` is the address of Shape::shared_bytes.
-template <class Shape, class Source>
+template <class Shape, KeySource<typename Shape::T> Source>
 __device__ __forceinline__ void add_query_gradients(const GradientProblem<typename Shape::T>& a, const QueryTile& tile,
                                                     int group, const Source& source, std::uint32_t shared) {
   using T = typename Shape::T;
@@ -60,12 +60,7 @@ __device__ __forceinline__ void add_query_gradients(const GradientProblem<typena
   const int last_query = min(tile.rows, (warp * 16 + 15) / a.heads_per_group + 1);
 
   const auto load_stage = [&](int index) {
-    const std::uint32_t stage = ring + index % Shape::stages * Shape::stage_bytes;
-    load_rows<typename Shape::Keys, Shape::threads>(stage, a.d_qk, a.q,
-                                                    [&](int r) -> const T* { return source.key_row(index, r); });
-    load_rows<typename Shape::Values, Shape::threads>(stage + Shape::Keys::bytes, a.d_v, a.q,
-                                                      [&](int r) -> const T* { return source.value_row(index, r); });
-    ptx::cp_async_commit();
+    load_key_tile<Shape>(a, source, index, ring + index % Shape::stages * Shape::stage_bytes);
   };
 
   const int tiles = source.tiles();

@@ -1,8 +1,8 @@
-#include "kernels/cuda/common/activation.cuh"
 #include "kernels/cuda/common/check.hpp"
 #include "kernels/cuda/common/handles.hpp"
 #include "kernels/cuda/common/packs.cuh"
 #include "kernels/cuda/sm80/compression/compress_rows.hpp"
+#include "kernels/cuda/sm80/compression/hidden_layer.cuh"
 #include "kernels/cuda/sm80/stages.hpp"
 
 namespace cpnsa::cuda::sm80 {
@@ -31,18 +31,6 @@ __global__ void __launch_bounds__(block_threads)
 #pragma unroll
     for (int c = 0; c < pack_items; ++c) mean.item[c] = narrow<T>(sum[c] / static_cast<float>(tokens));
     store_pack(summaries + location.summary * width, i, mean);
-  }
-}
-
-// h = act(z + b1). A thread block: one summary of one head; rows past the chunk have z = 0 and are computed alike.
-template <class T>
-__global__ void __launch_bounds__(block_threads)
-    hidden_kernel(Activation activation, int columns, const float* __restrict__ z, const T* __restrict__ b1,
-                  T* __restrict__ hidden) {
-  const std::int64_t row = (static_cast<std::int64_t>(blockIdx.y) * gridDim.x + blockIdx.x) * columns;
-  for (int c = static_cast<int>(threadIdx.x); c < columns; c += block_threads) {
-    const float bias = b1 ? widen(b1[static_cast<std::int64_t>(blockIdx.y) * columns + c]) : 0.0f;
-    hidden[row + c] = narrow<T>(activate(activation, z[row + c] + bias).value);
   }
 }
 
@@ -100,9 +88,9 @@ class Forward {
 
   void activate_hidden(const SummaryChunk& chunk, const CompressBuffers& buffers) {
     const dim3 blocks(static_cast<unsigned>(chunk.rows), static_cast<unsigned>(sizes_.heads));
-    hidden_kernel<T><<<blocks, block_threads, 0, stream_>>>(a_.config->activation, static_cast<int>(sizes_.columns),
-                                                            buffers.z, static_cast<const T*>(a_.parameters.b1),
-                                                            static_cast<T*>(buffers.hidden));
+    hidden_kernel<T, false><<<blocks, hidden_threads, 0, stream_>>>(
+        a_.config->activation, static_cast<int>(sizes_.columns), buffers.z, static_cast<const T*>(a_.parameters.b1),
+        static_cast<T*>(buffers.hidden));
     check_launch("hidden");
   }
 
@@ -123,7 +111,7 @@ class Forward {
 }  // namespace
 
 void compress(const Compress& a, Handles& handles, cudaStream_t stream) {
-  visit_layer_type(a.dtype, [&]<class T>(std::type_identity<T>) { Forward<T>(a, handles, stream).run(); });
+  visit_type(a.dtype, [&]<class T>(std::type_identity<T>) { Forward<T>(a, handles, stream).run(); });
 }
 
 }  // namespace cpnsa::cuda::sm80

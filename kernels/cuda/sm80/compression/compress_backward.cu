@@ -1,8 +1,8 @@
-#include "kernels/cuda/common/activation.cuh"
 #include "kernels/cuda/common/check.hpp"
 #include "kernels/cuda/common/handles.hpp"
 #include "kernels/cuda/common/packs.cuh"
 #include "kernels/cuda/sm80/compression/compress_rows.hpp"
+#include "kernels/cuda/sm80/compression/hidden_layer.cuh"
 #include "kernels/cuda/sm80/stages.hpp"
 
 namespace cpnsa::cuda::sm80 {
@@ -26,20 +26,6 @@ __global__ void __launch_bounds__(block_threads)
     const float value = used ? dsummaries[source + c] * scale : 0.0f;
     dy[destination + c] = value;
     if (dy_narrow) dy_narrow[destination + c] = narrow<T>(value);
-  }
-}
-
-// h = act(z + b1); z becomes the slope there.
-template <class T>
-__global__ void __launch_bounds__(block_threads)
-    hidden_kernel(Activation activation, int columns, float* __restrict__ z, const T* __restrict__ b1,
-                  T* __restrict__ hidden) {
-  const std::int64_t row = (static_cast<std::int64_t>(blockIdx.y) * gridDim.x + blockIdx.x) * columns;
-  for (int c = static_cast<int>(threadIdx.x); c < columns; c += block_threads) {
-    const float bias = b1 ? widen(b1[static_cast<std::int64_t>(blockIdx.y) * columns + c]) : 0.0f;
-    const ActivationAt at = activate(activation, z[row + c] + bias);
-    hidden[row + c] = narrow<T>(at.value);
-    z[row + c] = at.slope;
   }
 }
 
@@ -154,7 +140,7 @@ class Backward {
   // From dy to dz, the gradient at the first layer's output, and to the parameters on the way.
   void add_second_layer(const SummaryChunk& chunk) {
     products_.run(sizes_.first_layer(chunk.rows), buffers_.inputs, a_.parameters.w1, buffers_.z, stream_);
-    hidden_kernel<T><<<blocks_of(chunk), block_threads, 0, stream_>>>(
+    hidden_kernel<T, true><<<blocks_of(chunk), hidden_threads, 0, stream_>>>(
         a_.config->activation, static_cast<int>(sizes_.columns), buffers_.z, static_cast<const T*>(a_.parameters.b1),
         static_cast<T*>(buffers_.hidden));
     check_launch("hidden");
@@ -213,7 +199,7 @@ class Backward {
 }  // namespace
 
 void compress_backward(const CompressBackward& a, Handles& handles, cudaStream_t stream) {
-  visit_layer_type(a.dtype, [&]<class T>(std::type_identity<T>) { Backward<T>(a, handles, stream).run(); });
+  visit_type(a.dtype, [&]<class T>(std::type_identity<T>) { Backward<T>(a, handles, stream).run(); });
 }
 
 }  // namespace cpnsa::cuda::sm80

@@ -87,7 +87,7 @@ void locate_summaries(const ListView<SummaryRun>& runs, std::int64_t stride, std
 void gather_inputs(const SummaryChunk& chunk, const CompressSizes& sizes, const void* input, const void* pos,
                    void* inputs, cudaStream_t stream) {
   const dim3 blocks(static_cast<unsigned>(chunk.rows), static_cast<unsigned>(sizes.heads));
-  visit_layer_type(sizes.dtype, [&]<class T>(std::type_identity<T>) {
+  visit_type(sizes.dtype, [&]<class T>(std::type_identity<T>) {
     gather_inputs_kernel<T><<<blocks, block_threads, 0, stream>>>(
         chunk, static_cast<int>(sizes.heads), static_cast<int>(sizes.depth / sizes.dim),
         static_cast<int>(sizes.dim / pack_items), static_cast<const T*>(input), static_cast<const T*>(pos),

@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(Shape::threads)
   if (part.tile.keys == 0) return;
 
   KeyGradients<Shape> keys(a, shared);
-  const BlockRows<T> block(tensors.blocks, part.group);
+  const BlockRows<const T> block(tensors.blocks, part.group);
   const auto token = [&](int r) { return part.tile.first + r; };
   keys.load_keys([&](int r) { return r < part.tile.keys ? block.key(part.at, token(r)) : nullptr; },
                  [&](int r) { return r < part.tile.keys ? block.value(part.at, token(r)) : nullptr; });
@@ -79,8 +79,8 @@ __global__ void __launch_bounds__(Shape::threads)
 
   const BlockRows<float> sums(gradients.tensors, part.group);
   gradients.order.acquire(part.slot, part.turn);
-  keys.add_to([&](int r) { return r < part.tile.keys ? const_cast<float*>(sums.key(part.at, token(r))) : nullptr; },
-              [&](int r) { return r < part.tile.keys ? const_cast<float*>(sums.value(part.at, token(r))) : nullptr; });
+  keys.add_to([&](int r) { return r < part.tile.keys ? sums.key(part.at, token(r)) : nullptr; },
+              [&](int r) { return r < part.tile.keys ? sums.value(part.at, token(r)) : nullptr; });
   gradients.order.release(part.slot, part.turn);
 }
 

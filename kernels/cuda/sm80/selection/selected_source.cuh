@@ -14,7 +14,7 @@ template <class Shape>
 struct SelectedSource {
   using T = typename Shape::T;
   SelectedUnion list;
-  BlockRows<T> rows;
+  BlockRows<const T> rows;
   const BlockLocation* table;  ///< of the document's block 0, KV head of the block of threads; step `groups`
   int groups;
   int block_tokens;     ///< m

@@ -1,6 +1,8 @@
 #pragma once
 
 #include "cpnsa/config.hpp"
+#include "kernels/cuda/common/swizzle.hpp"
+#include "kernels/cuda/sm90/shapes.hpp"
 #include "kernels/cuda/sm90/tensor_map.hpp"
 
 namespace cpnsa::cuda::sm90 {
@@ -13,7 +15,7 @@ struct BlockMaps {
 
 template <class Stage>
 BlockMaps block_maps(const Stage& a) {
-  constexpr int tokens = 64, element_bytes = 2;
+  constexpr int tokens = tokens_per_block;
   const Config& config = *a.config;
   const std::int64_t d_qk = config.head_dim_qk, d_v = config.head_dim_v, slot = tokens * (d_qk + d_v);
   const auto own = [&](const void* tensor, std::int64_t dim) {

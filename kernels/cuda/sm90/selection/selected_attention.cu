@@ -45,7 +45,7 @@ __device__ __forceinline__ std::int64_t first_head_row(const SelectedWork<Attent
 template <class Shape>
 __device__ __forceinline__ void prefetch_branches(const Combination<typename Shape::T>& combination,
                                                   std::int64_t head_row) {
-  constexpr int bytes = Shape::heads_per_group * Shape::d_v * 2;
+  constexpr int bytes = Shape::heads_per_group * Shape::d_v * static_cast<int>(sizeof(typename Shape::T));
   ptx::prefetch_l2(combination.o_cmp + head_row * Shape::d_v, bytes);
   ptx::prefetch_l2(combination.o_win + head_row * Shape::d_v, bytes);
 }
@@ -178,10 +178,7 @@ __global__ void __launch_bounds__(Shape::threads, 1)
 
 bool serves(const SelectedAttention& a) {
   if (!serves(*a.config, a.dtype) || a.config->select_block != tokens_per_block) return false;
-  bool fits = false;
-  visit_shape<SelectedShape>(
-      a, [&]<class Shape>(std::type_identity<Shape>) { fits = selected_shared_bytes<Shape>(a) <= max_shared_bytes; });
-  return fits;
+  return unions_fit<SelectedShape>(a);
 }
 
 void selected_attention(const SelectedAttention& a, const Gpu& gpu, cudaStream_t stream) {

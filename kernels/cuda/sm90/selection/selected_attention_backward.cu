@@ -47,8 +47,8 @@ class SelectingQueries {
     plan.group = part.group;
     plan.dkey_step = own ? a.num_kv_heads * a.d_qk : a.d_qk;
     plan.dvalue_step = own ? a.num_kv_heads * a.d_v : a.d_v;
-    plan.dkeys = const_cast<float*>(sums.key(part.at, 0));
-    plan.dvalues = const_cast<float*>(sums.value(part.at, 0));
+    plan.dkeys = sums.key(part.at, 0);
+    plan.dvalues = sums.value(part.at, 0);
     plan.slot = part.slot;
     plan.turn = part.turn;
     return plan;

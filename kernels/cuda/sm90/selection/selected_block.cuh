@@ -100,6 +100,15 @@ std::size_t selected_shared_bytes(const Stage& a) {
          UnionBuffers::bytes(Shape::lists, size.words, size.capacity);
 }
 
+/// Whether a thread block's shared memory has room for the unions of the rank's documents.
+template <template <class, int, int, int> class KernelShape, class Stage>
+bool unions_fit(const Stage& a) {
+  bool fits = false;
+  visit_shape<KernelShape>(
+      a, [&]<class Shape>(std::type_identity<Shape>) { fits = selected_shared_bytes<Shape>(a) <= max_shared_bytes; });
+  return fits;
+}
+
 /// Runs the producer warps (those after the first Shape::consumers / 32) until the block's work is done.
 template <class Shape, class Problem>
 __device__ __forceinline__ void run_producer_warps(const SelectedWork<Problem>& work, const BlockMaps& maps,

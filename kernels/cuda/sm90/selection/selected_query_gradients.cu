@@ -148,10 +148,7 @@ __global__ void __launch_bounds__(Shape::threads, 1)
 
 bool serves(const SelectedAttentionBackward& a) {
   if (!serves(*a.config, a.dtype) || a.config->select_block != tokens_per_block) return false;
-  bool fits = false;
-  visit_shape<SelectedGradientShape>(
-      a, [&]<class Shape>(std::type_identity<Shape>) { fits = selected_shared_bytes<Shape>(a) <= max_shared_bytes; });
-  return fits;
+  return unions_fit<SelectedGradientShape>(a);
 }
 
 void selected_query_gradients(const SelectedAttentionBackward& a, const Gpu& gpu, cudaStream_t stream) {
