@@ -8,7 +8,7 @@
 
 namespace cpnsa::cuda {
 
-/// One card. Calls that enqueue expect it to be current on the calling thread: activate(), or the entry of the library
+/// One GPU. Calls that enqueue expect it to be current on the calling thread: activate(), or the entry of the library
 /// that calls it.
 class CudaDevice final : public DeviceImplementation<CudaDevice> {
  public:
@@ -49,14 +49,15 @@ class CudaDevice final : public DeviceImplementation<CudaDevice> {
   void enqueue(const Op& op, Stream stream);
 
  private:
-  /// Whether the GPU is a Hopper and sm90::serves(layer...), of an op's arguments or of a configuration and a type.
+  /// Returns whether the GPU is a Hopper and sm90::serves(layer...), of an op's arguments or of a configuration and a
+  /// type.
   template <class... Layer>
   bool on_hopper(const Layer&... layer) const;
 
   int index_;
   Gpu gpu_;
   std::string description_;
-  std::unique_ptr<Handles> handles_;  // made once the card is current
+  std::unique_ptr<Handles> handles_;  // made once the GPU is current
 };
 
 }  // namespace cpnsa::cuda

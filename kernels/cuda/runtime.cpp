@@ -26,7 +26,7 @@ cudaEvent_t native(Event event) {
   return static_cast<cudaEvent_t>(event.handle);
 }
 
-// What cannot be helped where nothing may be thrown: a device that fails while it is being let go.
+// For destructors, which cannot throw: drops the error of a device that fails while its resources are released.
 void ignore(cudaError_t status) noexcept {
   if (status != cudaSuccess) static_cast<void>(cudaGetLastError());
 }

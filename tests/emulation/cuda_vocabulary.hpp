@@ -1,6 +1,6 @@
 #pragma once
 
-// What kernels say beside PTX, for the compiler of the host: included before every kernel.
+// The CUDA built-ins that kernels use, for the host compiler: included before every kernel.
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -115,7 +115,7 @@ inline bool __any_sync(unsigned mask, bool value) {
   return emulation::vote("__any_sync", mask, value) != 0;
 }
 
-// Ranks are threads that share the card.
+// Ranks are threads that share the GPU.
 inline unsigned atomicAdd(unsigned* to, unsigned value) {
   return std::atomic_ref(*to).fetch_add(value);
 }

@@ -1,4 +1,4 @@
-// What the CUDA device does not support it says, of any card: no kernel runs.
+// The CUDA device refuses what it does not support, on every GPU: no kernel runs.
 
 #include "kernels/cuda/common/limits.hpp"
 

@@ -9,7 +9,7 @@
 
 namespace emulation {
 
-/// What each of the 65536 numbers of a type of 16 bits is.
+/// The values of all 65536 numbers of a 16-bit type.
 template <class T>
 const float* values_of() {
   static const std::vector<float> values = [] {

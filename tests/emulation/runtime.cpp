@@ -1,5 +1,5 @@
-// The part of the CUDA runtime that the device calls, on the memory of the host. A card of compute capability 9.0, or
-// what CPNSA_EMULATED_CAPABILITY says (80 or later). All streams do what they are given at once.
+// The part of the CUDA runtime that the device calls, on host memory: a GPU of compute capability 9.0, or of the one in
+// CPNSA_EMULATED_CAPABILITY (80 or later). All streams run work at once.
 
 #include <cublasLt.h>
 #include <cuda.h>
@@ -25,7 +25,7 @@ int capability() {
   return set ? std::atoi(set) : 90;
 }
 
-// Where memory is and of what kind.
+// The allocations, each with its kind of memory.
 class Allocations {
  public:
   void* take(std::size_t bytes, cudaMemoryType type) {

@@ -9,7 +9,7 @@
 
 namespace emulation {
 
-/// What stands in a CUtensorMap here.
+/// The contents of a CUtensorMap here.
 struct TensorMap {
   const unsigned char* tensor;
   std::int64_t shape[3];

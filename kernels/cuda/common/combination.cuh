@@ -1,6 +1,6 @@
 #pragma once
 
-// The gated sum of the branches' outputs: a stage of its own, or the selected branch's last step.
+// The gated sum of the branches' outputs: a separate op, or the last step of the selected branch.
 
 #include <cstdint>
 

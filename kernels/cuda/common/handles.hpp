@@ -4,7 +4,7 @@
 
 namespace cpnsa::cuda {
 
-/// What stages need of the device beside memory; owned by it.
+/// Library handles that the device owns and ops use.
 struct Handles {
   MatrixProducts products;
 };

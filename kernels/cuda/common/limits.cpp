@@ -34,8 +34,8 @@ void check_hidden(std::string_view key, std::int64_t hidden) {
   if (hidden % hidden_step != 0) refuse(key, fmt::to_string(hidden));
 }
 
-/// What the attention kernels keep in shared memory: the rows of a KV head's query, the best blocks so far, the
-/// importances that blocks still wait for.
+/// Limits of the attention kernels' shared memory, which holds the rows of one query and KV head, the best blocks so
+/// far and the importances of incomplete blocks.
 void check_attention_limits(const Config& config) {
   if (config.num_kv_heads > max_kv_heads) refuse("num_kv_heads", fmt::to_string(config.num_kv_heads));
   if (config.heads_per_group() > max_heads_per_group)

@@ -40,8 +40,8 @@ class MatrixProducts {
   MatrixProducts(const MatrixProducts&) = delete;
   MatrixProducts& operator=(const MatrixProducts&) = delete;
 
-  /// Whether cuBLASLt has an algorithm for the shape; of two numbers of rows that are to have the same one, the larger
-  /// is not offered where no algorithm serves both. It is chosen now, if it was not before.
+  /// Returns whether cuBLASLt has an algorithm for the shape; of two numbers of rows that are to have the same one, the
+  /// larger is not offered where no algorithm serves both. It is chosen now, if it was not before.
   bool offers(const MatrixProduct& product);
 
   /// Chooses the algorithm ahead of the first use; UnsupportedError when cuBLASLt has none for the shape.

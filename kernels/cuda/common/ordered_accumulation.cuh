@@ -1,7 +1,8 @@
 #pragma once
 
-// Sums of several thread blocks in one slot, in a fixed order and without room for parts: each adds when those before
-// it have. Thread blocks take their work in the order of tickets, so that whoever is waited for has begun.
+// Ordered accumulation: several thread blocks add to the same gradients in a fixed order, without memory for partial
+// sums. Each waits until those before it have added. Thread blocks take their work in the order of tickets, so that a
+// thread block never waits for one that has not begun.
 
 #include <cstddef>
 #include <cstdint>

@@ -14,7 +14,7 @@ struct KeyRange {
   int end;
 };
 
-/// What every branch is given.
+/// Arguments of the attention kernels of every branch.
 template <class T>
 struct AttentionProblem {
   const Segment* segments;
@@ -30,7 +30,7 @@ struct AttentionProblem {
   float scale_log2;  ///< softmax scale times log2(e)
 };
 
-/// What every branch's backward is given beside its keys.
+/// Arguments of the backward kernels of every branch, without the keys.
 template <class T>
 struct GradientProblem : AttentionProblem<T> {
   const T* dout;         ///< [rows, H, d_v]

@@ -12,7 +12,7 @@ namespace {
 constexpr int block_threads = 256;
 constexpr std::int64_t units_per_thread = 4;
 constexpr std::int64_t max_blocks = 1 << 16;  // of a launch, beyond which threads take more
-constexpr std::int64_t max_blocks_y = 65535;  // what CUDA allows
+constexpr std::int64_t max_blocks_y = 65535;  // the limit of CUDA
 
 struct Assign {
   template <class Unit>
@@ -106,7 +106,7 @@ __device__ __forceinline__ To converted(From x) {
   }
 }
 
-/// What a launch converts: each array has blocks of its own, those from `first_block` to the next array's.
+/// The arrays that one launch converts. Thread blocks from an array's `first_block` to the next array's convert it.
 template <class To, class From>
 struct Arrays {
   static constexpr int most = 20;  // a layer's gradients

@@ -14,10 +14,10 @@
 
 namespace cpnsa::cuda {
 
-/// Keys of a block that a thread block of the key-outer kernels takes, of every GPU.
+/// Keys of a selection block that one thread block of the key-outer kernels takes.
 inline constexpr int selected_tile_keys = 64;
 
-/// A tile of a block's keys. Rows of the block itself see its keys up to their own; others, which come later, all.
+/// A tile of a block's keys. Rows of the block itself see its keys up to their own; later rows see all.
 struct BlockTile {
   std::int32_t block_row;  ///< local row of the block's first key, if the rank owns it
   int own;                 ///< keys of the block that are the rank's own rows, 0 for a block of the pool
@@ -84,7 +84,7 @@ struct SelectedParts {
   std::int64_t count;  ///< an upper bound; parts beyond the last have no keys
 };
 
-/// Enqueues the making of the lists, and zeroes the turns behind them.
+/// Enqueues the kernels that make the lists, and zeroes the counters of the ordered accumulation behind them.
 inline SelectedParts list_selected_parts(const SelectedAttentionBackward& a, cudaStream_t stream) {
   const SelectedQueries lists = list_selected_queries(a, stream);
   const std::int64_t tiles = tiles_per_block(*a.config);
@@ -92,7 +92,7 @@ inline SelectedParts list_selected_parts(const SelectedAttentionBackward& a, cud
   return {lists, lists.max_parts * tiles};
 }
 
-/// Where the stage's gradients go.
+/// The tensors that the gradients are added to.
 template <class T>
 SelectedGradients selected_gradients(const SelectedAttentionBackward& a, const SelectedQueries& lists,
                                      const SelectedTensors<T>& tensors) {

@@ -1,7 +1,7 @@
 #pragma once
 
-// The blocks that a tile of neighbouring queries selected, each once, with the queries that chose it: what a thread
-// block walks.
+// The union of the blocks that a tile of neighbouring queries selected, each with the queries that chose it. A thread
+// block walks it.
 
 #include <cstdint>
 
@@ -11,16 +11,16 @@ namespace cpnsa::cuda {
 
 /// In shared memory. Bit q of queries[i] says whether query q of the tile chose blocks[i]; blocks ascend.
 struct SelectedUnion {
-  std::uint32_t* bitmap;  ///< [words], a bit a block of the document
+  std::uint32_t* bitmap;  ///< [words], one bit per block of the document
   std::int32_t* prefix;   ///< [words], blocks of the union before each word
   std::int32_t* blocks;   ///< [capacity]
   unsigned long long* queries;
   int* count;
 
   static int words(std::int64_t blocks) { return static_cast<int>((blocks + 31) / 32); }
-  /// Of the list itself, a multiple of 16.
+  /// Bytes of the list, a multiple of 16.
   __host__ __device__ static int list_bytes(int capacity) { return (capacity * 12 + 4 + 15) / 16 * 16; }
-  /// Of what only build() uses.
+  /// Bytes of the bitmap and the prefix sums, which only build() uses.
   __host__ __device__ static int bitmap_bytes(int words) { return words * 8; }
 
   /// `list`, aligned to 8: list_bytes(); `bitmaps`: bitmap_bytes(), which lists may share.

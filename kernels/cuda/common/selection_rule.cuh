@@ -4,7 +4,7 @@
 
 namespace cpnsa::cuda {
 
-/// Which blocks are forced and how many are chosen by score.
+/// The blocks that are always selected, and the number of those that are chosen by score.
 struct SelectionRule {
   int select_block;  ///< m
   int select_count;  ///< n
@@ -19,9 +19,9 @@ struct SelectionRule {
 
   __host__ __device__ int num_scored() const { return select_count - init_blocks - local_blocks; }
   __device__ int causal(int position) const { return position / select_block + 1; }
-  /// Whether scores decide anything: with at most n causal blocks all are selected.
+  /// Returns false where all causal blocks are selected, because there are at most n.
   __device__ bool chooses(int position) const { return causal(position) > select_count; }
-  /// Blocks [init_blocks, candidates_end) compete for the num_scored.
+  /// Blocks [init_blocks, candidates_end) compete for the num_scored() slots.
   __device__ int candidates_end(int position) const { return causal(position) - local_blocks; }
 };
 

@@ -4,7 +4,7 @@
 
 namespace cpnsa::cuda {
 
-/// Which summaries a token sees; for kernels and, in plain C++, for what plans them.
+/// The summaries that a token sees. Plain C++, for kernels and for the code that plans them.
 struct SummaryRule {
   int length;  ///< l
   int stride;  ///< s

@@ -25,7 +25,7 @@ struct SwizzledTile {
   }
 
   /// The address of chunk `chunk` plus an even `step`, eight rows times `rows8` on, from that of `chunk`, which is 0 or
-  /// 1: one exclusive or and a constant, where offset() would be computed anew. Tiles begin at multiples of 128 bytes.
+  /// 1: one exclusive or and a constant, instead of another offset(). Tiles begin at multiples of 128 bytes.
   __device__ static constexpr std::uint32_t advance(std::uint32_t address, int rows8, int step) {
     return (address ^ static_cast<std::uint32_t>(step % 8 * 16)) +
            static_cast<std::uint32_t>(step / 8 * (Rows * swizzle_bytes) + rows8 * swizzle_rows * swizzle_bytes);

@@ -1,6 +1,6 @@
 #pragma once
 
-// What one warp does with 16 (query, head) rows: S = Q K^T, the online softmax, O += P V. The building block of the
+// The work of one warp on 16 (query, head) rows: S = Q Kᵀ, the online softmax, O += P V. The building block of the
 // portable attention kernels; a kernel adds which keys there are and which of them a row sees.
 //
 // Fragments are mma.sync's: lane i holds rows i / 4 and i / 4 + 8 of its 16, and of each 8 columns the two from
@@ -29,7 +29,7 @@ struct SoftmaxRows {
     }
   }
 
-  /// After finish(): what the row's output is divided by; a row that saw nothing gets 0.
+  /// After finish(): the factor of the row's output; 0 for a row that saw no key.
   __device__ __forceinline__ float inverse_sum(int half) const {
     return maximum[half] == -INFINITY ? 0.f : 1.f / sum[half];
   }
@@ -40,7 +40,7 @@ struct SoftmaxRows {
   }
 };
 
-/// S[16 x Keys] = Q K^T. `first_row`: the warp's first row in the query tile. `keys` is where the first key lies in its
+/// S[16 x Keys] = Q Kᵀ. `first_row`: the warp's first row in the query tile. `keys` is where the first key lies in its
 /// tile, at a multiple of 8 rows; there may be fewer keys than the tile has.
 template <class T, class QueryTile, class KeyTile, int KeyColumns>
 __device__ __forceinline__ void multiply_keys(float (&s)[KeyColumns][4], std::uint32_t queries, int first_row,
@@ -67,7 +67,7 @@ __device__ __forceinline__ void multiply_keys(float (&s)[KeyColumns][4], std::ui
   }
 }
 
-/// S[16 x Keys] = Q K^T with the queries in registers.
+/// S[16 x Keys] = Q Kᵀ with the queries in registers.
 template <class T, class KeyTile, int Steps, int KeyColumns>
 __device__ __forceinline__ void multiply_keys(float (&s)[KeyColumns][4], const std::uint32_t (&q)[Steps][4],
                                               std::uint32_t keys) {
@@ -170,8 +170,8 @@ __device__ __forceinline__ void online_softmax(SoftmaxRows& state, float (&s)[Ke
 }
 
 /// The same for scores that are not scaled yet, by a scale that is not negative. A maximum rises only where one of the
-/// warp's scores exceeds its row's by more than 2^8: it is what p is relative to then, not the greatest score. True
-/// where one rose: what was summed so far in O is to be multiplied by `rescale`.
+/// warp's scores exceeds that of its row by more than 8, so p is relative to a maximum that may be stale. Returns true
+/// where a maximum rose: the caller then multiplies O by `rescale`.
 template <int KeyColumns>
 __device__ __forceinline__ bool online_softmax_lazy_rescale(SoftmaxRows& state, float (&s)[KeyColumns][4],
                                                             float scale_log2, float (&rescale)[2]) {

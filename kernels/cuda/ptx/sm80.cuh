@@ -1,6 +1,6 @@
 #pragma once
 
-// One-instruction verbs of sm_80 and later; kernels hold no assembly of their own.
+// PTX instructions of sm_80 and later, one function each. Kernels contain no inline assembly.
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -19,7 +19,7 @@ __device__ __forceinline__ void cp_async_16(std::uint32_t destination, const voi
                : "memory");
 }
 
-/// 4 bytes, likewise.
+/// 4 bytes from global to shared memory; zeros where `valid` is false.
 __device__ __forceinline__ void cp_async_4(std::uint32_t destination, const void* source, bool valid) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(destination), "l"(source), "r"(valid ? 4 : 0)
                : "memory");
@@ -79,7 +79,7 @@ __device__ __forceinline__ void named_barrier(int barrier, int threads) {
   asm volatile("bar.sync %0, %1;\n" ::"r"(barrier), "r"(threads) : "memory");
 }
 
-/// The number, as if unknown: what follows from it is computed anew in place of being kept in registers.
+/// Hides the value from the optimizer, so that expressions of it are recomputed instead of held in registers.
 __device__ __forceinline__ int opaque(int number) {
   asm volatile("" : "+r"(number));
   return number;

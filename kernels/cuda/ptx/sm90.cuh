@@ -1,6 +1,6 @@
 #pragma once
 
-// One-instruction verbs of sm_90a: barriers in shared memory, tensor copies, products of warpgroups.
+// PTX instructions of sm_90a, one function each: mbarriers, TMA, register reallocation, WGMMA.
 
 #include <cuda.h>
 #include <cuda_bf16.h>
@@ -16,7 +16,7 @@ __device__ __forceinline__ void mbarrier_init(std::uint32_t barrier, int arrival
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(barrier), "r"(arrivals) : "memory");
 }
 
-/// Makes initialised barriers visible to the copy engine.
+/// Makes initialised barriers visible to TMA.
 __device__ __forceinline__ void fence_mbarrier_init() {
   asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
 }
@@ -30,7 +30,7 @@ __device__ __forceinline__ void mbarrier_arrive(std::uint32_t barrier, int times
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier), "r"(times) : "memory");
 }
 
-/// Arrives, and makes the phase wait for so many bytes of copies too.
+/// Arrives, and makes the phase wait for `bytes` bytes of copies too.
 __device__ __forceinline__ void mbarrier_arrive_expect_tx(std::uint32_t barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier), "r"(bytes) : "memory");
 }
@@ -50,7 +50,7 @@ __device__ __forceinline__ void mbarrier_wait(std::uint32_t barrier, int parity)
       : "memory");
 }
 
-/// Whether mbarrier_wait() would not wait.
+/// Returns whether the phase of this parity is complete.
 __device__ __forceinline__ bool mbarrier_test_wait(std::uint32_t barrier, int parity) {
   int passed;
   asm volatile(
@@ -77,12 +77,13 @@ __device__ __forceinline__ void tma_load(std::uint32_t destination, const CUtens
       : "memory");
 }
 
-/// Brings so many bytes of global memory, multiples of 16, into the L2.
+/// Prefetches `bytes` bytes of global memory, a multiple of 16, into the L2.
 __device__ __forceinline__ void prefetch_l2(const void* address, int bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;\n" ::"l"(address), "r"(bytes) : "memory");
 }
 
-/// Adds two neighbouring floats in global memory, without waiting for it.
+/// Adds to two neighbouring floats in global memory. Unlike a load, an add and a store, it does not stall on the old
+/// values.
 __device__ __forceinline__ void red_add(float* destination, float x, float y) {
   asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1, %2};\n" ::"l"(destination), "f"(x), "f"(y) : "memory");
 }
@@ -125,8 +126,8 @@ __device__ __forceinline__ void warpgroup_fence_operand(float (&d)[N]) {
 
 /// The descriptor of an operand in shared memory under 128-byte swizzle. Rows of 128 bytes, eight of them 1024 bytes
 /// apart from the next eight; `leading` is the distance in bytes between columns of 64 elements, of an operand whose
-/// rows run along the summed dimension. All lanes call it with the same address; the shuffle tells the compiler so,
-/// which keeps what follows from it once a warp then, where products want it, and not once a lane.
+/// rows run along the summed dimension. All lanes call it with the same address. The shuffle makes the address
+/// warp-uniform, so that the compiler keeps the descriptor in uniform registers, where WGMMA reads it.
 __device__ __forceinline__ std::uint64_t make_smem_desc(std::uint32_t address, int leading = 16) {
   address = __shfl_sync(0xffffffffu, address, 0);
   return static_cast<std::uint64_t>((address & 0x3ffff) >> 4) |

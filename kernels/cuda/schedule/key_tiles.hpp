@@ -1,7 +1,7 @@
 #pragma once
 
-// Which tiles of keys the key-outer kernels of the backward take, each with what of the rank's queries sees it. A key's
-// gradient is the work of one thread block at a time, so that its sum has one order.
+// The key tiles of the key-outer backward kernels, each with the range of local queries that attend to it. One thread
+// block at a time adds to the gradient of a key, so that its sum has one order.
 
 #include <cstdint>
 #include <span>

@@ -11,8 +11,8 @@
 
 namespace cpnsa::cuda {
 
-/// Pairs (block, KV head) are numbered (head - group_begin) * blocks + block, with block among all B: what neighbouring
-/// pairs read of queries is the same head's. Lists are cut into parts of `part_queries` rows: part i of a pair has
+/// Pairs (block, KV head) are numbered (head - group_begin) * blocks + block, with block among all B: neighbouring
+/// pairs read queries of the same head. Lists are cut into parts of `part_queries` rows: part i of a pair has
 /// number first_part[pair] + i.
 struct SelectedQueries {
   std::int32_t* rows;          ///< local rows of every pair's list, ascending; lists one after another

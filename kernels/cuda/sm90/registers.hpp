@@ -4,8 +4,9 @@
 
 namespace cpnsa::cuda::sm90 {
 
-/// Whether consumers get the registers that they take: what is not there at the launch they would wait for, for ever. A
-/// launch of one thread block a multiprocessor gives every thread alike, a multiple of 8 of 65536 in all.
+/// Returns whether the registers that the producers release suffice for those that the consumers take; otherwise
+/// setmaxnreg would wait forever. A launch of one thread block a multiprocessor gives every thread alike, a multiple of
+/// 8 of 65536 in all.
 constexpr bool registers_suffice(int threads, int consumers, int producer_registers, int consumer_registers) {
   const int at_launch = 65536 / threads / 8 * 8;
   return consumers * consumer_registers + (threads - consumers) * producer_registers <= threads * at_launch &&

@@ -4,6 +4,7 @@
 // sizes and addresses come from it. Consumers wait on a `full` barrier for the data of a stage, producers on an `empty`
 // barrier for its room.
 
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/cuda/common/swizzle.hpp"
@@ -48,10 +49,12 @@ struct SharedMemory {
 
   __device__ Layout* operator->() const { return reinterpret_cast<Layout*>(memory); }
 
-  /// Address of a member of the layout in the shared state space.
-  template <class Member>
-  __device__ std::uint32_t at(const Member& member) const {
-    return base + static_cast<std::uint32_t>(reinterpret_cast<const unsigned char*>(&member) - memory);
+  /// Address in the shared state space of an array's element, from the array's offset in the layout.
+  __device__ std::uint32_t at(std::size_t offset, int index = 0, std::size_t element_size = 0) const {
+    return base + static_cast<std::uint32_t>(offset) + index * static_cast<int>(element_size);
+  }
+  __device__ std::uint32_t barrier(std::size_t offset, int index = 0) const {
+    return at(offset, index, sizeof(Mbarrier));
   }
 };
 

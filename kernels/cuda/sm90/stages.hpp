@@ -13,11 +13,12 @@
 
 namespace cpnsa::cuda::sm90 {
 
-/// Whether shapes.hpp has the layer's shape, the dtype has 16 bits and the softmax scale is positive.
+/// Returns whether shapes.hpp has the layer's shape, the dtype has 16 bits and the softmax scale is positive.
 bool serves(const Config& config, DType dtype);
 
-/// Whether a kernel serves the stage. Selection also needs l 32, s 16, m 64 and at most 32 blocks that scores decide;
-/// selected attention m 64, and documents short enough for the union of a tile's blocks to fit in shared memory.
+/// Returns whether a kernel serves the op. Selection also needs l 32, s 16, m 64 and at most 32 blocks that scores
+/// decide; selected attention m 64, and documents short enough for the union of a tile's blocks to fit in shared
+/// memory.
 bool serves(const CompressedAttention&);
 bool serves(const SelectBlocks&);
 bool serves(const SelectedAttention&);

@@ -23,13 +23,13 @@ struct AttentionShape {
   static constexpr int rows = rows_per_tile;
   static constexpr int warps = rows / 16;
   static constexpr int threads = warps * 32;
-  static constexpr int keys = Dqk > 128 ? 32 : 64;  // two stages fit the 99 KiB of the smaller cards
+  static constexpr int keys = Dqk > 128 ? 32 : 64;  // two stages fit the 99 KiB of the smaller GPUs
   static constexpr int stages = 2;
   using Queries = SwizzledTile<rows, Dqk>;
   using Keys = SwizzledTile<keys, Dqk>;
   using Values = SwizzledTile<keys, Dv>;
   static constexpr int stage_bytes = Keys::bytes + Values::bytes;
-  /// Shared memory before what the key source adds.
+  /// Shared memory without that of the key source.
   static constexpr int shared_bytes = Queries::bytes + stages * stage_bytes;
 };
 
@@ -43,7 +43,7 @@ concept KeySource = requires(const Source& source, int tile, int query, int row)
   { source.visible(tile, query) } -> std::same_as<KeyRange>;  // rows of the tile that the query sees
 };
 
-/// Where a row of the block's 64 comes from.
+/// The query and head of one of the block's 64 rows.
 struct TileRow {
   int query;              ///< in the tile
   std::int64_t head_row;  ///< row * H + head, -1 for a row that the tile does not have

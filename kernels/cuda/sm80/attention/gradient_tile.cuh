@@ -1,6 +1,6 @@
 #pragma once
 
-// What the portable backward kernels share: the problem, and how a score and its gradient come from a row's statistics.
+// How a score and its gradient follow from the statistics of a row, for the backward kernels of every GPU.
 //
 // A row is a (query, head). P = exp(scale S - log_sum_exp), dP = weight dout V^T, dS = P (dP - delta). The softmax
 // scale of dS is applied to the sums that dS goes into, and the branch's weight to float32 products, so that neither
@@ -18,7 +18,7 @@ struct ScoreGradient {
   float p;
   float ds;
 
-  /// `sum_log2`: the row's log-sum-exp in base 2. What a row does not see is 0, whatever its score.
+  /// `sum_log2`: the row's log-sum-exp in base 2. A key that the row does not see gives 0.
   __device__ __forceinline__ ScoreGradient(float score, float scale_log2, float sum_log2, float weighted_dp,
                                            float delta, bool seen)
       : p(seen ? ptx::exp2_approximate(score * scale_log2 - sum_log2) : 0.f),

@@ -20,7 +20,7 @@ struct KeyGradientShape {
   static constexpr int d_v = Dv;
   static constexpr int keys = keys_per_tile;
   static constexpr int rows = Dqk > 64 ? 32 : 64;
-  static constexpr int stages = Dqk > 192 ? 1 : 2;  // a card of 99 KiB of shared memory holds them
+  static constexpr int stages = Dqk > 192 ? 1 : 2;  // they fit the 99 KiB of the smaller GPUs
   /// Where the sums of both do not fit the registers of one warp, half of the warps have dK and half dV.
   static constexpr bool separate = Dqk + Dv > 320;
   static constexpr int warps = keys / 16 * (separate ? 2 : 1);
@@ -29,7 +29,7 @@ struct KeyGradientShape {
   using Values = SwizzledTile<keys, Dv>;
   using Queries = SwizzledTile<rows, Dqk>;
   using Douts = SwizzledTile<rows, Dv>;
-  /// Of a stage: rows' queries, output gradients, log-sum-exps, weights, deltas, visible keys.
+  /// A stage: the rows' queries, output gradients, log-sum-exps, weights, deltas, visible keys.
   static constexpr int statistic_bytes = rows * 4;
   static constexpr int statistics_at = Queries::bytes + Douts::bytes;
   static constexpr int visible_at = statistics_at + 3 * statistic_bytes;
@@ -83,7 +83,7 @@ class KeyGradients {
     load_rows<typename Shape::Values, Shape::threads>(shared_ + Shape::Keys::bytes, a_.d_v, a_.q, value);
   }
 
-  /// Takes in all rows of Source(arguments...). The source is kept in shared memory, for registers are short; one
+  /// Takes in all rows of Source(arguments...). The source lies in shared memory, because registers are short; one
   /// thread moves it on while the others work on rows that have been loaded.
   template <RowSource Source, class... Arguments>
   __device__ __forceinline__ void walk(const Arguments&... arguments) {
@@ -170,7 +170,7 @@ class KeyGradients {
     ptx::cp_async_commit();
   }
 
-  // Whether some row of the stage sees a key of the warp's 16.
+  // Returns whether some row of the stage sees a key of the warp's 16.
   __device__ __forceinline__ bool wanted(const KeyRange* visible) const {
     bool sees = false;
     for (int r = threadIdx.x % 32; r < Shape::rows; r += 32)

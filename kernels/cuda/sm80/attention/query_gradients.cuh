@@ -1,6 +1,6 @@
 #pragma once
 
-// dQ of the portable backward: the walk of the forward kernel over the same key sources. A thread block takes 64
+// dQ for every GPU: the walk of the forward kernel over the same key sources. A thread block takes 64
 // (query, head) rows of one KV head, a warp 16 of them with their dQ in registers, so every row is one warp's to add
 // to.
 
@@ -19,13 +19,13 @@ struct QueryGradientShape {
   static constexpr int warps = rows / 16;
   static constexpr int threads = warps * 32;
   static constexpr int keys = Dqk > 192 ? 16 : 32;
-  static constexpr int stages = 2;  // a card of 99 KiB of shared memory holds them
+  static constexpr int stages = 2;  // they fit the 99 KiB of the smaller GPUs
   using Queries = SwizzledTile<rows, Dqk>;
   using Douts = SwizzledTile<rows, Dv>;
   using Keys = SwizzledTile<keys, Dqk>;
   using Values = SwizzledTile<keys, Dv>;
   static constexpr int stage_bytes = Keys::bytes + Values::bytes;
-  /// Shared memory before what the key source adds.
+  /// Shared memory without that of the key source.
   static constexpr int shared_bytes = Queries::bytes + Douts::bytes + stages * stage_bytes;
 };
 

@@ -2,12 +2,12 @@
 
 namespace cpnsa::cuda::sm80 {
 
-/// Walks the (query, head) rows of consecutive queries in tiles, whatever the number of heads: a tile may begin and end
+/// Walks the (query, head) rows of consecutive queries in tiles, for any number of heads: a tile may begin and end
 /// within a query's heads. Queries are counted within a document, so 32 bits hold them.
 struct RowCursor {
   int heads;      ///< R
   int head = 0;   ///< of the tile's first row
-  int query = 0;  ///< likewise
+  int query = 0;  ///< of the tile's first row
   int end = 0;    ///< queries
 
   __device__ explicit RowCursor(int heads_per_group) : heads(heads_per_group) {}

@@ -22,7 +22,7 @@ template <class Shape>
 struct SummarySource {
   using T = typename Shape::T;
   const T* keys;    ///< summary 0 of the document, KV head of the block
-  const T* values;  ///< likewise
+  const T* values;  ///< summary 0 of the document, KV head of the block
   std::int64_t key_stride;
   std::int64_t value_stride;
   SummaryRule rule;

@@ -77,7 +77,7 @@ class WindowRows {
   int window_;
   int first_head_;
   RowCursor rows_;  // of the segment's queries from first_query_ on
-  // Of the segment that the rows are of:
+  // The current segment:
   int first_key_ = 0;           // position of the tile's first row
   KeyRange keys_{};             // rows of the tile that are the segment's
   int first_query_ = 0;         // position of the first query that sees the tile
@@ -86,11 +86,11 @@ class WindowRows {
 
 struct WindowGradients {
   const WindowKeyTile* tiles;
-  const std::int32_t* segments;
-  float* dk;       ///< [rows, G, d_qk]
-  float* dv;       ///< [rows, G, d_v]
-  float* dhalo_k;  ///< [halo rows, G, d_qk]
-  float* dhalo_v;  ///< [halo rows, G, d_v]
+  const std::int32_t* segments;  ///< indices of segments, those of a tile from its segment_begin on
+  float* dk;                     ///< [rows, G, d_qk]
+  float* dv;                     ///< [rows, G, d_v]
+  float* dhalo_k;                ///< [halo rows, G, d_qk]
+  float* dhalo_v;                ///< [halo rows, G, d_v]
 };
 
 template <class Shape>

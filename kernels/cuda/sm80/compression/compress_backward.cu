@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(block_threads)
   }
 }
 
-// dz = dh slope, in float32 over dh and in the layer's type. Rows past the chunk are zero whatever the slope.
+// dz = dh slope, in float32 over dh and in the layer's type. Rows past the chunk are zero.
 template <class T>
 __global__ void __launch_bounds__(block_threads)
     dz_kernel(std::int64_t used_rows, int columns, const float* __restrict__ slope, float* __restrict__ dz,

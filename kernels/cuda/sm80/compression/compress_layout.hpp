@@ -2,7 +2,7 @@
 
 // The compressor works on chunks of summaries of two sizes, the last one filled up with zeros, and the matrix products
 // that make summaries have one algorithm for both. That keeps a summary's value the same at every rank count. Large
-// chunks fill the card, small ones spare a short sequence products of zeros.
+// chunks fill the GPU, small ones save a short sequence products of zeros.
 
 #include <cstdint>
 
@@ -76,7 +76,7 @@ struct CompressBackwardBuffers {
 /// Summaries of all runs; ArgumentError when a run has none.
 std::int64_t summaries_of(const ListView<SummaryRun>& runs);
 
-/// Of small_chunk and large_chunk the larger that all matrix products are offered for. Chooses their algorithms now, if
+/// The larger of small_chunk and large_chunk that all matrix products are offered for. Chooses their algorithms now, if
 /// they were not before.
 std::int64_t max_chunk(const CompressSizes& sizes, MatrixProducts& products);
 

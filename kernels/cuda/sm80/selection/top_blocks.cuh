@@ -7,7 +7,7 @@
 
 namespace cpnsa::cuda::sm80 {
 
-/// The best `num_scored` blocks of one query so far, kept by one warp in shared memory. Scores come in ascending order
+/// The best `num_scored` blocks of one query so far, held by one warp in shared memory. Scores come in ascending order
 /// of blocks and are not negative; a NaN is offered as -1, below every number. Ties go to the lower block.
 class TopBlocks {
  public:
@@ -43,7 +43,7 @@ class TopBlocks {
       selected[rule.init_blocks + num_scored_ + i] = causal - rule.local_blocks + i;
   }
 
-  /// What a warp must remember of a query while it works on another.
+  /// The state of a query that a warp stores while it works on another.
   struct Mark {
     int count = 0;
     float worst = 0.f;

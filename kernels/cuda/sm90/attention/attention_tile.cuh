@@ -74,20 +74,31 @@ struct AttentionMemory : SharedMemory<AttentionLayout<Shape>> {
 
   /// The rows of a consumer warpgroup in a panel of q.
   __device__ std::uint32_t q(int warpgroup, int panel = 0) const {
-    return this->at((*this)->q.panels[panel][warpgroup * 64]);
+    return this->at(offsetof(Layout, q), warpgroup, 64 * swizzle_bytes) + panel * Shape::Queries::panel_bytes;
   }
+  __device__ std::uint32_t k(int stage, int panel = 0) const {
+    return this->at(offsetof(Layout, k), stage, sizeof(typename Shape::Keys)) + panel * Shape::Keys::panel_bytes;
+  }
+  __device__ std::uint32_t v(int stage, int panel = 0) const {
+    return this->at(offsetof(Layout, v), stage, sizeof(typename Shape::Values)) + panel * Shape::Values::panel_bytes;
+  }
+  __device__ std::uint32_t q_full(int warpgroup) const { return this->barrier(offsetof(Layout, q_full), warpgroup); }
+  __device__ std::uint32_t q_empty(int warpgroup) const { return this->barrier(offsetof(Layout, q_empty), warpgroup); }
+  __device__ std::uint32_t k_full(int stage) const { return this->barrier(offsetof(Layout, k_full), stage); }
+  __device__ std::uint32_t k_empty(int stage) const { return this->barrier(offsetof(Layout, k_empty), stage); }
+  __device__ std::uint32_t v_full(int stage) const { return this->barrier(offsetof(Layout, v_full), stage); }
+  __device__ std::uint32_t v_empty(int stage) const { return this->barrier(offsetof(Layout, v_empty), stage); }
 
   __device__ void initialise() const {
-    const auto& smem = *this;
     for (int warpgroup = 0; warpgroup < Shape::consumers; ++warpgroup) {
-      ptx::mbarrier_init(smem.at(smem->q_full[warpgroup]), 1);
-      ptx::mbarrier_init(smem.at(smem->q_empty[warpgroup]), 1);
+      ptx::mbarrier_init(q_full(warpgroup), 1);
+      ptx::mbarrier_init(q_empty(warpgroup), 1);
     }
     for (int stage = 0; stage < Shape::stages; ++stage) {
-      ptx::mbarrier_init(smem.at(smem->k_full[stage]), 1);
-      ptx::mbarrier_init(smem.at(smem->k_empty[stage]), Shape::consumers);
-      ptx::mbarrier_init(smem.at(smem->v_full[stage]), 1);
-      ptx::mbarrier_init(smem.at(smem->v_empty[stage]), Shape::consumers);
+      ptx::mbarrier_init(k_full(stage), 1);
+      ptx::mbarrier_init(k_empty(stage), Shape::consumers);
+      ptx::mbarrier_init(v_full(stage), 1);
+      ptx::mbarrier_init(v_empty(stage), Shape::consumers);
     }
     ptx::fence_mbarrier_init();
   }
@@ -108,8 +119,8 @@ __device__ __forceinline__ void producer_loop(const AttentionProblem<typename Sh
     smem.work(number) = {tile, group, true};
     const auto load_queries = [&] {
       for (int warpgroup = 0; warpgroup < Shape::consumers; ++warpgroup) {
-        const std::uint32_t full = smem.at(smem->q_full[warpgroup]);
-        ptx::mbarrier_wait(smem.at(smem->q_empty[warpgroup]), number % 2 ^ 1);
+        const std::uint32_t full = smem.q_full(warpgroup);
+        ptx::mbarrier_wait(smem.q_empty(warpgroup), number % 2 ^ 1);
         ptx::mbarrier_arrive_expect_tx(full, static_cast<int>(sizeof(smem->q)) / Shape::consumers);
         for (int panel = 0; panel < Shape::Queries::num_panels; ++panel)
           ptx::tma_load(smem.q(warpgroup, panel), &queries, full, panel * panel_channels,
@@ -120,24 +131,24 @@ __device__ __forceinline__ void producer_loop(const AttentionProblem<typename Sh
     if (walk.tiles == 0) load_queries();
     for (int index = 0; index < walk.tiles; ++index, ring.advance()) {
       const TileLocation from = walk.location(index);
-      const std::uint32_t k_full = smem.at(smem->k_full[ring.stage]), v_full = smem.at(smem->v_full[ring.stage]);
-      ptx::mbarrier_wait(smem.at(smem->k_empty[ring.stage]), ring.phase ^ 1);
+      const std::uint32_t k_full = smem.k_full(ring.stage), v_full = smem.v_full(ring.stage);
+      ptx::mbarrier_wait(smem.k_empty(ring.stage), ring.phase ^ 1);
       ptx::mbarrier_arrive_expect_tx(k_full, sizeof(typename Shape::Keys));
       for (int panel = 0; panel < Shape::Keys::num_panels; ++panel)
-        ptx::tma_load(smem.at(smem->k[ring.stage].panels[panel]), &parameters.keys[from.map], k_full,
-                      panel * panel_channels, group, from.row);
+        ptx::tma_load(smem.k(ring.stage, panel), &parameters.keys[from.map], k_full, panel * panel_channels, group,
+                      from.row);
       if (index == 0) load_queries();  // after the first keys: the last item's queries may still be in use
-      ptx::mbarrier_wait(smem.at(smem->v_empty[ring.stage]), ring.phase ^ 1);
+      ptx::mbarrier_wait(smem.v_empty(ring.stage), ring.phase ^ 1);
       ptx::mbarrier_arrive_expect_tx(v_full, sizeof(typename Shape::Values));
       for (int panel = 0; panel < Shape::Values::num_panels; ++panel)
-        ptx::tma_load(smem.at(smem->v[ring.stage].panels[panel]), &parameters.values[from.map], v_full,
-                      panel * panel_channels, group, from.row);
+        ptx::tma_load(smem.v(ring.stage, panel), &parameters.values[from.map], v_full, panel * panel_channels, group,
+                      from.row);
     }
   }
   smem.work(number).given = false;
   for (int warpgroup = 0; warpgroup < Shape::consumers; ++warpgroup) {
-    ptx::mbarrier_wait(smem.at(smem->q_empty[warpgroup]), number % 2 ^ 1);
-    ptx::mbarrier_arrive(smem.at(smem->q_full[warpgroup]));
+    ptx::mbarrier_wait(smem.q_empty(warpgroup), number % 2 ^ 1);
+    ptx::mbarrier_arrive(smem.q_full(warpgroup));
   }
 }
 
@@ -175,11 +186,11 @@ __device__ __forceinline__ void consumer_loop(const AttentionProblem<typename Sh
   const int query = warpgroup * Shape::queries_per_warpgroup + warp;  // in the tile
   // Descriptors are made again for each tile, because they would take registers of every lane in between.
   const auto q = [&] { return ptx::make_smem_desc(smem.q(warpgroup)); };
-  const auto k = [&](int stage) { return ptx::make_smem_desc(smem.at(smem->k[stage])); };
-  const auto v = [&](int stage) { return ptx::make_smem_desc(smem.at(smem->v[stage]), Shape::Values::panel_bytes); };
+  const auto k = [&](int stage) { return ptx::make_smem_desc(smem.k(stage)); };
+  const auto v = [&](int stage) { return ptx::make_smem_desc(smem.v(stage), Shape::Values::panel_bytes); };
   RingPosition<Shape::stages> ring;  // of the key tile whose scores come next
   for (int number = 0;; ++number) {
-    ptx::mbarrier_wait(smem.at(smem->q_full[warpgroup]), number % 2);
+    ptx::mbarrier_wait(smem.q_full(warpgroup), number % 2);
     const Work& work = smem.work(number);
     if (!work.given) return;
     const Walk walk(parameters, a.segments[work.tile.segment], work.tile);
@@ -198,12 +209,12 @@ __device__ __forceinline__ void consumer_loop(const AttentionProblem<typename Sh
       };
       const auto release_keys = [&](int index) {
         if (!is_leader) return;
-        ptx::mbarrier_arrive(smem.at(smem->k_empty[ring.stage]));
+        ptx::mbarrier_arrive(smem.k_empty(ring.stage));
         // The next item's queries are loaded during the rest of this one.
-        if (index == walk.tiles - 1) ptx::mbarrier_arrive(smem.at(smem->q_empty[warpgroup]));
+        if (index == walk.tiles - 1) ptx::mbarrier_arrive(smem.q_empty(warpgroup));
       };
       float rescale[2];
-      ptx::mbarrier_wait(smem.at(smem->k_full[ring.stage]), ring.phase);
+      ptx::mbarrier_wait(smem.k_full(ring.stage), ring.phase);
       enqueue_scores<Shape>(s, q(), k(ring.stage));
       ptx::wgmma_wait<0>();
       ptx::warpgroup_fence_operand(s);
@@ -213,8 +224,8 @@ __device__ __forceinline__ void consumer_loop(const AttentionProblem<typename Sh
       RingPosition<Shape::stages> values = ring;
       ring.advance();
       for (int index = 1; index < walk.tiles; ++index) {
-        ptx::mbarrier_wait(smem.at(smem->k_full[ring.stage]), ring.phase);
-        ptx::mbarrier_wait(smem.at(smem->v_full[values.stage]), values.phase);
+        ptx::mbarrier_wait(smem.k_full(ring.stage), ring.phase);
+        ptx::mbarrier_wait(smem.v_full(values.stage), values.phase);
         enqueue_scores<Shape>(s, q(), k(ring.stage));
         enqueue_output<Shape>(o, p, v(values.stage));
         ptx::wgmma_wait<1>();
@@ -223,22 +234,22 @@ __device__ __forceinline__ void consumer_loop(const AttentionProblem<typename Sh
         const bool rises = online_softmax(index, rescale);
         ptx::wgmma_wait<0>();
         ptx::warpgroup_fence_operand(o);
-        if (is_leader) ptx::mbarrier_arrive(smem.at(smem->v_empty[values.stage]));
+        if (is_leader) ptx::mbarrier_arrive(smem.v_empty(values.stage));
         if (rises) rescale_output(reinterpret_cast<float(&)[Shape::d_v / 8][4]>(o), rescale);
         to_operand<T>(p, s);
         values = ring;
         ring.advance();
       }
-      ptx::mbarrier_wait(smem.at(smem->v_full[values.stage]), values.phase);
+      ptx::mbarrier_wait(smem.v_full(values.stage), values.phase);
       enqueue_output<Shape>(o, p, v(values.stage));
       ptx::wgmma_wait<0>();
       ptx::warpgroup_fence_operand(o);
-      if (is_leader) ptx::mbarrier_arrive(smem.at(smem->v_empty[values.stage]));
+      if (is_leader) ptx::mbarrier_arrive(smem.v_empty(values.stage));
     } else {
       // Without products, which make the four warps wait for each other, the slot could be freed before all have read
       // it.
       ptx::named_barrier(1 + warpgroup, 128);
-      if (is_leader) ptx::mbarrier_arrive(smem.at(smem->q_empty[warpgroup]));
+      if (is_leader) ptx::mbarrier_arrive(smem.q_empty(warpgroup));
     }
 
     state.finish();

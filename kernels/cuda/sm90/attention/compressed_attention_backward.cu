@@ -71,7 +71,7 @@ class SummaryQueries {
   }
 
  private:
-  /// Of a run, in the tile's part.
+  /// Number of queries of a run in the tile's part.
   __device__ static std::int64_t queries_of(const SummaryKeyTile& tile, const QueryRun& run) {
     return min(run.first + run.queries, tile.query_end) - max(run.first, tile.query_begin);
   }

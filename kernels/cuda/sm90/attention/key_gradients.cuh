@@ -105,14 +105,30 @@ struct KeyGradientLayout {
 
 template <class Shape>
 struct KeyGradientMemory : SharedMemory<KeyGradientLayout<Shape>> {
-  static_assert(SharedMemory<KeyGradientLayout<Shape>>::bytes + Shape::static_bytes <= max_shared_bytes);
+  using Layout = KeyGradientLayout<Shape>;
+  static_assert(SharedMemory<Layout>::bytes + Shape::static_bytes <= max_shared_bytes);
+
+  __device__ std::uint32_t k(int panel = 0) const {
+    return this->at(offsetof(Layout, k), panel, Shape::Keys::panel_bytes);
+  }
+  __device__ std::uint32_t v(int panel = 0) const {
+    return this->at(offsetof(Layout, v), panel, Shape::Values::panel_bytes);
+  }
+  __device__ std::uint32_t q(int stage, int panel = 0) const {
+    return this->at(offsetof(Layout, q), stage, sizeof(typename Shape::Queries)) + panel * Shape::Queries::panel_bytes;
+  }
+  __device__ std::uint32_t dout(int stage, int panel = 0) const {
+    return this->at(offsetof(Layout, dout), stage, sizeof(typename Shape::Douts)) + panel * Shape::Douts::panel_bytes;
+  }
+  __device__ std::uint32_t kv_full() const { return this->barrier(offsetof(Layout, kv_full)); }
+  __device__ std::uint32_t full(int stage) const { return this->barrier(offsetof(Layout, full), stage); }
+  __device__ std::uint32_t empty(int stage) const { return this->barrier(offsetof(Layout, empty), stage); }
 
   __device__ void initialise() const {
-    const auto& smem = *this;
-    ptx::mbarrier_init(smem.at(smem->kv_full), 1);
+    ptx::mbarrier_init(kv_full(), 1);
     for (int stage = 0; stage < Shape::stages; ++stage) {
-      ptx::mbarrier_init(smem.at(smem->full[stage]), 2);  // the copies, and the statistics
-      ptx::mbarrier_init(smem.at(smem->empty[stage]), Shape::splits_queries ? 4 : 4 * Shape::consumers);  // warps
+      ptx::mbarrier_init(full(stage), 2);  // the copies, and the statistics
+      ptx::mbarrier_init(empty(stage), Shape::splits_queries ? 4 : 4 * Shape::consumers);  // warps
     }
     ptx::fence_mbarrier_init();
   }
@@ -125,14 +141,12 @@ __device__ __forceinline__ void copy_rows(const GradientProblem<typename Shape::
                                           const KeyGradientMemory<Shape>& smem) {
   const int lane = threadIdx.x % 32;
   if (lane == 0) {
-    const std::uint32_t kv_full = smem.at(smem->kv_full);
+    const std::uint32_t kv_full = smem.kv_full();
     ptx::mbarrier_arrive_expect_tx(kv_full, sizeof(smem->k) + sizeof(smem->v));
     for (int panel = 0; panel < Shape::Keys::num_panels; ++panel)
-      ptx::tma_load(smem.at(smem->k.panels[panel]), &parameters.keys[plan.map], kv_full, panel * panel_channels,
-                    plan.head, plan.row);
+      ptx::tma_load(smem.k(panel), &parameters.keys[plan.map], kv_full, panel * panel_channels, plan.head, plan.row);
     for (int panel = 0; panel < Shape::Values::num_panels; ++panel)
-      ptx::tma_load(smem.at(smem->v.panels[panel]), &parameters.values[plan.map], kv_full, panel * panel_channels,
-                    plan.head, plan.row);
+      ptx::tma_load(smem.v(panel), &parameters.values[plan.map], kv_full, panel * panel_channels, plan.head, plan.row);
   }
   Walk walk(a, parameters, plan);
   RingPosition<Shape::stages> ring;
@@ -142,18 +156,16 @@ __device__ __forceinline__ void copy_rows(const GradientProblem<typename Shape::
   for (int count = plan.stages; count > 0; --count, ring.advance()) {
     walk.next();
     const int row = lane < Walk::copies ? walk.row(lane) : 0;
-    ptx::mbarrier_wait(smem.at(smem->empty[ring.stage]), ring.phase ^ 1);
-    const std::uint32_t full = smem.at(smem->full[ring.stage]);
+    ptx::mbarrier_wait(smem.empty(ring.stage), ring.phase ^ 1);
+    const std::uint32_t full = smem.full(ring.stage);
     if (lane == 0)
       ptx::mbarrier_arrive_expect_tx(full, sizeof(typename Shape::Queries) + sizeof(typename Shape::Douts));
     __syncwarp();
     if (lane < Walk::copies) {
       for (int panel = 0; panel < Shape::Queries::num_panels; ++panel)
-        ptx::tma_load(smem.at(smem->q[ring.stage].panels[panel]) + part, &parameters.queries, full,
-                      panel * panel_channels, head, row);
+        ptx::tma_load(smem.q(ring.stage, panel) + part, &parameters.queries, full, panel * panel_channels, head, row);
       for (int panel = 0; panel < Shape::Douts::num_panels; ++panel)
-        ptx::tma_load(smem.at(smem->dout[ring.stage].panels[panel]) + part, &parameters.douts, full,
-                      panel * panel_channels, head, row);
+        ptx::tma_load(smem.dout(ring.stage, panel) + part, &parameters.douts, full, panel * panel_channels, head, row);
     }
   }
 }
@@ -188,7 +200,7 @@ __device__ __forceinline__ void load_statistics(const GradientProblem<typename S
       values[i][2] = sees ? a.deltas[head_row] : 0.f;
     }
     const KeyRange range = lane < Shape::queries ? walk.visible(lane) : KeyRange{0, 0};
-    ptx::mbarrier_wait(smem.at(smem->empty[ring.stage]), ring.phase ^ 1);
+    ptx::mbarrier_wait(smem.empty(ring.stage), ring.phase ^ 1);
     typename Shape::Statistics& to = smem->statistics[ring.stage];
 #pragma unroll
     for (int i = 0; i < Shape::rows / 32; ++i) {
@@ -198,7 +210,7 @@ __device__ __forceinline__ void load_statistics(const GradientProblem<typename S
     }
     if (lane < Shape::queries) to.visible[lane] = range;
     __syncwarp();
-    if (lane == 0) ptx::mbarrier_arrive(smem.at(smem->full[ring.stage]));
+    if (lane == 0) ptx::mbarrier_arrive(smem.full(ring.stage));
   }
 }
 
@@ -251,14 +263,14 @@ __device__ __forceinline__ void accumulate_dk_dv(const GradientProblem<typename 
   using T = typename Shape::T;
   const int warpgroup = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   const int first_key = Shape::splits_queries ? 0 : warpgroup * 64;
-  const std::uint64_t k = ptx::make_smem_desc(smem.at(smem->k.panels[0][first_key])),
-                      v = ptx::make_smem_desc(smem.at(smem->v.panels[0][first_key]));
+  const std::uint64_t k = ptx::make_smem_desc(smem.k() + first_key * swizzle_bytes),
+                      v = ptx::make_smem_desc(smem.v() + first_key * swizzle_bytes);
   const auto release = [&](int stage) {
     __syncwarp();
-    if (lane == 0) ptx::mbarrier_arrive(smem.at(smem->empty[stage]));
+    if (lane == 0) ptx::mbarrier_arrive(smem.empty(stage));
   };
   float dk[Shape::d_qk / 2] = {}, dv[Shape::d_v / 2] = {};
-  ptx::mbarrier_wait(smem.at(smem->kv_full), 0);
+  ptx::mbarrier_wait(smem.kv_full(), 0);
   RingPosition<Shape::stages> ring;
   int count = plan.stages;
   if (Shape::splits_queries && warpgroup == 1) {
@@ -268,7 +280,7 @@ __device__ __forceinline__ void accumulate_dk_dv(const GradientProblem<typename 
 #pragma unroll 1
   for (; count > 0; count -= Shape::splits_queries ? Shape::consumers : 1) {
     const int stage = ring.stage;
-    ptx::mbarrier_wait(smem.at(smem->full[stage]), ring.phase);
+    ptx::mbarrier_wait(smem.full(stage), ring.phase);
     ring.advance();
     if constexpr (Shape::splits_queries) ring.advance();
     const typename Shape::Statistics& statistics = smem->statistics[stage];
@@ -286,9 +298,9 @@ __device__ __forceinline__ void accumulate_dk_dv(const GradientProblem<typename 
     float s[Shape::rows / 2], dp[Shape::rows / 2];
     std::uint32_t p[Shape::rows / 16][4], ds[Shape::rows / 16][4];
     enqueue_transposed<Shape, typename Shape::Keys, typename Shape::Queries>(
-        s, k, ptx::make_smem_desc(smem.at(smem->q[stage])));  // Sᵀ = K Qᵀ
+        s, k, ptx::make_smem_desc(smem.q(stage)));  // Sᵀ = K Qᵀ
     enqueue_transposed<Shape, typename Shape::Values, typename Shape::Douts>(
-        dp, v, ptx::make_smem_desc(smem.at(smem->dout[stage])));  // dPᵀ = V dOᵀ
+        dp, v, ptx::make_smem_desc(smem.dout(stage)));  // dPᵀ = V dOᵀ
     ptx::wgmma_wait<1>();
     ptx::warpgroup_fence_operand(s);
 
@@ -327,9 +339,9 @@ __device__ __forceinline__ void accumulate_dk_dv(const GradientProblem<typename 
       }
     }
     enqueue_sums<Shape, typename Shape::Douts>(
-        dv, p, ptx::make_smem_desc(smem.at(smem->dout[stage]), Shape::Douts::panel_bytes));  // dV += Pᵀ dO
+        dv, p, ptx::make_smem_desc(smem.dout(stage), Shape::Douts::panel_bytes));  // dV += Pᵀ dO
     enqueue_sums<Shape, typename Shape::Queries>(
-        dk, ds, ptx::make_smem_desc(smem.at(smem->q[stage]), Shape::Queries::panel_bytes));  // dK += dSᵀ Q
+        dk, ds, ptx::make_smem_desc(smem.q(stage), Shape::Queries::panel_bytes));  // dK += dSᵀ Q
     ptx::wgmma_wait<0>();
     ptx::warpgroup_fence_operand(dk);
     ptx::warpgroup_fence_operand(dv);

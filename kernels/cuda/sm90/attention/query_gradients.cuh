@@ -37,7 +37,7 @@ struct QueryGradientShape {
 template <class Shape>
 struct QueryGradientLayout {
   typename Shape::Queries q;   ///< 64 rows per consumer warpgroup
-  typename Shape::Douts dout;  ///< likewise 64 rows each
+  typename Shape::Douts dout;  ///< 64 rows per consumer warpgroup
   typename Shape::Keys k[Shape::stages];
   typename Shape::Values v[Shape::stages];
   Mbarrier rows_full;  ///< of q, dout and work
@@ -49,15 +49,32 @@ struct QueryGradientLayout {
 
 template <class Shape>
 struct QueryGradientMemory : SharedMemory<QueryGradientLayout<Shape>> {
-  static_assert(SharedMemory<QueryGradientLayout<Shape>>::bytes <= max_shared_bytes);
+  using Layout = QueryGradientLayout<Shape>;
+  static_assert(SharedMemory<Layout>::bytes <= max_shared_bytes);
+
+  __device__ std::uint32_t q(int panel = 0) const {
+    return this->at(offsetof(Layout, q), panel, Shape::Queries::panel_bytes);
+  }
+  __device__ std::uint32_t dout(int panel = 0) const {
+    return this->at(offsetof(Layout, dout), panel, Shape::Douts::panel_bytes);
+  }
+  __device__ std::uint32_t k(int stage, int panel = 0) const {
+    return this->at(offsetof(Layout, k), stage, sizeof(typename Shape::Keys)) + panel * Shape::Keys::panel_bytes;
+  }
+  __device__ std::uint32_t v(int stage, int panel = 0) const {
+    return this->at(offsetof(Layout, v), stage, sizeof(typename Shape::Values)) + panel * Shape::Values::panel_bytes;
+  }
+  __device__ std::uint32_t rows_full() const { return this->barrier(offsetof(Layout, rows_full)); }
+  __device__ std::uint32_t rows_empty() const { return this->barrier(offsetof(Layout, rows_empty)); }
+  __device__ std::uint32_t kv_full(int stage) const { return this->barrier(offsetof(Layout, kv_full), stage); }
+  __device__ std::uint32_t kv_empty(int stage) const { return this->barrier(offsetof(Layout, kv_empty), stage); }
 
   __device__ void initialise() const {
-    const auto& smem = *this;
-    ptx::mbarrier_init(smem.at(smem->rows_full), 1);
-    ptx::mbarrier_init(smem.at(smem->rows_empty), Shape::consumers);
+    ptx::mbarrier_init(rows_full(), 1);
+    ptx::mbarrier_init(rows_empty(), Shape::consumers);
     for (int stage = 0; stage < Shape::stages; ++stage) {
-      ptx::mbarrier_init(smem.at(smem->kv_full[stage]), 1);
-      ptx::mbarrier_init(smem.at(smem->kv_empty[stage]), Shape::consumers);
+      ptx::mbarrier_init(kv_full(stage), 1);
+      ptx::mbarrier_init(kv_empty(stage), Shape::consumers);
     }
     ptx::fence_mbarrier_init();
   }
@@ -82,33 +99,33 @@ __device__ __forceinline__ void producer_loop(const GradientProblem<typename Sha
     const int group = item % work.num_kv_heads, row = static_cast<int>(tile.row);
     const Walk walk(parameters, a.segments[tile.segment], tile);
     item = work.next();
-    const std::uint32_t rows_full = smem.at(smem->rows_full);
-    ptx::mbarrier_wait(smem.at(smem->rows_empty), item_phase);
+    const std::uint32_t rows_full = smem.rows_full();
+    ptx::mbarrier_wait(smem.rows_empty(), item_phase);
     smem->work = {tile, group, true};
     ptx::mbarrier_arrive_expect_tx(rows_full, sizeof(smem->q) + sizeof(smem->dout));
     for (int panel = 0; panel < Shape::Queries::num_panels; ++panel)
-      ptx::tma_load(smem.at(smem->q.panels[panel]), &maps.queries, rows_full, panel * panel_channels,
-                    group * Shape::heads_per_group, row);
+      ptx::tma_load(smem.q(panel), &maps.queries, rows_full, panel * panel_channels, group * Shape::heads_per_group,
+                    row);
     for (int panel = 0; panel < Shape::Douts::num_panels; ++panel)
-      ptx::tma_load(smem.at(smem->dout.panels[panel]), &maps.douts, rows_full, panel * panel_channels,
-                    group * Shape::heads_per_group, row);
+      ptx::tma_load(smem.dout(panel), &maps.douts, rows_full, panel * panel_channels, group * Shape::heads_per_group,
+                    row);
 #pragma unroll 1
     for (int index = 0; index < walk.tiles; ++index, ring.advance()) {
       const TileLocation from = walk.location(index);
-      const std::uint32_t kv_full = smem.at(smem->kv_full[ring.stage]);
-      ptx::mbarrier_wait(smem.at(smem->kv_empty[ring.stage]), ring.phase ^ 1);
+      const std::uint32_t kv_full = smem.kv_full(ring.stage);
+      ptx::mbarrier_wait(smem.kv_empty(ring.stage), ring.phase ^ 1);
       ptx::mbarrier_arrive_expect_tx(kv_full, sizeof(typename Shape::Keys) + sizeof(typename Shape::Values));
       for (int panel = 0; panel < Shape::Keys::num_panels; ++panel)
-        ptx::tma_load(smem.at(smem->k[ring.stage].panels[panel]), &parameters.keys[from.map], kv_full,
-                      panel * panel_channels, group, from.row);
+        ptx::tma_load(smem.k(ring.stage, panel), &parameters.keys[from.map], kv_full, panel * panel_channels, group,
+                      from.row);
       for (int panel = 0; panel < Shape::Values::num_panels; ++panel)
-        ptx::tma_load(smem.at(smem->v[ring.stage].panels[panel]), &parameters.values[from.map], kv_full,
-                      panel * panel_channels, group, from.row);
+        ptx::tma_load(smem.v(ring.stage, panel), &parameters.values[from.map], kv_full, panel * panel_channels, group,
+                      from.row);
     }
   }
-  ptx::mbarrier_wait(smem.at(smem->rows_empty), item_phase);
+  ptx::mbarrier_wait(smem.rows_empty(), item_phase);
   smem->work.given = false;
-  ptx::mbarrier_arrive(smem.at(smem->rows_full));
+  ptx::mbarrier_arrive(smem.rows_full());
 }
 
 /// Enqueues d = rows keysᵀ, of a warpgroup's 64 rows of a tile of type Rows and a key or value tile of type Keys.
@@ -164,8 +181,8 @@ __device__ __forceinline__ void accumulate_dq(const GradientProblem<typename Sha
   const int warpgroup = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   const bool is_leader = threadIdx.x % 128 == 0;
   const int query = warpgroup * Shape::queries_per_warpgroup + warp;  // in the tile
-  const std::uint64_t q = ptx::make_smem_desc(smem.at(smem->q.panels[0][warpgroup * 64])),
-                      dout = ptx::make_smem_desc(smem.at(smem->dout.panels[0][warpgroup * 64]));
+  const std::uint64_t q = ptx::make_smem_desc(smem.q() + warpgroup * 64 * swizzle_bytes),
+                      dout = ptx::make_smem_desc(smem.dout() + warpgroup * 64 * swizzle_bytes);
   // Products make the four warps of a warpgroup wait for each other. Where there is none, a warp could release a
   // barrier that the others have not waited on yet; they would miss its phase and wait forever.
   const auto wait_for_all = [&] { ptx::named_barrier(1 + warpgroup, 128); };
@@ -173,7 +190,7 @@ __device__ __forceinline__ void accumulate_dq(const GradientProblem<typename Sha
   int item_phase = 0;
 #pragma unroll 1
   for (;; item_phase ^= 1) {
-    ptx::mbarrier_wait(smem.at(smem->rows_full), item_phase);
+    ptx::mbarrier_wait(smem.rows_full(), item_phase);
     const auto [tile, group, given] = smem->work;
     if (!given) return;
     const Walk walk(parameters, a.segments[tile.segment], tile);
@@ -188,18 +205,18 @@ __device__ __forceinline__ void accumulate_dq(const GradientProblem<typename Sha
 #pragma unroll 1
     for (int index = 0; index < walk.tiles; ++index, ring.advance()) {
       const int first = index * Shape::keys, stage = ring.stage;
-      ptx::mbarrier_wait(smem.at(smem->kv_full[stage]), ring.phase);
+      ptx::mbarrier_wait(smem.kv_full(stage), ring.phase);
       if (first >= past || first + Shape::keys <= lowest) {
         wait_for_all();
-        if (is_leader) ptx::mbarrier_arrive(smem.at(smem->kv_empty[stage]));
+        if (is_leader) ptx::mbarrier_arrive(smem.kv_empty(stage));
         continue;
       }
       float s[Shape::keys / 2], dp[Shape::keys / 2];
       std::uint32_t ds[Shape::keys / 16][4];
       enqueue_products<Shape, typename Shape::Queries, typename Shape::Keys>(
-          s, q, ptx::make_smem_desc(smem.at(smem->k[stage])));  // S = Q Kᵀ
+          s, q, ptx::make_smem_desc(smem.k(stage)));  // S = Q Kᵀ
       enqueue_products<Shape, typename Shape::Douts, typename Shape::Values>(
-          dp, dout, ptx::make_smem_desc(smem.at(smem->v[stage])));  // dP = dO Vᵀ
+          dp, dout, ptx::make_smem_desc(smem.v(stage)));  // dP = dO Vᵀ
       ptx::wgmma_wait<1>();
       ptx::warpgroup_fence_operand(s);
 #pragma unroll
@@ -220,7 +237,7 @@ __device__ __forceinline__ void accumulate_dq(const GradientProblem<typename Sha
         ds[i / 8][i / 2 % 4] = narrow2<T>(s[i] * fmaf(row.weight[half], dp[i], -row.delta[half]),
                                           s[i + 1] * fmaf(row.weight[half], dp[i + 1], -row.delta[half]));
       }
-      const std::uint64_t keys = ptx::make_smem_desc(smem.at(smem->k[stage]), Shape::Keys::panel_bytes);
+      const std::uint64_t keys = ptx::make_smem_desc(smem.k(stage), Shape::Keys::panel_bytes);
       ptx::warpgroup_fence_operand(dq);
       ptx::wgmma_fence();
 #pragma unroll
@@ -229,10 +246,10 @@ __device__ __forceinline__ void accumulate_dq(const GradientProblem<typename Sha
       ptx::wgmma_commit();
       ptx::wgmma_wait<0>();
       ptx::warpgroup_fence_operand(dq);
-      if (is_leader) ptx::mbarrier_arrive(smem.at(smem->kv_empty[stage]));
+      if (is_leader) ptx::mbarrier_arrive(smem.kv_empty(stage));
     }
     wait_for_all();  // all have read their work
-    if (is_leader) ptx::mbarrier_arrive(smem.at(smem->rows_empty));
+    if (is_leader) ptx::mbarrier_arrive(smem.rows_empty());
     if (query < tile.rows) add_dq_rows(dq, a.scale, a.dq + head_row * Shape::d_qk, Shape::d_qk);
   }
 }

@@ -1,6 +1,6 @@
 #pragma once
 
-// What a warp of a warpgroup does with its 16 rows of a product's sums: masks, operands, output. Of each four sums the
+// The work of a warp on its 16 rows of a warpgroup's accumulators: masks, operands, output. Of each four sums the
 // first two are of row lane / 4, the others of eight rows further on, as mma.sync has them (warp_rows.cuh).
 
 #include <cstdint>
@@ -45,12 +45,12 @@ __device__ __forceinline__ void for_each_pack(const float (&o)[Values], const So
     begin_row(lane / 4 + 8 * half);
 #pragma unroll
     for (int group = 0; group < Values / 16; ++group) {  // four columns of 8 channels
+      // A 4 x 4 transpose: lane q ends with all four pairs of column q.
       std::uint32_t mine[4];
       alignas(16) std::uint32_t theirs[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i)
         mine[i] = narrow2<T>(o[16 * group + 4 * i + 2 * half] * factor, o[16 * group + 4 * i + 2 * half + 1] * factor);
-        // A 4 x 4 transpose: lane q ends with all four pairs of column q.
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
         const int send = (quarter ^ step);

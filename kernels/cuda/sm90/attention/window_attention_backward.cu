@@ -10,7 +10,7 @@ struct SegmentQueries {
   int first_key;  ///< position of the tile's first row
   KeyRange keys;  ///< rows of the tile that are the segment's
   int row;        ///< local, of the first query
-  int position;   ///< likewise
+  int position;   ///< position of the first query
   int queries;
 
   __device__ SegmentQueries(const WindowKeyTile& tile, const Segment& segment, int window) {
@@ -41,11 +41,11 @@ class WindowQueries {
     int window;
     int tile_count;
     const WindowKeyTile* tiles;
-    const std::int32_t* segments;
-    float* dk;       ///< [rows, G, d_qk]
-    float* dv;       ///< [rows, G, d_v]
-    float* dhalo_k;  ///< [halo rows, G, d_qk]
-    float* dhalo_v;  ///< [halo rows, G, d_v]
+    const std::int32_t* segments;  ///< indices of segments, those of a tile from its segment_begin on
+    float* dk;                     ///< [rows, G, d_qk]
+    float* dv;                     ///< [rows, G, d_v]
+    float* dhalo_k;                ///< [halo rows, G, d_qk]
+    float* dhalo_v;                ///< [halo rows, G, d_v]
   };
   struct Plan : KeyPlan {
     WindowKeyTile tile;

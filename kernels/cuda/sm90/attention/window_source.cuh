@@ -42,7 +42,7 @@ struct WindowWalk {
 
   int window;
   int begin;     ///< key 0, relative to the segment's first token
-  int query;     ///< the tile's first, likewise
+  int query;     ///< the tile's first query, relative to the segment's first token
   int own_row;   ///< local row of the segment's first token
   int halo_end;  ///< halo row that the segment's first token would have
   int lowest;    ///< first key that is in the halo or the segment

@@ -22,7 +22,7 @@ BlockMaps block_maps(const Stage& a) {
     return make_tensor_map(tensor, a.dtype, rows_layout(a.queries->rows, config.num_kv_heads, dim, tokens, 1));
   };
   const auto pool = [&](std::int64_t offset, std::int64_t dim) {
-    // How many slots are in use is not told; the table names none beyond them.
+    // SelectedAttention has no number of slots; the table names none that is not in use.
     constexpr std::int64_t slots = std::int64_t{1} << 24;
     const TensorLayout layout{{dim, tokens, slots}, {dim, slot}, {tokens, 1}};
     return make_tensor_map(static_cast<const std::byte*>(a.pool) + offset * element_bytes, a.dtype, layout);

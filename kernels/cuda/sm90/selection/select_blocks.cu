@@ -53,22 +53,30 @@ struct SelectLayout {
 
 template <class Shape>
 struct SelectMemory : SharedMemory<SelectLayout<Shape>> {
-  static_assert(SharedMemory<SelectLayout<Shape>>::bytes <= max_shared_bytes);
+  using Layout = SelectLayout<Shape>;
+  static_assert(SharedMemory<Layout>::bytes <= max_shared_bytes);
 
   /// The rows of a consumer warpgroup in a panel of q.
   __device__ std::uint32_t q(int warpgroup, int panel = 0) const {
-    return this->at((*this)->q.panels[panel][warpgroup * Shape::columns]);
+    return this->at(offsetof(Layout, q), warpgroup, Shape::columns * swizzle_bytes) +
+           panel * Shape::Queries::panel_bytes;
   }
+  __device__ std::uint32_t k(int stage, int panel = 0) const {
+    return this->at(offsetof(Layout, k), stage, sizeof(typename Shape::Keys)) + panel * Shape::Keys::panel_bytes;
+  }
+  __device__ std::uint32_t q_full(int warpgroup) const { return this->barrier(offsetof(Layout, q_full), warpgroup); }
+  __device__ std::uint32_t q_empty(int warpgroup) const { return this->barrier(offsetof(Layout, q_empty), warpgroup); }
+  __device__ std::uint32_t k_full(int stage) const { return this->barrier(offsetof(Layout, k_full), stage); }
+  __device__ std::uint32_t k_empty(int stage) const { return this->barrier(offsetof(Layout, k_empty), stage); }
 
   __device__ void initialise() const {
-    const auto& smem = *this;
     for (int warpgroup = 0; warpgroup < Shape::consumers; ++warpgroup) {
-      ptx::mbarrier_init(smem.at(smem->q_full[warpgroup]), 1);
-      ptx::mbarrier_init(smem.at(smem->q_empty[warpgroup]), 1);
+      ptx::mbarrier_init(q_full(warpgroup), 1);
+      ptx::mbarrier_init(q_empty(warpgroup), 1);
     }
     for (int stage = 0; stage < Shape::stages; ++stage) {
-      ptx::mbarrier_init(smem.at(smem->k_full[stage]), 1);
-      ptx::mbarrier_init(smem.at(smem->k_empty[stage]), Shape::consumers);
+      ptx::mbarrier_init(k_full(stage), 1);
+      ptx::mbarrier_init(k_empty(stage), Shape::consumers);
     }
     ptx::fence_mbarrier_init();
   }
@@ -103,8 +111,8 @@ __device__ __forceinline__ void producer_loop(const SelectArguments<Shape>& a, c
     if (stages == 0) continue;
     const auto load_queries = [&] {
       for (int warpgroup = 0; warpgroup < Shape::consumers; ++warpgroup) {
-        const std::uint32_t full = smem.at(smem->q_full[warpgroup]);
-        ptx::mbarrier_wait(smem.at(smem->q_empty[warpgroup]), item_phase);
+        const std::uint32_t full = smem.q_full(warpgroup);
+        ptx::mbarrier_wait(smem.q_empty(warpgroup), item_phase);
         ptx::mbarrier_arrive_expect_tx(full, static_cast<int>(sizeof(smem->q)) / Shape::consumers);
         for (int panel = 0; panel < Shape::Queries::num_panels; ++panel)
           ptx::tma_load(smem.q(warpgroup, panel), &queries, full, panel * panel_channels,
@@ -117,11 +125,11 @@ __device__ __forceinline__ void producer_loop(const SelectArguments<Shape>& a, c
     const int ahead = min(stages, Shape::stages - 1);
     for (int index = 0; index < stages; ++index, ring.advance()) {
       if (index == ahead) load_queries();
-      const std::uint32_t full = smem.at(smem->k_full[ring.stage]);
-      ptx::mbarrier_wait(smem.at(smem->k_empty[ring.stage]), ring.phase ^ 1);
+      const std::uint32_t full = smem.k_full(ring.stage);
+      ptx::mbarrier_wait(smem.k_empty(ring.stage), ring.phase ^ 1);
       ptx::mbarrier_arrive_expect_tx(full, sizeof(typename Shape::Keys));
       for (int panel = 0; panel < Shape::Keys::num_panels; ++panel)
-        ptx::tma_load(smem.at(smem->k[ring.stage].panels[panel]), &keys, full, panel * panel_channels, group,
+        ptx::tma_load(smem.k(ring.stage, panel), &keys, full, panel * panel_channels, group,
                       summary + index * Shape::keys);
     }
     if (ahead == stages) load_queries();
@@ -190,7 +198,7 @@ __device__ __forceinline__ void consumer_loop(const SelectArguments<Shape>& a, c
       const int visible[2] = {a.summaries.visible(start + first_query + column),
                               a.summaries.visible(start + first_query + column + 1)};
       wait_for_all();
-      ptx::mbarrier_wait(smem.at(smem->q_full[warpgroup]), item_phase);
+      ptx::mbarrier_wait(smem.q_full(warpgroup), item_phase);
       item_phase ^= 1;
       int candidates_end[2];  // blocks, for the warp's two queries; 0 for a query that does not choose
       for (int e = 0; e < 2; ++e) {
@@ -204,13 +212,13 @@ __device__ __forceinline__ void consumer_loop(const SelectArguments<Shape>& a, c
       int other = sizeof(Shape::Sums::scores[0]) / sizeof(float);  // from this buffer to the other
       for (int index = 0; index < stages; ++index) {
         float s[Shape::columns / 2];
-        ptx::mbarrier_wait(smem.at(smem->k_full[ring.stage]), ring.phase);
-        enqueue_products<Shape>(s, ptx::make_smem_desc(smem.at(smem->k[ring.stage])), queries);
+        ptx::mbarrier_wait(smem.k_full(ring.stage), ring.phase);
+        enqueue_products<Shape>(s, ptx::make_smem_desc(smem.k(ring.stage)), queries);
         ptx::wgmma_wait<0>();
         ptx::warpgroup_fence_operand(s);
         if (is_leader) {
-          ptx::mbarrier_arrive(smem.at(smem->k_empty[ring.stage]));
-          if (index == stages - 1) ptx::mbarrier_arrive(smem.at(smem->q_empty[warpgroup]));
+          ptx::mbarrier_arrive(smem.k_empty(ring.stage));
+          if (index == stages - 1) ptx::mbarrier_arrive(smem.q_empty(warpgroup));
         }
         ring.advance();
         float sums[2][2];

@@ -1,8 +1,9 @@
-// Selected attention: 12 neighbouring queries of one KV head walk the union of their blocks once, a warp a query: its
-// 16 heads are the rows of mma.sync, so no product is wasted on a query that did not choose the block. Keys and values
-// of each block come into free stages of shared memory through the copy engine, once for all of the queries that chose
-// it. A warp takes a block's 64 keys at once and reads its query from shared memory. Thread blocks are persistent, and
-// warps go on to the next tile one by one: its union has been built, and its first blocks have come in, meanwhile.
+// Selected attention: 12 neighbouring queries of one KV head walk the union of their blocks once, one warp per query:
+// its 16 heads are the rows of mma.sync, so no product is wasted on a query that did not choose the block. Keys and
+// values of each block come into free stages of shared memory through the copy engine, once for all of the queries that
+// chose it. A warp takes a block's 64 keys at once and reads its query from shared memory. Thread blocks are
+// persistent, and warps go on to the next tile one by one: its union has been built, and its first blocks have come in,
+// meanwhile.
 
 #include "kernels/cuda/common/combination.cuh"
 #include "kernels/cuda/sm90/selection/selected_block.cuh"

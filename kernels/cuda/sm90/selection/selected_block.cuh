@@ -60,20 +60,19 @@ struct alignas(16) SelectedLayout {
 
 template <class Shape>
 struct SelectedMemory : SharedMemory<SelectedLayout<Shape>> {
+  using Layout = SelectedLayout<Shape>;
+
   __device__ typename Shape::Queries queries() const {
-    const auto& smem = *this;
-    return {smem.at(smem->q), smem.at(smem->q_full)};
+    return {this->at(offsetof(Layout, q)), this->at(offsetof(Layout, q_full))};
   }
   __device__ typename Shape::Keys keys() const {
-    const auto& smem = *this;
-    return {smem.at(smem->k), smem.at(smem->k_full), smem.at(smem->k_empty)};
+    return {this->at(offsetof(Layout, k)), this->at(offsetof(Layout, k_full)), this->at(offsetof(Layout, k_empty))};
   }
   __device__ typename Shape::Values values() const {
-    const auto& smem = *this;
-    return {smem.at(smem->v), smem.at(smem->v_full), smem.at(smem->v_empty)};
+    return {this->at(offsetof(Layout, v)), this->at(offsetof(Layout, v_full)), this->at(offsetof(Layout, v_empty))};
   }
-  __device__ std::uint32_t list_full(int list) const { return this->at((*this)->list_full[list]); }
-  __device__ std::uint32_t list_empty(int list) const { return this->at((*this)->list_empty[list]); }
+  __device__ std::uint32_t list_full(int list) const { return this->barrier(offsetof(Layout, list_full), list); }
+  __device__ std::uint32_t list_empty(int list) const { return this->barrier(offsetof(Layout, list_empty), list); }
 
   /// Behind the layout.
   __device__ UnionBuffers union_buffers(int words, int capacity) const {
@@ -100,7 +99,7 @@ std::size_t selected_shared_bytes(const Stage& a) {
          UnionBuffers::bytes(Shape::lists, size.words, size.capacity);
 }
 
-/// Whether a thread block's shared memory has room for the unions of the rank's documents.
+/// Returns whether a thread block's shared memory has room for the unions of the rank's documents.
 template <template <class, int, int, int> class KernelShape, class Stage>
 bool unions_fit(const Stage& a) {
   bool fits = false;

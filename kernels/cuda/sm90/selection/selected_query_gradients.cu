@@ -1,7 +1,8 @@
-// dQ of selected attention: 8 neighbouring queries of one KV head walk the union of their blocks once, a warp a query,
-// as in the forward. A query's q and dout stay in registers beside its dQ, read from global memory once; keys and
-// values of each block come into free stages of shared memory through the copy engine. Thread blocks are persistent,
-// and warps go on to the next tile one by one: its union has been built, and its first blocks have come in, meanwhile.
+// dQ of selected attention: 8 neighbouring queries of one KV head walk the union of their blocks once, one warp per
+// query, as in the forward. A query's q and dout stay in registers beside its dQ, read from global memory once; keys
+// and values of each block come into free stages of shared memory through the copy engine. Thread blocks are
+// persistent, and warps go on to the next tile one by one: its union has been built, and its first blocks have come in,
+// meanwhile.
 
 #include "kernels/cuda/sm90/attention/gradient_launch.cuh"
 #include "kernels/cuda/sm90/selection/selected_block.cuh"
@@ -35,7 +36,7 @@ struct SelectedGradientShape {
   static_assert(registers_suffice(threads, consumers, producer_registers, consumer_registers));
 };
 
-/// dQ += dS K of a warp's query and a block, of which it sees `visible` keys if not all.
+/// dQ += dS K of a warp's query and a block, of which the query sees the first `visible` keys.
 template <class Shape>
 __device__ __forceinline__ void add_block(float (&dq)[Shape::d_qk / 8][4],
                                           const std::uint32_t (&q)[Shape::d_qk / 16][4],

@@ -4,7 +4,7 @@
 
 namespace cpnsa::cuda::sm90 {
 
-/// The best blocks of one query so far, one a lane of a warp, best first; lanes from `num_scored` on hold runners-up.
+/// The best blocks of one query so far, one per lane of a warp, best first; lanes from `num_scored` on hold runners-up.
 /// Order is that of TopBlocks: higher scores first, NaN last, ties to the lower block; offers come in ascending order
 /// of blocks. At most 32 num_scored, at least one.
 class RegisterTopBlocks {
@@ -69,7 +69,7 @@ class RegisterTopBlocks {
         for (int e = 0; e < 2; ++e) top[e].keep_of_two(stride, ((lane & stride) == 0) == ((lane & size) == 0));
   }
 
-  /// What a warp's lanes offer, a block each, of which the highest lane's is the lowest block.
+  /// The blocks that the lanes of a warp offer, one each; the highest lane offers the lowest block.
   struct Offers {
     unsigned key;          ///< the lane's
     unsigned waiting;      ///< lanes not fetched yet
@@ -84,7 +84,7 @@ class RegisterTopBlocks {
     }
   };
 
-  // Behind all that are as good: those have the lower blocks. Whatever comes after moves a lane up.
+  // Inserts behind all blocks that are as good, which have lower indices; those that follow move one lane up.
   __device__ __forceinline__ void insert(unsigned key, int block) {
     const unsigned before = __shfl_up_sync(all, key_, 1);
     const int block_before = __shfl_up_sync(all, block_, 1);
@@ -107,13 +107,13 @@ class RegisterTopBlocks {
 };
 
 /// From twice the probabilities, summed over heads, of 128 summaries in shared memory to the scores of their 32 blocks,
-/// one a lane, the last block lane 0's. `carry`: what the last summary before them gives to the first block, and on
-/// return what their last gives to the next.
+/// one per lane, the last block in lane 0. `carry`: the contribution of the last summary before them to the first
+/// block, and on return that of their last summary to the next block.
 __device__ __forceinline__ float block_score(const float* sums, float& carry) {
   const int lane = threadIdx.x % 32;
   const float4 own = reinterpret_cast<const float4*>(sums)[31 - lane];
   const float before = __shfl_sync(0xffffffffu, own.w, (lane + 1) % 32);
-  // A block's last summary is half its own and half the next one's.
+  // The last summary of a block counts half for it and half for the next block.
   const float score = fmaf(0.5f, own.w + (lane == 31 ? carry : before), own.x + own.y + own.z);
   carry = before;  // as lane 31 has it
   return score;
