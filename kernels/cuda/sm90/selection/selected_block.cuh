@@ -25,11 +25,11 @@ struct OwnQueries {
 
   __device__ std::uint32_t tile() const { return tiles + threadIdx.x / 32 * Tile::bytes; }
   __device__ std::uint32_t full() const {
-    return full_barriers + threadIdx.x / 32 * static_cast<unsigned>(sizeof(Mbarrier));
+    return full_barriers + threadIdx.x / 32 * static_cast<int>(sizeof(Mbarrier));
   }
   __device__ void initialise() const {
     for (int warp = 0; warp < Warps; ++warp)
-      ptx::mbarrier_init(full_barriers + warp * static_cast<unsigned>(sizeof(Mbarrier)), 1);
+      ptx::mbarrier_init(full_barriers + warp * static_cast<int>(sizeof(Mbarrier)), 1);
   }
 
   /// `queries`: a map of boxes of the heads of one KV head in one row; rows beyond it read as zeros.
@@ -61,15 +61,18 @@ struct alignas(16) SelectedLayout {
 template <class Shape>
 struct SelectedMemory : SharedMemory<SelectedLayout<Shape>> {
   using Layout = SelectedLayout<Shape>;
+  static_assert(offsetof(Layout, k_empty) == offsetof(Layout, k_full) + sizeof(Layout::k_full) &&
+                offsetof(Layout, v_empty) ==
+                    offsetof(Layout, v_full) + sizeof(Layout::v_full));  // as StagePool reads them
 
   __device__ typename Shape::Queries queries() const {
     return {this->at(offsetof(Layout, q)), this->at(offsetof(Layout, q_full))};
   }
   __device__ typename Shape::Keys keys() const {
-    return {this->at(offsetof(Layout, k)), this->at(offsetof(Layout, k_full)), this->at(offsetof(Layout, k_empty))};
+    return {this->at(offsetof(Layout, k)), this->at(offsetof(Layout, k_full))};
   }
   __device__ typename Shape::Values values() const {
-    return {this->at(offsetof(Layout, v)), this->at(offsetof(Layout, v_full)), this->at(offsetof(Layout, v_empty))};
+    return {this->at(offsetof(Layout, v)), this->at(offsetof(Layout, v_full))};
   }
   __device__ std::uint32_t list_full(int list) const { return this->barrier(offsetof(Layout, list_full), list); }
   __device__ std::uint32_t list_empty(int list) const { return this->barrier(offsetof(Layout, list_empty), list); }

@@ -39,17 +39,12 @@ struct StagePool {
   using Memory = PanelTile<T, tokens_per_block, Dim>;
   static constexpr int tile_bytes = sizeof(Memory);
 
-  std::uint32_t tiles;  ///< addresses in shared memory
-  std::uint32_t full_barriers;
-  std::uint32_t empty_barriers;
+  std::uint32_t tiles;     ///< addresses in shared memory
+  std::uint32_t barriers;  ///< `full` of every stage, then `empty` of every stage
 
   __device__ std::uint32_t tile(int stage) const { return tiles + stage * tile_bytes; }
-  __device__ std::uint32_t full(int stage) const {
-    return full_barriers + stage * static_cast<unsigned>(sizeof(Mbarrier));
-  }
-  __device__ std::uint32_t empty(int stage) const {
-    return empty_barriers + stage * static_cast<unsigned>(sizeof(Mbarrier));
-  }
+  __device__ std::uint32_t full(int stage) const { return barriers + stage * static_cast<int>(sizeof(Mbarrier)); }
+  __device__ std::uint32_t empty(int stage) const { return full(stages) + stage * static_cast<int>(sizeof(Mbarrier)); }
 
   __device__ void initialise() const {
     for (int stage = 0; stage < stages; ++stage) {
