@@ -176,7 +176,7 @@ struct SelectBlocks : OpContext {
 
 /// Sets bit (block * G + group) for every (block, KV head) pair that some row selected; `block` is an index among all
 /// B.
-struct MarkDemand : OpContext {
+struct MarkNeeds : OpContext {
   const SegmentSchedule* queries;
   const std::int32_t* selected;  ///< [rows, G, n]
   std::uint32_t* bitmap;         ///< [ceil(B G / 32)], zeroed by the caller; bit b is bit b % 32 of word b / 32
@@ -340,7 +340,7 @@ struct OpList {};
 /// Every op of a Device, by its struct of arguments. This is the only list of them: Device, its implementations and the
 /// tests' devices are made from it.
 using DeviceOps =
-    OpList<CopyRows, AddRows, Convert, PackBlocks, AddBlocks, MarkDemand, Compress, CompressedAttention, SelectBlocks,
+    OpList<CopyRows, AddRows, Convert, PackBlocks, AddBlocks, MarkNeeds, Compress, CompressedAttention, SelectBlocks,
            SelectedAttention, WindowAttention, CombineBranches, CombineBranchesBackward, WindowAttentionBackward,
            SelectedAttentionBackward, CompressedAttentionBackward, CompressBackward>;
 

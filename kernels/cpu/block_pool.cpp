@@ -48,7 +48,7 @@ void run_op(const AddBlocks& a) {
 }
 
 template <>
-void run_op(const MarkDemand& a) {
+void run_op(const MarkNeeds& a) {
   const std::int64_t groups = a.config->num_kv_heads, count = a.config->select_count;
   for (const Segment& segment : a.queries->segments)
     for (std::int64_t row = segment.row; row < segment.row + segment.rows; ++row)

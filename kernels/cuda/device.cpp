@@ -7,12 +7,12 @@
 #include <algorithm>
 
 #include "kernels/cuda/common/check.hpp"
-#include "kernels/cuda/common/rows.hpp"
+#include "kernels/cuda/common/run_op.hpp"
 #include "kernels/cuda/schedule/segment_schedule.hpp"
+#include "kernels/cuda/sm80/run_op.hpp"
 #include "kernels/cuda/sm80/shapes.hpp"
-#include "kernels/cuda/sm80/stages.hpp"
+#include "kernels/cuda/sm90/run_op.hpp"
 #include "kernels/cuda/sm90/shapes.hpp"
-#include "kernels/cuda/sm90/stages.hpp"
 
 namespace cpnsa::cuda {
 namespace {
@@ -30,75 +30,73 @@ bool CudaDevice::on_hopper(const Layer&... layer) const {
 
 template <>
 void CudaDevice::enqueue(const CompressedAttention& a, Stream s) {
-  on_hopper(a) ? sm90::compressed_attention(a, gpu_, native(s)) : sm80::compressed_attention(a, native(s));
+  on_hopper(a) ? sm90::run_op(a, gpu_, native(s)) : sm80::run_op(a, native(s));
 }
 template <>
 void CudaDevice::enqueue(const SelectBlocks& a, Stream s) {
-  on_hopper(a) ? sm90::select_blocks(a, gpu_, native(s)) : sm80::select_blocks(a, native(s));
+  on_hopper(a) ? sm90::run_op(a, gpu_, native(s)) : sm80::run_op(a, native(s));
 }
 template <>
 void CudaDevice::enqueue(const SelectedAttention& a, Stream s) {
-  on_hopper(a) ? sm90::selected_attention(a, gpu_, native(s)) : sm80::selected_attention(a, native(s));
+  on_hopper(a) ? sm90::run_op(a, gpu_, native(s)) : sm80::run_op(a, native(s));
 }
 template <>
 void CudaDevice::enqueue(const WindowAttention& a, Stream s) {
-  on_hopper(a) ? sm90::window_attention(a, gpu_, native(s)) : sm80::window_attention(a, native(s));
+  on_hopper(a) ? sm90::run_op(a, gpu_, native(s)) : sm80::run_op(a, native(s));
 }
 
 template <>
 void CudaDevice::enqueue(const CompressedAttentionBackward& a, Stream s) {
-  on_hopper(a) ? sm90::compressed_attention_backward(a, gpu_, native(s))
-               : sm80::compressed_attention_backward(a, native(s));
+  on_hopper(a) ? sm90::run_op(a, gpu_, native(s)) : sm80::run_op(a, native(s));
 }
 template <>
 void CudaDevice::enqueue(const SelectedAttentionBackward& a, Stream s) {
-  on_hopper(a) ? sm90::selected_attention_backward(a, gpu_, native(s))
-               : sm80::selected_attention_backward(a, native(s));
+  on_hopper(a) ? sm90::run_op(a, gpu_, native(s)) : sm80::run_op(a, native(s));
 }
 template <>
 void CudaDevice::enqueue(const WindowAttentionBackward& a, Stream s) {
-  on_hopper(a) ? sm90::window_attention_backward(a, gpu_, native(s)) : sm80::window_attention_backward(a, native(s));
+  on_hopper(a) ? sm90::run_op(a, gpu_, native(s)) : sm80::run_op(a, native(s));
 }
 
 template <>
 void CudaDevice::enqueue(const Compress& a, Stream s) {
-  sm80::compress(a, *handles_, native(s));
+  sm80::run_op(a, *handles_, native(s));
 }
 template <>
 void CudaDevice::enqueue(const CompressBackward& a, Stream s) {
-  sm80::compress_backward(a, *handles_, native(s));
+  sm80::run_op(a, *handles_, native(s));
 }
 template <>
-void CudaDevice::enqueue(const MarkDemand& a, Stream s) {
-  sm80::mark_demand(a, native(s));
+void CudaDevice::enqueue(const MarkNeeds& a, Stream s) {
+  sm80::run_op(a, native(s));
 }
 template <>
 void CudaDevice::enqueue(const PackBlocks& a, Stream s) {
-  sm80::pack_blocks(a, native(s));
+  sm80::run_op(a, native(s));
 }
 template <>
 void CudaDevice::enqueue(const AddBlocks& a, Stream s) {
-  sm80::add_blocks(a, native(s));
+  sm80::run_op(a, native(s));
 }
 template <>
 void CudaDevice::enqueue(const CombineBranches& a, Stream s) {
-  sm80::combine_branches(a, native(s));
+  sm80::run_op(a, native(s));
 }
 template <>
 void CudaDevice::enqueue(const CombineBranchesBackward& a, Stream s) {
-  sm80::combine_branches_backward(a, native(s));
+  sm80::run_op(a, native(s));
 }
 template <>
 void CudaDevice::enqueue(const CopyRows& a, Stream s) {
-  cuda::copy_rows(a, native(s));
+  cuda::run_op(a, native(s));
 }
 template <>
 void CudaDevice::enqueue(const AddRows& a, Stream s) {
-  cuda::add_rows(a, native(s));
+  cuda::run_op(a, native(s));
 }
 template <>
 void CudaDevice::enqueue(const Convert& a, Stream s) {
-  cuda::convert(a, native(s));
+  cuda::run_op(a, native(s));
 }
 
 bool CudaDevice::combines_selected(const Config& config, DType dtype, const SegmentSchedule& queries) const {

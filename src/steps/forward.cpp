@@ -189,7 +189,7 @@ std::int64_t ForwardStep::request_blocks() {
   std::uint32_t* own = work.needs + layer.need_words() * plan.rank;
   device.fill_zero(own, layer.need_bytes(), compute);
   if (plan.rows > 0) {
-    auto mark = layer.arguments<MarkDemand>(work.scratch);
+    auto mark = layer.arguments<MarkNeeds>(work.scratch);
     mark.queries = lists.queries.get();
     mark.selected = saved.selected;
     mark.bitmap = own;

@@ -8,8 +8,8 @@
 
 #include "cpnsa/cuda/device.hpp"
 #include "cpnsa/error.hpp"
+#include "kernels/cuda/sm90/run_op.hpp"
 #include "kernels/cuda/sm90/shapes.hpp"
-#include "kernels/cuda/sm90/stages.hpp"
 
 namespace cpnsa::test {
 namespace {

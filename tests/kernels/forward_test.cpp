@@ -226,7 +226,7 @@ TEST_P(ForwardOps, SelectBlocksOfEqualScores) {
   }
 }
 
-TEST_P(ForwardOps, MarkDemand) {
+TEST_P(ForwardOps, MarkNeeds) {
   for_each_case([&](const OpCase& op_case) {
     const Config& config = op_case.config();
     for_each_partition(op_case, [&](const Partition& partition) {
@@ -248,7 +248,7 @@ TEST_P(ForwardOps, MarkDemand) {
         const DeviceBuffer selected(device(), share.selected());
         DeviceBuffer bitmap(device(), expected.size() * 4);
         bitmap.fill(0);
-        auto arguments = share.op<MarkDemand>();
+        auto arguments = share.op<MarkNeeds>();
         arguments.queries = share.queries.get();
         arguments.selected = static_cast<const std::int32_t*>(selected.data());
         arguments.bitmap = static_cast<std::uint32_t*>(bitmap.data());

@@ -4,7 +4,7 @@
 
 #include "kernels/cuda/common/check.hpp"
 #include "kernels/cuda/common/packs.cuh"
-#include "kernels/cuda/common/rows.hpp"
+#include "kernels/cuda/common/run_op.hpp"
 
 namespace cpnsa::cuda {
 namespace {
@@ -175,12 +175,14 @@ void convert_from(const Convert& a, cudaStream_t stream) {
 
 }  // namespace
 
-void copy_rows(const CopyRows& a, cudaStream_t stream) {
+template <>
+void run_op(const CopyRows& a, cudaStream_t stream) {
   launch_widest<Assign, uint4, std::uint32_t, std::uint16_t, std::uint8_t>(a, stream);
   check_launch("copy_rows");
 }
 
-void add_rows(const AddRows& a, cudaStream_t stream) {
+template <>
+void run_op(const AddRows& a, cudaStream_t stream) {
   const auto size = static_cast<std::int64_t>(size_of(a.dtype));
   const CopyRows bytes{a.source,       a.destination, a.source_stride * size, a.destination_stride * size,
                        a.width * size, a.ranges};
@@ -192,7 +194,8 @@ void add_rows(const AddRows& a, cudaStream_t stream) {
   check_launch("add_rows");
 }
 
-void convert(const Convert& a, cudaStream_t stream) {
+template <>
+void run_op(const Convert& a, cudaStream_t stream) {
   switch (a.from) {
     case DType::f32: convert_from<float>(a, stream); break;
     case DType::f64: convert_from<double>(a, stream); break;

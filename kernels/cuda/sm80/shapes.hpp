@@ -10,9 +10,9 @@
 
 namespace cpnsa::cuda::sm80 {
 
-inline constexpr int rows_per_tile = 64;        ///< (query, head) rows of one KV head in a query tile
-inline constexpr int keys_per_tile = 64;        ///< keys per tile of the key-outer backward kernels
-inline constexpr int demand_tile_queries = 16;  ///< queries per tile of mark_demand
+inline constexpr int rows_per_tile = 64;       ///< (query, head) rows of one KV head in a query tile
+inline constexpr int keys_per_tile = 64;       ///< keys per tile of the key-outer backward kernels
+inline constexpr int needs_tile_queries = 16;  ///< queries per tile of mark_needs
 
 /// Queries of a tile of rows_per_tile rows.
 inline int queries_per_tile(const Config& config) {
@@ -21,7 +21,7 @@ inline int queries_per_tile(const Config& config) {
 
 /// Sizes of the query tiles that the kernels walk, in queries.
 inline std::vector<int> query_tiles(const Config& config) {
-  return {queries_per_tile(config), demand_tile_queries};
+  return {queries_per_tile(config), needs_tile_queries};
 }
 
 }  // namespace cpnsa::cuda::sm80

@@ -1,7 +1,7 @@
 #pragma once
 
 // Every layer shape that Hopper's kernels serve, with the tile sizes of each kernel. The dispatch (serves() in
-// stages.hpp), the kernels' templates, the segment schedule and the tests read this table; adding a shape adds a row.
+// run_op.hpp), the kernels' templates, the segment schedule and the tests read this table; adding a shape adds a row.
 // Plain C++.
 
 #include <cstdint>

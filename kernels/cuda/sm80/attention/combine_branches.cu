@@ -1,6 +1,6 @@
 #include "kernels/cuda/common/check.hpp"
 #include "kernels/cuda/common/combination.cuh"
-#include "kernels/cuda/sm80/stages.hpp"
+#include "kernels/cuda/sm80/run_op.hpp"
 
 namespace cpnsa::cuda::sm80 {
 namespace {
@@ -22,7 +22,8 @@ __global__ void __launch_bounds__(block_threads)
 
 }  // namespace
 
-void combine_branches(const CombineBranches& a, cudaStream_t stream) {
+template <>
+void run_op(const CombineBranches& a, cudaStream_t stream) {
   const std::int64_t heads = a.rows * a.config->num_q_heads;
   if (heads == 0) return;
   const auto packs = static_cast<unsigned>(a.config->head_dim_v / pack_items);

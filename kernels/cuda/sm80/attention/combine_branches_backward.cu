@@ -3,7 +3,7 @@
 #include "kernels/cuda/common/check.hpp"
 #include "kernels/cuda/common/gate.cuh"
 #include "kernels/cuda/common/packs.cuh"
-#include "kernels/cuda/sm80/stages.hpp"
+#include "kernels/cuda/sm80/run_op.hpp"
 
 namespace cpnsa::cuda::sm80 {
 namespace {
@@ -63,7 +63,8 @@ __global__ void __launch_bounds__(block_threads) combine_branches_backward_kerne
 
 }  // namespace
 
-void combine_branches_backward(const CombineBranchesBackward& a, cudaStream_t stream) {
+template <>
+void run_op(const CombineBranchesBackward& a, cudaStream_t stream) {
   const std::int64_t heads = a.rows * a.config->num_q_heads;
   if (heads == 0) return;
   const auto packs = static_cast<unsigned>(a.config->head_dim_v / pack_items);

@@ -1,6 +1,6 @@
 #include "kernels/cuda/sm80/attention/attention_launch.cuh"
 #include "kernels/cuda/sm80/attention/summary_source.cuh"
-#include "kernels/cuda/sm80/stages.hpp"
+#include "kernels/cuda/sm80/run_op.hpp"
 
 namespace cpnsa::cuda::sm80 {
 namespace {
@@ -19,7 +19,8 @@ __global__ void __launch_bounds__(Shape::threads)
 
 }  // namespace
 
-void compressed_attention(const CompressedAttention& a, cudaStream_t stream) {
+template <>
+void run_op(const CompressedAttention& a, cudaStream_t stream) {
   visit_shape<AttentionShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     launch_attention<Shape>(compressed_attention_kernel<Shape>, a, Shape::shared_bytes, a.config->num_kv_heads, stream,
                             summary_tensors<Shape>(a));

@@ -3,7 +3,7 @@
 #include "kernels/cuda/sm80/attention/gradient_launch.cuh"
 #include "kernels/cuda/sm80/attention/row_cursor.cuh"
 #include "kernels/cuda/sm80/attention/summary_source.cuh"
-#include "kernels/cuda/sm80/stages.hpp"
+#include "kernels/cuda/sm80/run_op.hpp"
 
 namespace cpnsa::cuda::sm80 {
 namespace {
@@ -100,7 +100,8 @@ std::size_t compressed_attention_backward_scratch_bytes(const ProblemSize& size)
   return size.backward ? OrderedAccumulation::bytes(size.summaries * size.config->num_kv_heads) : 0;
 }
 
-void compressed_attention_backward(const CompressedAttentionBackward& a, cudaStream_t stream) {
+template <>
+void run_op(const CompressedAttentionBackward& a, cudaStream_t stream) {
   visit_shape<QueryGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     launch_query_gradients<Shape>(compressed_query_gradients_kernel<Shape>, a, Shape::shared_bytes,
                                   a.config->num_kv_heads, stream, summary_tensors<Shape>(a));

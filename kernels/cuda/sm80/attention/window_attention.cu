@@ -1,6 +1,6 @@
 #include "kernels/cuda/sm80/attention/attention_launch.cuh"
 #include "kernels/cuda/sm80/attention/window_source.cuh"
-#include "kernels/cuda/sm80/stages.hpp"
+#include "kernels/cuda/sm80/run_op.hpp"
 
 namespace cpnsa::cuda::sm80 {
 namespace {
@@ -18,7 +18,8 @@ __global__ void __launch_bounds__(Shape::threads)
 
 }  // namespace
 
-void window_attention(const WindowAttention& a, cudaStream_t stream) {
+template <>
+void run_op(const WindowAttention& a, cudaStream_t stream) {
   visit_shape<AttentionShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     launch_attention<Shape>(window_attention_kernel<Shape>, a, Shape::shared_bytes, a.config->num_kv_heads, stream,
                             window_tensors<Shape>(a));

@@ -2,7 +2,7 @@
 #include "kernels/cuda/sm80/attention/gradient_launch.cuh"
 #include "kernels/cuda/sm80/attention/row_cursor.cuh"
 #include "kernels/cuda/sm80/attention/window_source.cuh"
-#include "kernels/cuda/sm80/stages.hpp"
+#include "kernels/cuda/sm80/run_op.hpp"
 
 namespace cpnsa::cuda::sm80 {
 namespace {
@@ -114,7 +114,8 @@ __global__ void __launch_bounds__(Shape::threads)
 
 }  // namespace
 
-void window_attention_backward(const WindowAttentionBackward& a, cudaStream_t stream) {
+template <>
+void run_op(const WindowAttentionBackward& a, cudaStream_t stream) {
   visit_shape<QueryGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     launch_query_gradients<Shape>(window_query_gradients_kernel<Shape>, a, Shape::shared_bytes, a.config->num_kv_heads,
                                   stream, window_tensors<Shape>(a));

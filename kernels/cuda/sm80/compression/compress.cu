@@ -3,7 +3,7 @@
 #include "kernels/cuda/common/packs.cuh"
 #include "kernels/cuda/sm80/compression/compress_rows.hpp"
 #include "kernels/cuda/sm80/compression/hidden_layer.cuh"
-#include "kernels/cuda/sm80/stages.hpp"
+#include "kernels/cuda/sm80/run_op.hpp"
 
 namespace cpnsa::cuda::sm80 {
 namespace {
@@ -110,7 +110,8 @@ class Forward {
 
 }  // namespace
 
-void compress(const Compress& a, Handles& handles, cudaStream_t stream) {
+template <>
+void run_op(const Compress& a, Handles& handles, cudaStream_t stream) {
   visit_type(a.dtype, [&]<class T>(std::type_identity<T>) { Forward<T>(a, handles, stream).run(); });
 }
 

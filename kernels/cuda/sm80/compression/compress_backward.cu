@@ -3,7 +3,7 @@
 #include "kernels/cuda/common/packs.cuh"
 #include "kernels/cuda/sm80/compression/compress_rows.hpp"
 #include "kernels/cuda/sm80/compression/hidden_layer.cuh"
-#include "kernels/cuda/sm80/stages.hpp"
+#include "kernels/cuda/sm80/run_op.hpp"
 
 namespace cpnsa::cuda::sm80 {
 namespace {
@@ -198,7 +198,8 @@ class Backward {
 
 }  // namespace
 
-void compress_backward(const CompressBackward& a, Handles& handles, cudaStream_t stream) {
+template <>
+void run_op(const CompressBackward& a, Handles& handles, cudaStream_t stream) {
   visit_type(a.dtype, [&]<class T>(std::type_identity<T>) { Backward<T>(a, handles, stream).run(); });
 }
 

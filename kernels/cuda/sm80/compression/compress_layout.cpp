@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "cpnsa/error.hpp"
-#include "kernels/cuda/sm80/stages.hpp"
+#include "kernels/cuda/sm80/run_op.hpp"
 
 namespace cpnsa::cuda::sm80 {
 namespace {

@@ -3,8 +3,8 @@
 #include "kernels/cuda/common/check.hpp"
 #include "kernels/cuda/common/packs.cuh"
 #include "kernels/cuda/schedule/segment_schedule.hpp"
+#include "kernels/cuda/sm80/run_op.hpp"
 #include "kernels/cuda/sm80/shapes.hpp"
-#include "kernels/cuda/sm80/stages.hpp"
 
 namespace cpnsa::cuda::sm80 {
 namespace {
@@ -63,8 +63,8 @@ __global__ void __launch_bounds__(block_threads)
 
 // A thread block: one tile of queries, whose picks lie one after another.
 __global__ void __launch_bounds__(block_threads)
-    mark_demand_kernel(const QueryTile* tiles, const Segment* segments, int heads, int count,
-                       const std::int32_t* __restrict__ selected, std::uint32_t* bitmap) {
+    mark_needs_kernel(const QueryTile* tiles, const Segment* segments, int heads, int count,
+                      const std::int32_t* __restrict__ selected, std::uint32_t* bitmap) {
   const QueryTile tile = tiles[blockIdx.x];
   const std::int64_t document = segments[tile.segment].block;
   const std::int32_t* const picks = selected + tile.row * heads * count;
@@ -80,7 +80,8 @@ __global__ void __launch_bounds__(block_threads)
 
 }  // namespace
 
-void pack_blocks(const PackBlocks& a, cudaStream_t stream) {
+template <>
+void run_op(const PackBlocks& a, cudaStream_t stream) {
   if (a.blocks.count == 0) return;
   pack_blocks_kernel<<<static_cast<unsigned>(a.blocks.count), block_threads, 0, stream>>>(
       a.blocks.device, units_of(*a.config, pack_items), static_cast<const uint4*>(a.k), static_cast<const uint4*>(a.v),
@@ -88,7 +89,8 @@ void pack_blocks(const PackBlocks& a, cudaStream_t stream) {
   check_launch("pack_blocks");
 }
 
-void add_blocks(const AddBlocks& a, cudaStream_t stream) {
+template <>
+void run_op(const AddBlocks& a, cudaStream_t stream) {
   if (a.blocks.count == 0) return;
   add_blocks_kernel<<<static_cast<unsigned>(a.blocks.count), block_threads, 0, stream>>>(
       a.blocks.device, units_of(*a.config, 4), static_cast<const float4*>(a.pool), static_cast<float4*>(a.dk),
@@ -96,14 +98,15 @@ void add_blocks(const AddBlocks& a, cudaStream_t stream) {
   check_launch("add_blocks");
 }
 
-void mark_demand(const MarkDemand& a, cudaStream_t stream) {
+template <>
+void run_op(const MarkNeeds& a, cudaStream_t stream) {
   const CudaSegmentSchedule& schedule = cuda_schedule(a.queries);
-  const ListView<QueryTile> tiles = schedule.tiles(demand_tile_queries);
+  const ListView<QueryTile> tiles = schedule.tiles(needs_tile_queries);
   if (tiles.count == 0) return;
-  mark_demand_kernel<<<static_cast<unsigned>(tiles.count), block_threads, 0, stream>>>(
+  mark_needs_kernel<<<static_cast<unsigned>(tiles.count), block_threads, 0, stream>>>(
       tiles.device, schedule.device_segments(), static_cast<int>(a.config->num_kv_heads),
       static_cast<int>(a.config->select_count), a.selected, a.bitmap);
-  check_launch("mark_demand");
+  check_launch("mark_needs");
 }
 
 }  // namespace cpnsa::cuda::sm80

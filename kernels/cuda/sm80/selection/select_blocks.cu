@@ -5,8 +5,8 @@
 
 #include "kernels/cuda/common/summary_rule.cuh"
 #include "kernels/cuda/sm80/attention/attention_launch.cuh"
+#include "kernels/cuda/sm80/run_op.hpp"
 #include "kernels/cuda/sm80/selection/top_blocks.cuh"
-#include "kernels/cuda/sm80/stages.hpp"
 
 namespace cpnsa::cuda::sm80 {
 namespace {
@@ -194,7 +194,8 @@ __global__ void __launch_bounds__(Shape::threads, 2)
 
 }  // namespace
 
-void select_blocks(const SelectBlocks& a, cudaStream_t stream) {
+template <>
+void run_op(const SelectBlocks& a, cudaStream_t stream) {
   visit_shape<AttentionShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using T = typename Shape::T;
     const Config& config = *a.config;

@@ -1,6 +1,6 @@
 #include "kernels/cuda/sm80/attention/attention_launch.cuh"
+#include "kernels/cuda/sm80/run_op.hpp"
 #include "kernels/cuda/sm80/selection/selected_source.cuh"
-#include "kernels/cuda/sm80/stages.hpp"
 
 namespace cpnsa::cuda::sm80 {
 namespace {
@@ -18,7 +18,8 @@ __global__ void __launch_bounds__(Shape::threads)
 
 }  // namespace
 
-void selected_attention(const SelectedAttention& a, cudaStream_t stream) {
+template <>
+void run_op(const SelectedAttention& a, cudaStream_t stream) {
   visit_shape<AttentionShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     const auto tensors = selected_tensors<typename Shape::T>(a, queries_per_tile(*a.config));
     launch_attention<Shape>(selected_attention_kernel<Shape>, a, Shape::shared_bytes + tensors.union_bytes(),

@@ -1,8 +1,8 @@
 #include "kernels/cuda/common/selected_parts.cuh"
 #include "kernels/cuda/sm80/attention/gradient_launch.cuh"
 #include "kernels/cuda/sm80/attention/row_cursor.cuh"
+#include "kernels/cuda/sm80/run_op.hpp"
 #include "kernels/cuda/sm80/selection/selected_source.cuh"
-#include "kernels/cuda/sm80/stages.hpp"
 
 namespace cpnsa::cuda::sm80 {
 namespace {
@@ -92,7 +92,8 @@ std::size_t selected_attention_backward_scratch_bytes(const ProblemSize& size) {
          OrderedAccumulation::bytes(size.blocks * size.config->num_kv_heads * tiles_per_block(*size.config));
 }
 
-void selected_attention_backward(const SelectedAttentionBackward& a, cudaStream_t stream) {
+template <>
+void run_op(const SelectedAttentionBackward& a, cudaStream_t stream) {
   if (cuda_schedule(a.queries).rows == 0 || a.group_begin == a.group_end) return;
   visit_shape<QueryGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     const auto tensors = selected_tensors<typename Shape::T>(a, queries_per_tile(*a.config));

@@ -1,6 +1,6 @@
 #include "kernels/cuda/sm90/attention/gradient_launch.cuh"
 #include "kernels/cuda/sm90/attention/summary_source.cuh"
-#include "kernels/cuda/sm90/stages.hpp"
+#include "kernels/cuda/sm90/run_op.hpp"
 
 namespace cpnsa::cuda::sm90 {
 namespace {
@@ -91,7 +91,8 @@ std::size_t compressed_attention_backward_scratch_bytes(const ProblemSize& size)
   return size.backward ? OrderedAccumulation::bytes(2 * size.summaries * size.config->num_kv_heads) : 0;
 }
 
-void compressed_attention_backward(const CompressedAttentionBackward& a, const Gpu& gpu, cudaStream_t stream) {
+template <>
+void run_op(const CompressedAttentionBackward& a, const Gpu& gpu, cudaStream_t stream) {
   const SummaryRule rule(*a.config);
   visit_shape<QueryGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using Walk = SummaryWalk<Shape::keys>;

@@ -1,10 +1,11 @@
 #include "kernels/cuda/sm90/attention/attention_launch.cuh"
 #include "kernels/cuda/sm90/attention/window_source.cuh"
-#include "kernels/cuda/sm90/stages.hpp"
+#include "kernels/cuda/sm90/run_op.hpp"
 
 namespace cpnsa::cuda::sm90 {
 
-void window_attention(const WindowAttention& a, const Gpu& gpu, cudaStream_t stream) {
+template <>
+void run_op(const WindowAttention& a, const Gpu& gpu, cudaStream_t stream) {
   visit_shape<AttentionShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using Walk = WindowWalk<Shape::keys>;
     launch_attention<Shape, Walk>(a, typename Walk::Parameters{window_maps(a, Shape::keys), window_of(*a.config)}, gpu,

@@ -1,6 +1,6 @@
 #include "kernels/cuda/sm90/attention/gradient_launch.cuh"
 #include "kernels/cuda/sm90/attention/window_source.cuh"
-#include "kernels/cuda/sm90/stages.hpp"
+#include "kernels/cuda/sm90/run_op.hpp"
 
 namespace cpnsa::cuda::sm90 {
 namespace {
@@ -110,7 +110,8 @@ class WindowQueries {
 
 }  // namespace
 
-void window_attention_backward(const WindowAttentionBackward& a, const Gpu& gpu, cudaStream_t stream) {
+template <>
+void run_op(const WindowAttentionBackward& a, const Gpu& gpu, cudaStream_t stream) {
   const int window = window_of(*a.config);
   visit_shape<QueryGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using Walk = WindowWalk<Shape::keys>;

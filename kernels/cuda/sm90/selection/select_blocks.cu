@@ -7,8 +7,8 @@
 
 #include "kernels/cuda/common/summary_rule.cuh"
 #include "kernels/cuda/sm90/attention/attention_launch.cuh"
+#include "kernels/cuda/sm90/run_op.hpp"
 #include "kernels/cuda/sm90/selection/top_blocks.cuh"
-#include "kernels/cuda/sm90/stages.hpp"
 
 namespace cpnsa::cuda::sm90 {
 namespace {
@@ -270,7 +270,8 @@ __global__ void __launch_bounds__(Shape::threads, 1)
 
 }  // namespace
 
-void select_blocks(const SelectBlocks& a, const Gpu& gpu, cudaStream_t stream) {
+template <>
+void run_op(const SelectBlocks& a, const Gpu& gpu, cudaStream_t stream) {
   visit_shape<SelectShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using T = typename Shape::T;
     const Config& config = *a.config;

@@ -6,8 +6,8 @@
 // meanwhile.
 
 #include "kernels/cuda/common/combination.cuh"
+#include "kernels/cuda/sm90/run_op.hpp"
 #include "kernels/cuda/sm90/selection/selected_block.cuh"
-#include "kernels/cuda/sm90/stages.hpp"
 
 namespace cpnsa::cuda::sm90 {
 namespace {
@@ -177,12 +177,14 @@ __global__ void __launch_bounds__(Shape::threads, 1)
 
 }  // namespace
 
+template <>
 bool serves(const SelectedAttention& a) {
   if (!serves(*a.config, a.dtype) || a.config->select_block != tokens_per_block) return false;
   return unions_fit<SelectedShape>(a);
 }
 
-void selected_attention(const SelectedAttention& a, const Gpu& gpu, cudaStream_t stream) {
+template <>
+void run_op(const SelectedAttention& a, const Gpu& gpu, cudaStream_t stream) {
   visit_shape<SelectedShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using T = typename Shape::T;
     const CudaSegmentSchedule& schedule = cuda_schedule(a.queries);

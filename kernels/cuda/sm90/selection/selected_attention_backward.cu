@@ -1,8 +1,8 @@
 #include "kernels/cuda/common/selected_parts.cuh"
 #include "kernels/cuda/sm90/attention/gradient_launch.cuh"
+#include "kernels/cuda/sm90/run_op.hpp"
 #include "kernels/cuda/sm90/selection/block_maps.cuh"
 #include "kernels/cuda/sm90/selection/selected_query_gradients.hpp"
-#include "kernels/cuda/sm90/stages.hpp"
 
 namespace cpnsa::cuda::sm90 {
 namespace {
@@ -70,7 +70,8 @@ class SelectingQueries {
 
 }  // namespace
 
-void selected_attention_backward(const SelectedAttentionBackward& a, const Gpu& gpu, cudaStream_t stream) {
+template <>
+void run_op(const SelectedAttentionBackward& a, const Gpu& gpu, cudaStream_t stream) {
   selected_query_gradients(a, gpu, stream);
   if (cuda_schedule(a.queries).rows == 0 || a.group_begin == a.group_end) return;
   const SelectedParts parts = list_selected_parts(a, stream);

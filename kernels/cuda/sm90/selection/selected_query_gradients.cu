@@ -5,9 +5,9 @@
 // meanwhile.
 
 #include "kernels/cuda/sm90/attention/gradient_launch.cuh"
+#include "kernels/cuda/sm90/run_op.hpp"
 #include "kernels/cuda/sm90/selection/selected_block.cuh"
 #include "kernels/cuda/sm90/selection/selected_query_gradients.hpp"
-#include "kernels/cuda/sm90/stages.hpp"
 
 namespace cpnsa::cuda::sm90 {
 namespace {
@@ -147,6 +147,7 @@ __global__ void __launch_bounds__(Shape::threads, 1)
 
 }  // namespace
 
+template <>
 bool serves(const SelectedAttentionBackward& a) {
   if (!serves(*a.config, a.dtype) || a.config->select_block != tokens_per_block) return false;
   return unions_fit<SelectedGradientShape>(a);

@@ -1,11 +1,10 @@
-#include "kernels/cuda/sm90/stages.hpp"
-
 #include <fmt/format.h>
 
 #include <vector>
 
 #include "cpnsa/cuda/device.hpp"
 #include "cpnsa/error.hpp"
+#include "kernels/cuda/sm90/run_op.hpp"
 #include "kernels/cuda/sm90/shapes.hpp"
 
 namespace cpnsa::cuda {
@@ -33,19 +32,7 @@ bool serves(const Config& config, DType dtype) {
   return index_of(config) >= 0 && (dtype == DType::bf16 || dtype == DType::f16) && config.scale() > 0;
 }
 
-bool serves(const CompressedAttention& a) {
-  return serves(*a.config, a.dtype);
-}
-bool serves(const WindowAttention& a) {
-  return serves(*a.config, a.dtype);
-}
-bool serves(const CompressedAttentionBackward& a) {
-  return serves(*a.config, a.dtype);
-}
-bool serves(const WindowAttentionBackward& a) {
-  return serves(*a.config, a.dtype);
-}
-
+template <>
 bool serves(const SelectBlocks& a) {
   const Config& config = *a.config;
   return serves(config, a.dtype) && config.compress_block == 32 && config.compress_stride == 16 &&

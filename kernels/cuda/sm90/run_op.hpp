@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+
+#include "cpnsa/ops.hpp"
+#include "kernels/cuda/common/gpu.hpp"
+
+namespace cpnsa::cuda::sm90 {
+
+/// True if shapes.hpp has the layer's shape, the dtype has 16 bits and the softmax scale is positive.
+bool serves(const Config& config, DType dtype);
+
+/// True if the kernels of the op serve it: the layer alone decides, except for the ops below.
+template <class Op>
+bool serves(const Op& op) {
+  return serves(*op.config, op.dtype);
+}
+/// Also needs l 32, s 16, m 64 and at most 32 blocks that scores decide.
+template <>
+bool serves(const SelectBlocks&);
+/// Also need m 64, and documents short enough for the union of a tile's blocks to fit in shared memory.
+template <>
+bool serves(const SelectedAttention&);
+template <>
+bool serves(const SelectedAttentionBackward&);
+
+/// Enqueues an op by Hopper's kernels (compute capability 9.0). A specialization per op is defined in the file of its
+/// kernels. UnsupportedError for an op that they do not serve.
+template <class Op>
+void run_op(const Op& op, const Gpu& gpu, cudaStream_t stream);
+
+/// Bytes of OpContext::scratch that the op needs.
+std::size_t compressed_attention_backward_scratch_bytes(const ProblemSize&);
+
+}  // namespace cpnsa::cuda::sm90
