@@ -20,7 +20,7 @@ std::uint64_t draw_group() {
   return (high << 32 | low) | 1;  // never 0, which stands for none
 }
 
-std::string quoted(std::string_view text) {
+std::string json_string(std::string_view text) {
   std::string out = "\"";
   for (const char c : text) {
     const auto byte = static_cast<unsigned char>(c);
@@ -133,16 +133,16 @@ std::string FlightRecorder::file_text(std::string_view reason) const {
   std::string text = fmt::format(
       "{{\"rank\": {}, \"ranks\": {}, \"transport\": {}, \"group\": \"{:016x}\", \"host\": {}, \"process\": {}, "
       "\"time\": {:.6f}, \"reason\": {},\n \"operations\": [",
-      rank_, ranks_, quoted(transport_), group_, quoted(host_name()), static_cast<long>(::getpid()), wall,
-      quoted(reason));
+      rank_, ranks_, json_string(transport_), group_, json_string(host_name()), static_cast<long>(::getpid()), wall,
+      json_string(reason));
   const std::int64_t first = std::max<std::int64_t>(1, operations_ - static_cast<std::int64_t>(capacity) + 1);
   for (std::int64_t sequence = first; sequence <= operations_; ++sequence) {
     const Entry& entry = entries_[static_cast<std::size_t>(sequence) % capacity];
     text += fmt::format(
         "{}\n  {{\"sequence\": {}, \"call\": {}, \"layer\": {}, \"number\": {}, \"operation\": {}, \"name\": {}, "
         "\"purpose\": {}, \"sent\": {}, \"received\": {}, \"begin\": {:.6f}, \"end\": {}}}",
-        sequence == first ? "" : ",", entry.sequence, quoted(entry.call.name), entry.call.layer, entry.call.number,
-        entry.call.operations, quoted(entry.name), quoted(entry.purpose), entry.bytes_sent, entry.bytes_received,
+        sequence == first ? "" : ",", entry.sequence, json_string(entry.call.name), entry.call.layer, entry.call.number,
+        entry.call.operations, json_string(entry.name), json_string(entry.purpose), entry.bytes_sent, entry.bytes_received,
         seconds(entry.begin), entry.ended ? fmt::format("{:.6f}", seconds(entry.end)) : "null");
   }
   return text + "\n ]}\n";

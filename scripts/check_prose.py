@@ -11,7 +11,7 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TEXT = tuple(".md .hpp .cpp .h .c .cu .cuh .py .sh .cmake .txt .sbatch .in .yaml .yml".split())
 # The tests check their own words; data, pictures and this list do not count.
-SKIPPED = re.compile(r"^(tests/|kernels/cuda/|build/|LICENSE$|scripts/check_prose\.py$)|\.(svg|json|npy)$")
+SKIPPED = re.compile(r"^(tests/|build/|LICENSE$|scripts/check_prose\.py$)|\.(svg|json|npy)$")
 
 COMMENT = r"(?:///?<?|/\*\*?|^\s*\*|#|\"\"\")\s*"  # the beginning of a comment
 # (pattern, what to write instead)

@@ -87,13 +87,13 @@ std::vector<std::int64_t> rows_of(const SummaryKeyTiles& found, const SummaryKey
   return rows;
 }
 
-void check_places(const SummaryKeyTiles& found, std::int64_t summaries) {
-  ASSERT_LE(found.places, summaries);
-  std::map<std::int32_t, std::vector<SummaryKeyTile>> places;
+void check_slots(const SummaryKeyTiles& found, std::int64_t summaries) {
+  ASSERT_LE(found.slots, summaries);
+  std::map<std::int32_t, std::vector<SummaryKeyTile>> slots;
   for (const SummaryKeyTile& tile : found.tiles) {
-    ASSERT_GE(tile.place, 0);
-    ASSERT_LT(tile.place, found.places);
-    std::vector<SummaryKeyTile>& earlier = places[tile.place];
+    ASSERT_GE(tile.slot, 0);
+    ASSERT_LT(tile.slot, found.slots);
+    std::vector<SummaryKeyTile>& earlier = slots[tile.slot];
     ASSERT_EQ(tile.turn, static_cast<std::int32_t>(earlier.size())) << "a turn that never comes, or comes twice";
     if (!earlier.empty()) {
       ASSERT_EQ(tile.row, earlier.back().row);
@@ -106,7 +106,7 @@ void check_places(const SummaryKeyTiles& found, std::int64_t summaries) {
 
 void check_summaries(const planning::Plan& plan, const Config& config, std::int64_t keys) {
   const SummaryKeyTiles found = cuda::summary_key_tiles(plan.segments, config, keys);
-  check_places(found, plan.layout.summaries);
+  check_slots(found, plan.layout.summaries);
   const std::int64_t part = std::max<std::int64_t>(1, cuda::rows_per_part / config.heads_per_group());
   const auto summaries = static_cast<std::size_t>(plan.layout.summaries);
   std::vector<int> pairs(static_cast<std::size_t>(plan.rows) * summaries);

@@ -38,20 +38,19 @@ struct PanelTile {
   static constexpr int row_offset(int step) { return step * 16 * swizzle_bytes; }
 };
 
-/// A Layout at the first multiple of tile_alignment of the dynamic shared memory.
+/// A Layout at the beginning of the dynamic shared memory, so that addresses of its members are constants.
 template <class Layout>
 struct SharedMemory {
-  std::uint32_t base;     ///< address of the layout in the shared state space
-  unsigned char* memory;  ///< the same as a pointer
+  Layout* layout;
 
-  /// Bytes of dynamic shared memory that a launch asks for: the layout, and room to align it.
-  static constexpr int bytes = static_cast<int>(sizeof(Layout)) + tile_alignment;
+  /// Bytes of dynamic shared memory that a launch asks for.
+  static constexpr int bytes = static_cast<int>(sizeof(Layout));
 
-  __device__ Layout* operator->() const { return reinterpret_cast<Layout*>(memory); }
+  __device__ Layout* operator->() const { return layout; }
 
   /// Address in the shared state space of an array's element, from the array's offset in the layout.
   __device__ std::uint32_t at(std::size_t offset, int index = 0, std::size_t element_size = 0) const {
-    return base + static_cast<std::uint32_t>(offset) + index * static_cast<int>(element_size);
+    return ptx::shared_address(layout) + static_cast<std::uint32_t>(offset) + index * static_cast<int>(element_size);
   }
   __device__ std::uint32_t barrier(std::size_t offset, int index = 0) const {
     return at(offset, index, sizeof(Mbarrier));
@@ -60,10 +59,8 @@ struct SharedMemory {
 
 template <class Layout>
 __device__ __forceinline__ SharedMemory<Layout> shared_memory() {
-  extern __shared__ unsigned char memory[];
-  const std::uint32_t start = ptx::shared_address(memory);
-  const std::uint32_t base = (start + tile_alignment - 1) / tile_alignment * tile_alignment;
-  return {base, memory + (base - start)};
+  extern __shared__ __align__(tile_alignment) unsigned char memory[];
+  return {reinterpret_cast<Layout*>(memory)};
 }
 
 }  // namespace cpnsa::cuda::sm90

@@ -106,7 +106,9 @@ struct KeyGradientLayout {
 template <class Shape>
 struct KeyGradientMemory : SharedMemory<KeyGradientLayout<Shape>> {
   using Layout = KeyGradientLayout<Shape>;
-  static_assert(SharedMemory<Layout>::bytes + Shape::static_bytes <= max_shared_bytes);
+  // Dynamic shared memory begins behind the static one, at the next multiple of the alignment.
+  static_assert(Shape::static_bytes <= tile_alignment &&
+                SharedMemory<Layout>::bytes + tile_alignment <= max_shared_bytes);
 
   __device__ std::uint32_t k(int panel = 0) const {
     return this->at(offsetof(Layout, k), panel, Shape::Keys::panel_bytes);

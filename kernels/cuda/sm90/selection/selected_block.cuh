@@ -79,7 +79,7 @@ struct SelectedMemory : SharedMemory<SelectedLayout<Shape>> {
 
   /// Behind the layout.
   __device__ UnionBuffers union_buffers(int words, int capacity) const {
-    return {this->memory + sizeof(SelectedLayout<Shape>), words, capacity};
+    return {reinterpret_cast<unsigned char*>(this->layout + 1), words, capacity};
   }
 
   __device__ void initialise() const {
@@ -94,7 +94,7 @@ struct SelectedMemory : SharedMemory<SelectedLayout<Shape>> {
   }
 };
 
-/// Dynamic shared memory of a launch: the layout with room to align it, and the unions.
+/// Dynamic shared memory of a launch: the layout and the unions behind it.
 template <class Shape, class Stage>
 std::size_t selected_shared_bytes(const Stage& a) {
   const UnionSize size = union_size<Shape>(a);
