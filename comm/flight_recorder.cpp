@@ -142,8 +142,8 @@ std::string FlightRecorder::file_text(std::string_view reason) const {
         "{}\n  {{\"sequence\": {}, \"call\": {}, \"layer\": {}, \"number\": {}, \"operation\": {}, \"name\": {}, "
         "\"purpose\": {}, \"sent\": {}, \"received\": {}, \"begin\": {:.6f}, \"end\": {}}}",
         sequence == first ? "" : ",", entry.sequence, json_string(entry.call.name), entry.call.layer, entry.call.number,
-        entry.call.operations, json_string(entry.name), json_string(entry.purpose), entry.bytes_sent, entry.bytes_received,
-        seconds(entry.begin), entry.ended ? fmt::format("{:.6f}", seconds(entry.end)) : "null");
+        entry.call.operations, json_string(entry.name), json_string(entry.purpose), entry.bytes_sent,
+        entry.bytes_received, seconds(entry.begin), entry.ended ? fmt::format("{:.6f}", seconds(entry.end)) : "null");
   }
   return text + "\n ]}\n";
 }

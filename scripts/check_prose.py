@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """check_prose.py [FILE...]: words and phrases that the project does not use, with the word to use instead, and links of
-Markdown files that lead nowhere. Without FILE: all files of the repository but tests, CUDA kernels and data."""
+Markdown files that lead nowhere. Without FILE: all files of the repository but tests and data."""
 
 import argparse
 import os

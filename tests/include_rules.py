@@ -32,8 +32,8 @@ UNITS = {
     # Siblings of the CUDA device know what they share, never each other.
     "kernels/cuda/ptx": [],
     "kernels/cuda/common": CUDA_SHARED,
-    "kernels/cuda/schedule": [*CUDA_SHARED, "kernels/cuda/sm90"],
-    "kernels/cuda/sm80": [*CUDA_SHARED, "kernels/cuda/sm90"],
+    "kernels/cuda/schedule": CUDA_SHARED,
+    "kernels/cuda/sm80": CUDA_SHARED,
     "kernels/cuda/sm90": CUDA_SHARED,
     "kernels/cuda": [*CUDA_SHARED, "kernels/cuda/sm80", "kernels/cuda/sm90"],
     # The doors to the library know what a build may not have through backends/ alone.
