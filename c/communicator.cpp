@@ -19,6 +19,13 @@ void create_communicator(cpnsa_communicator* out, Make make) {
   create(communicators(), out, "communicator", [&] { return std::make_shared<CommunicatorObject>(make()); });
 }
 
+// Ten years at most: a deadline is added to a point in time.
+void check_deadline(int64_t milliseconds) {
+  constexpr int64_t max_milliseconds = int64_t{10} * 365 * 24 * 3600 * 1000;
+  if (milliseconds < 1 || milliseconds > max_milliseconds)
+    throw cpnsa::ArgumentError(fmt::format("milliseconds: found {}, expected 1 to {}", milliseconds, max_milliseconds));
+}
+
 }  // namespace
 
 cpnsa_status cpnsa_communicator_create_threads(int ranks, cpnsa_communicator* out) {
@@ -64,13 +71,17 @@ cpnsa_status cpnsa_communicator_ranks(cpnsa_communicator communicator, int* rank
                  [&] { not_null(ranks, "ranks") = communicators().find(communicator)->communicator->size(); });
 }
 
+cpnsa_status cpnsa_set_default_deadline(int64_t milliseconds) {
+  return guarded(__func__, [&] {
+    check_deadline(milliseconds);
+    cpnsa::set_default_deadline(std::chrono::milliseconds(milliseconds));
+  });
+}
+
 cpnsa_status cpnsa_communicator_set_deadline(cpnsa_communicator communicator, int64_t milliseconds) {
   return guarded(__func__, [&] {
     const auto object = communicators().find(communicator);
-    // Ten years: a deadline is added to a point in time.
-    constexpr int64_t longest = int64_t{10} * 365 * 24 * 3600 * 1000;
-    if (milliseconds < 1 || milliseconds > longest)
-      throw cpnsa::ArgumentError(fmt::format("milliseconds: found {}, expected 1 to {}", milliseconds, longest));
+    check_deadline(milliseconds);
     const InUse in_use(object->exclusive);
     object->communicator->set_deadline(std::chrono::milliseconds(milliseconds));
   });

@@ -35,11 +35,12 @@ bool to_bool(std::int32_t number, const char* name) {
 // Inputs and gradients have members of the same names; `name_of_tensor` is what messages call one.
 template <class Views, class NameOfTensor>
 Views to_views(const cpnsa_tensors* given, const char* name, const NameOfTensor& name_of_tensor) {
-  const cpnsa_tensors tensors = read<cpnsa_tensors>(given, CPNSA_TENSORS_INIT, sizeof(cpnsa_tensors), name);
+  const cpnsa_tensors tensors = read<cpnsa_tensors>(given, CPNSA_TENSORS_INIT, offsetof(cpnsa_tensors, layer), name);
   Views views;
   schema::for_each_tensor([&](const schema::Tensor& tensor, TensorView& to,
                               const cpnsa_tensor& from) { to = to_view(from, name_of_tensor(tensor).str()); },
                           views, tensors);
+  if constexpr (std::is_same_v<Views, AttentionInputs>) views.layer = tensors.layer;
   return views;
 }
 
@@ -114,6 +115,7 @@ AttentionOptions to_options(const cpnsa_options* given) {
   result.sum_parameter_gradients = to_bool(options.sum_parameter_gradients, "sum_parameter_gradients");
   result.timing = to_bool(options.timing, "timing");
   result.reuse_saved = to_bool(options.reuse_saved, "reuse_saved");
+  result.compare_parameters = to_bool(options.compare_parameters, "compare_parameters");
   return result;
 }
 

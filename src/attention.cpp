@@ -5,15 +5,17 @@
 #include <algorithm>
 #include <atomic>
 #include <mutex>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "cpnsa/error.hpp"
+#include "cpnsa/flight_recorder.hpp"
 #include "src/layer/arguments.hpp"
 #include "src/layer/fingerprint.hpp"
+#include "src/layer/parameter_values.hpp"
 #include "src/layer/parameters.hpp"
-#include "src/planning/hash.hpp"
 #include "src/steps/backward.hpp"
 #include "src/steps/forward.hpp"
 #include "src/wire/block_requests.hpp"
@@ -36,8 +38,9 @@ std::int64_t next_number() {
 
 /// The forward that a SavedForward is of.
 struct SavedForward::State {
-  std::int64_t layer = 0;  ///< Attention::Impl::number of its layer; 0 until a forward has run to its end
-  std::int64_t call = 0;   ///< Attention::Impl::calls at that forward, the same on every rank
+  std::int64_t layer = 0;          ///< Attention::Impl::number of its layer; 0 until a forward has run to its end
+  std::int64_t callers_layer = 0;  ///< AttentionInputs::layer of that forward
+  std::int64_t call = 0;           ///< Attention::Impl::calls at that forward, the same on every rank
   std::shared_ptr<const planning::BlockSchedule> schedule;
   bool spent = false;  ///< whether a backward has written to the saved memory
 };
@@ -57,17 +60,33 @@ struct Attention::Impl {
   /// Runs `validate` on this rank and agrees with the other ranks on the call: all go on, or all throw.
   void enter(const std::string& call, const std::function<void()>& validate) {
     wire.device.activate();
-    agree_on(wire.communicator, fmt::format("layer={:x} call={} {}", fingerprint_hash, calls + 1, call), validate);
+    agree_on(wire.communicator, fmt::format("layer={} call={} {}", layer_number, calls + 1, call), validate);
     ++calls;  // of those that all ranks made: one that some made of another layer leaves none out of step
   }
 
-  void check_saved(const SavedForward::State& saved) const {
+  /// In the first forward of a layer: makes sure that all ranks hold the same parameters. Returns the number of
+  /// agreements that this took.
+  int compare_parameters(const AttentionInputs& inputs, Stream stream) {
+    Communicator& communicator = wire.communicator;
+    if (!layer.options.compare_parameters || communicator.size() == 1 || compared_layers.contains(inputs.layer))
+      return 0;
+    std::string values;
+    agree_on(communicator, "parameters", [&] { values = parameter_values(inputs, wire.device, communicator, stream); });
+    agree(communicator, "parameters" + values);
+    compared_layers.insert(inputs.layer);
+    return 2;
+  }
+
+  void check_saved(const SavedForward::State& saved, const AttentionInputs& inputs) const {
     if (!layer.options.backward) throw ArgumentError("backward: found options.backward = false, expected true");
     if (saved.layer == 0) throw ArgumentError("saved: found none, expected that of a forward");
     if (saved.layer != number)
       throw ArgumentError("saved: found that of another layer's forward, expected this layer's");
     if (saved.spent)
       throw ArgumentError("saved: found that of a forward whose backward has run, expected another (reuse_saved)");
+    if (saved.callers_layer != inputs.layer)
+      throw ArgumentError(
+          fmt::format("layer: found {}, expected {}, that of the forward", inputs.layer, saved.callers_layer));
   }
 
   planning::Plan plan;
@@ -78,9 +97,10 @@ struct Attention::Impl {
   RoundResources backward_rounds;
   BlockRequests requests;
 
-  BlockAgreement blocks;               ///< of the last forward
-  bool needs_uncounted = false;        ///< whether blocks.blocks_needed is counted when statistics are asked for
-  std::uint64_t fingerprint_hash = 0;  ///< of what all ranks were given alike: shows layers called in another order
+  BlockAgreement blocks;                   ///< of the last forward
+  bool needs_uncounted = false;            ///< whether blocks.blocks_needed is counted when statistics are asked for
+  std::int64_t layer_number = 0;           ///< on the communicator, the same on every rank
+  std::set<std::int64_t> compared_layers;  ///< AttentionInputs::layer of those whose parameters were compared
   std::int64_t calls = 0;
   const std::int64_t number = next_number();  ///< of this layer among all of this process, from 1
 };
@@ -102,12 +122,14 @@ Attention::Attention(const Config& given_config, const Partition& partition, Dev
                      const AttentionOptions& options) {
   device.activate();
   const Config config = given_config.with_defaults();
+  const FlightRecorder::Call call(communicator.recorder(), "plan", communicator.layers() + 1);
   const std::string given = fingerprint(config, partition, options);
   agree_on(communicator, given, [&] { validate_layer(config, partition, device, communicator, options); });
+  const std::int64_t number = communicator.number_layer();
   // A rank without memory for its lists tells the others, who would wait for it in their first step.
   agree_on(communicator, "plan",
            [&] { impl_ = std::make_unique<Impl>(config, partition, device, communicator, options); });
-  impl_->fingerprint_hash = hash_of(given);
+  impl_->layer_number = number;
 }
 
 Attention::~Attention() {
@@ -134,10 +156,12 @@ void Attention::forward(const AttentionInputs& inputs, const TensorView& out, st
                         SavedForward* saved, void* workspace, Stream stream) {
   Impl& self = *impl_;
   const ForwardArguments given{inputs, out, selected, saved, workspace};
-  self.enter("forward", [&] {
+  const FlightRecorder::Call call(self.wire.communicator.recorder(), "forward", self.layer_number, self.calls + 1);
+  self.enter(fmt::format("forward callers_layer={}", inputs.layer), [&] {
     self.wire.device.check_stream(stream);
     validate_forward(self.layer, self.wire.device, given);
   });
+  const int agreements = 1 + self.compare_parameters(inputs, stream);
   self.wire.run(stream, [&] {
     self.wire.reset();
     self.blocks = {};
@@ -147,10 +171,10 @@ void Attention::forward(const AttentionInputs& inputs, const TensorView& out, st
         run_forward(self.layer, self.lists, self.wire, self.forward_rounds, self.requests, given, stream);
     self.blocks = result.blocks;
     self.needs_uncounted = self.plan.blocks.any_reachable() && !self.layer.reads_needs();
-    if (saved) *saved->state_ = {self.number, self.calls, result.blocks.schedule};
+    if (saved) *saved->state_ = {self.number, inputs.layer, self.calls, result.blocks.schedule};
     auto predicted = self.plan.bytes_forward(*result.blocks.schedule);
     at(predicted, Traffic::control) += result.request_bytes;
-    self.wire.account(predicted);
+    self.wire.account(predicted, agreements);
   });
 }
 
@@ -158,12 +182,13 @@ void Attention::backward(const AttentionInputs& inputs, const TensorView& dout, 
                          const AttentionGradients& gradients, void* workspace, Stream stream) {
   Impl& self = *impl_;
   const BackwardArguments given{inputs, dout, saved.memory, gradients, workspace};
+  const FlightRecorder::Call recorded(self.wire.communicator.recorder(), "backward", self.layer_number, self.calls + 1);
   // All ranks must go back through the same forward, because each forward has its own schedule of blocks.
-  const std::string call =
-      fmt::format("backward of_call={} parameters={}", saved.state_->call, given_parameters(gradients));
+  const std::string call = fmt::format("backward callers_layer={} of_call={} parameters={}", inputs.layer,
+                                       saved.state_->call, given_parameters(gradients));
   self.enter(call, [&] {
     self.wire.device.check_stream(stream);
-    self.check_saved(*saved.state_);
+    self.check_saved(*saved.state_, inputs);
     validate_backward(self.layer, self.wire.device, given);
   });
   self.wire.run(stream, [&] {
@@ -173,11 +198,12 @@ void Attention::backward(const AttentionInputs& inputs, const TensorView& dout, 
         run_backward(self.layer, self.lists, self.wire, self.backward_rounds, schedule, given, stream);
     auto predicted = self.plan.bytes_backward(schedule);
     at(predicted, Traffic::parameter_gradients) += result.parameter_bytes;
-    self.wire.account(predicted);
+    self.wire.account(predicted, 1);
   });
 }
 
 void Attention::refuse(std::string_view problem) noexcept {
+  const FlightRecorder::Call call(impl_->wire.communicator.recorder(), "refuse", impl_->layer_number, impl_->calls + 1);
   cpnsa::refuse(impl_->wire.communicator, problem);
 }
 

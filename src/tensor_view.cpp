@@ -8,6 +8,7 @@
 
 #include "cpnsa/error.hpp"
 #include "src/planning/at.hpp"
+#include "src/planning/checked.hpp"
 
 namespace cpnsa {
 
@@ -21,7 +22,7 @@ TensorView::TensorView(void* data, DType dtype, std::initializer_list<std::int64
 std::int64_t TensorView::elements() const {
   if (!given) return 0;
   std::int64_t count = 1;
-  for (int i = 0; i < rank; ++i) count *= at(shape, i);
+  for (int i = 0; i < rank; ++i) count = checked_product({count, at(shape, i)}, "tensor");
   return count;
 }
 

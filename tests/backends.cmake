@@ -23,6 +23,7 @@ cpnsa_add_suite(
     conformance/attention/calls_test.cpp
     conformance/attention/corner_cases_test.cpp
     conformance/attention/errors_test.cpp
+    conformance/attention/faults_test.cpp
     conformance/attention/gradients_test.cpp
     conformance/attention/memory_test.cpp
     conformance/attention/order_test.cpp

@@ -45,6 +45,9 @@ struct AttentionOptions {
   bool reuse_saved = false;
   bool sum_parameter_gradients = false;  ///< whether backward() sums the compressors' gradients over the ranks
   bool timing = false;                   ///< whether Statistics::seconds is measured, by events around each stage
+  /// Makes the first forward() of each layer check that all ranks hold the same compressor parameters, before anything
+  /// is computed with them: MismatchError names the parameter otherwise. Waits for the device once.
+  bool compare_parameters = true;
 };
 
 /// The keys or the values of the compressed, selected and window branch. The three views may be equal.
@@ -73,6 +76,9 @@ struct AttentionInputs {
   TensorView gate;  ///< [rows, H, 3]: compressed, selected, window
   CompressorTensors compress_k;
   CompressorTensors compress_v;
+  /// The caller's own number of the layer, where one Attention serves several: ranks that call them in different orders
+  /// get a MismatchError. A backward has that of its forward.
+  std::int64_t layer = 0;
 };
 
 /// Gradients, overwritten, in the shapes of AttentionInputs. Those of q, k, v and gate have gradient_dtype and must be
@@ -173,7 +179,8 @@ class SavedForward {
   SavedForward(SavedForward&&) noexcept;
   SavedForward& operator=(SavedForward&&) noexcept;
 
-  void* memory = nullptr;  ///< saved_bytes() of device memory, 256-byte aligned; set by the caller before forward()
+  void* memory =
+      nullptr;  ///< saved_bytes() of device memory, aligned as a workspace is; set by the caller before forward()
 
  private:
   friend class Attention;
@@ -208,7 +215,8 @@ class Attention {
 
   /// Computes out [rows, H, d_v], of the layer's type, and if `selected` is not null, the selected blocks: int32 [rows,
   /// G, n] in device memory, indices in their documents, ascending, padded with -1. `workspace` is device memory of
-  /// workspace_bytes(), 256-byte aligned. `saved` is null exactly if options.backward is false.
+  /// workspace_bytes(), 256-byte aligned, on the CPU 64-byte aligned at least; tensors are aligned to their elements,
+  /// on CUDA to 16 bytes. `saved` is null exactly if options.backward is false.
   ///
   /// Errors: ArgumentError, MismatchError, CommunicationError, DeviceError.
   void forward(const AttentionInputs& inputs, const TensorView& out, std::int32_t* selected, SavedForward* saved,

@@ -129,7 +129,10 @@ CPNSA_API cpnsa_status cpnsa_communicator_create_callbacks(int rank, int ranks, 
 
 CPNSA_API cpnsa_status cpnsa_communicator_rank(cpnsa_communicator communicator, int* rank);
 CPNSA_API cpnsa_status cpnsa_communicator_ranks(cpnsa_communicator communicator, int* ranks);
-/* Longest time that one wait for other ranks may take; 300 000 unless set. At least 1. */
+/* The deadline of communicators that are made from now on, in milliseconds, at least 1; also of making one over NCCL.
+ * Unless set: the environment variable CPNSA_DEADLINE, in whole seconds; otherwise 300 000. */
+CPNSA_API cpnsa_status cpnsa_set_default_deadline(int64_t milliseconds);
+/* Longest time that one wait for other ranks may take, at least 1. */
 CPNSA_API cpnsa_status cpnsa_communicator_set_deadline(cpnsa_communicator communicator, int64_t milliseconds);
 CPNSA_API cpnsa_status cpnsa_communicator_barrier(cpnsa_communicator communicator);
 /* Ends every rank's present and later calls with the reason, as far as the transport reaches them. Another thread than
@@ -252,9 +255,10 @@ typedef struct cpnsa_options {
   int32_t timing;                   /* whether cpnsa_statistics.seconds is measured */
   int32_t reuse_saved;              /* whether it may write over `saved`: less memory, and once a forward */
   int32_t parameter_gradient_dtype; /* of the compressors' gradients: dtype; 0: f64 for f64 layers, f32 for others */
+  int32_t compare_parameters;       /* whether the first forward makes sure that all ranks hold the same parameters */
 } cpnsa_options;
 #define CPNSA_OPTIONS_INIT \
-  { sizeof(cpnsa_options), CPNSA_F32, CPNSA_EXCHANGE_AUTOMATIC, 0, 1, 1, 0, 0, 0, 0, 0 }
+  { sizeof(cpnsa_options), CPNSA_F32, CPNSA_EXCHANGE_AUTOMATIC, 0, 1, 1, 0, 0, 0, 0, 0, 1 }
 
 /* A dense C-order tensor in the device's memory; one of rank 0, as {0} is, stands for "not given". */
 typedef struct cpnsa_tensor {
@@ -290,6 +294,9 @@ typedef struct cpnsa_tensors {
   cpnsa_tensor gate; /* [rows, H, 3]: compressed, selected, window */
   cpnsa_compressor_tensors compress_k;
   cpnsa_compressor_tensors compress_v;
+  /* Of inputs: the caller's own number of the layer, where one cpnsa_attention serves several. Ranks that call them in
+   * different orders get CPNSA_ERROR_MISMATCH. A backward has that of its forward. */
+  int64_t layer;
 } cpnsa_tensors;
 #define CPNSA_TENSOR_NONE \
   {                       \
@@ -304,7 +311,7 @@ typedef struct cpnsa_tensors {
 #define CPNSA_TENSORS_INIT                                                                                 \
   {                                                                                                        \
     sizeof(cpnsa_tensors), CPNSA_TENSOR_NONE, CPNSA_BRANCHES_NONE, CPNSA_BRANCHES_NONE, CPNSA_TENSOR_NONE, \
-        CPNSA_COMPRESSOR_NONE, CPNSA_COMPRESSOR_NONE                                                       \
+        CPNSA_COMPRESSOR_NONE, CPNSA_COMPRESSOR_NONE, 0                                                    \
   }
 
 /* One layer over a sequence sharded by a partition over the ranks of a communicator. */
@@ -325,12 +332,14 @@ CPNSA_API cpnsa_status cpnsa_attention_create(const cpnsa_config* config, const 
 CPNSA_API cpnsa_status cpnsa_attention_sizes(cpnsa_attention attention, int64_t* rows, size_t* workspace_bytes,
                                              size_t* saved_bytes);
 
-/* `memory` is saved_bytes of device memory, 256-byte aligned, the caller's. May be reused when its backward is done. */
+/* `memory` is saved_bytes of device memory, aligned as a workspace is, the caller's. May be reused when its backward is
+ * done. */
 CPNSA_API cpnsa_status cpnsa_saved_create(void* memory, cpnsa_saved* saved);
 CPNSA_API cpnsa_status cpnsa_saved_destroy(cpnsa_saved saved);
 
 /* out [rows, H, d_v]; selected int32 [rows, G, n] in device memory, or NULL; saved NULL exactly when options.backward
- * is 0; workspace 256-byte aligned. */
+ * is 0; workspace 256-byte aligned, on the CPU 64-byte aligned at least. Tensors are aligned to their elements, on CUDA
+ * to 16 bytes. */
 CPNSA_API cpnsa_status cpnsa_forward(cpnsa_attention attention, const cpnsa_tensors* inputs, const cpnsa_tensor* out,
                                      int32_t* selected, cpnsa_saved saved, void* workspace, void* stream);
 

@@ -237,7 +237,7 @@ void bind_attention(nb::module_& module) {
              const SharedCommunicator& communicator, std::string_view dtype, std::string_view exchange,
              std::optional<std::string> gradient_dtype, std::optional<std::string> parameter_gradient_dtype,
              bool backward, bool refetch_blocks, bool recompute_branches, bool reuse_saved,
-             bool sum_parameter_gradients, bool timing) {
+             bool sum_parameter_gradients, bool timing, bool compare_parameters) {
             AttentionOptions options;
             const std::string problem = problem_of([&] {
               options.dtype = named<DType>("dtype", dtype);
@@ -255,13 +255,14 @@ void bind_attention(nb::module_& module) {
             options.recompute_branches = recompute_branches;
             options.reuse_saved = reuse_saved;
             options.sum_parameter_gradients = sum_parameter_gradients;
+            options.compare_parameters = compare_parameters;
             options.timing = timing;
             new (self) SharedAttention(config, partition, std::move(device), communicator, options);
           },
           "config"_a, "partition"_a, "device"_a, "communicator"_a, nb::kw_only(), "dtype"_a, "exchange"_a = "auto",
           "gradient_dtype"_a = nb::none(), "parameter_gradient_dtype"_a = nb::none(), "backward"_a = true,
           "refetch_blocks"_a = true, "recompute_branches"_a = false, "reuse_saved"_a = false,
-          "sum_parameter_gradients"_a = false, "timing"_a = false)
+          "sum_parameter_gradients"_a = false, "timing"_a = false, "compare_parameters"_a = true)
       .def("forward", &SharedAttention::forward, "inputs"_a, "out"_a, "selected"_a.none(), "saved"_a.none(),
            "saved_memory"_a.none(), "workspace"_a.none(), "stream"_a, "indices"_a = nb::none(), "layer"_a = 0)
       .def("backward", &SharedAttention::backward, "inputs"_a, "dout"_a, "saved"_a, "saved_memory"_a.none(),

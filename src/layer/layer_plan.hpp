@@ -5,6 +5,7 @@
 
 #include "cpnsa/attention.hpp"
 #include "src/planning/at.hpp"
+#include "src/planning/checked.hpp"
 #include "src/planning/plan.hpp"
 
 namespace cpnsa {
@@ -37,7 +38,7 @@ struct LayerSizes {
 
   std::int64_t token_width() const { return k_width + v_width; }  ///< a token on the wire: keys, then values
   static std::size_t bytes(std::int64_t rows, std::int64_t width, std::size_t element) {
-    return to_size(rows) * to_size(width) * element;
+    return checked_bytes(rows, width, element);
   }
 };
 

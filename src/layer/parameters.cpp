@@ -1,6 +1,7 @@
 #include "src/layer/parameters.hpp"
 
 #include "cpnsa/schema.hpp"
+#include "src/planning/checked.hpp"
 
 namespace cpnsa {
 
@@ -9,7 +10,8 @@ std::int64_t count_parameters(const Config& config) {
   for (const schema::Tensor& tensor : schema::tensors) {
     if (tensor.per_token || !tensor.used_by(config.compressor)) continue;
     std::int64_t product = 1;
-    for (const std::int64_t extent : schema::sizes_of(tensor.shape, config, 0)) product *= extent;
+    for (const std::int64_t extent : schema::sizes_of(tensor.shape, config, 0))
+      product = checked_product({product, extent}, "parameter");
     elements += product;
   }
   return elements;

@@ -1,12 +1,11 @@
 #include "src/wire/wire.hpp"
 
-#include <fmt/format.h>
-
 #include <chrono>
 #include <exception>
 #include <numeric>
 #include <thread>
 
+#include "cpnsa/flight_recorder.hpp"
 #include "src/planning/at.hpp"
 
 namespace cpnsa {
@@ -39,6 +38,7 @@ void Wire::exchange(Traffic traffic, std::span<const planning::PeerRange> sends,
                         to_size(range.count) * item_bytes});
     count_received(traffic, static_cast<std::int64_t>(incoming.back().bytes));
   }
+  communicator.recorder().set_purpose(name_of(traffic));
   communicator.exchange(outgoing, incoming, device, stream());
 }
 
@@ -46,6 +46,7 @@ void Wire::all_gather(Traffic traffic, void* all, std::span<const std::size_t> b
   const int rank = communicator.rank();
   const std::size_t before = std::accumulate(bytes.begin(), bytes.begin() + rank, std::size_t{0});
   const std::size_t total = std::accumulate(bytes.begin(), bytes.end(), std::size_t{0});
+  communicator.recorder().set_purpose(name_of(traffic));
   communicator.all_gather(static_cast<const std::byte*>(all) + before, all, bytes, device, stream());
   count_received(traffic, static_cast<std::int64_t>(total - at(bytes, rank)));
 }
@@ -60,24 +61,30 @@ void Wire::count_received(Traffic traffic, std::int64_t bytes) {
   at(received_, traffic) += bytes;
 }
 
-void Wire::account(const ByTraffic& predicted) {
-  const std::int64_t agreement = static_cast<std::int64_t>(agreement_bytes) * (communicator.size() - 1);
+void Wire::account(const ByTraffic& predicted, int agreements) {
+  const std::int64_t agreement = static_cast<std::int64_t>(agreement_bytes) * (communicator.size() - 1) * agreements;
   count_received(Traffic::control, agreement);
   at(predicted_, Traffic::control) += agreement;
   for (std::size_t kind = 0; kind < predicted.size(); ++kind) predicted_[kind] += predicted[kind];
 }
 
 void Wire::run(Stream compute, const std::function<void()>& step) {
+  const auto release = [&](const char* problem) noexcept {
+    communicator.abort(problem);
+    try {
+      hand_over(side_stream(), stream());
+      hand_over(compute, stream());
+    } catch (...) {  // the device has failed: nothing runs on it
+    }
+  };
   try {
     step();
     hand_over(compute, stream());  // whose end is now that of the step
   } catch (const std::exception& error) {
-    communicator.abort(fmt::format("rank {}: {}", communicator.rank(), error.what()));
-    try {
-      hand_over(side_stream(), stream());
-      hand_over(compute, stream());
-    } catch (const std::exception&) {  // the device has failed: nothing runs on it
-    }
+    release(error.what());
+    throw;
+  } catch (...) {  // of a device or of callbacks
+    release("an exception that is no std::exception");
     throw;
   }
 }

@@ -46,8 +46,8 @@ class Wire {
   /// Forgets what was counted and timed.
   void reset();
   void count_received(Traffic traffic, std::int64_t bytes);
-  /// Counts the agreement that a step begins with, and what the plan says that the step receives.
-  void account(const ByTraffic& predicted);
+  /// Counts the agreements that a step begins with, and what the plan says that the step receives.
+  void account(const ByTraffic& predicted, int agreements);
   const ByTraffic& received() const { return received_; }
   const ByTraffic& predicted() const { return predicted_; }
 

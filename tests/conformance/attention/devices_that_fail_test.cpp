@@ -48,6 +48,31 @@ TEST(DevicesThatFail, APlanWithoutMemoryOnOneRankEndsAll) {
   }
 }
 
+TEST(DevicesThatFail, SizesWhoseProductsDoNotFitAreRefused) {
+  const std::vector<std::int64_t> token{0, 1};
+  cpu::CpuDevice device;
+  threads::run_ranks(1, [&](Communicator& communicator) {
+    const auto plan = [&](const char* name, auto change) {
+      Config config = small_config();
+      change(config);
+      const Partition partition = Partition::contiguous(token, config.select_block, 1);
+      try {
+        Attention(config, partition, device, communicator, options_of({}));
+        ADD_FAILURE() << name << ": found no exception";
+      } catch (const ConfigError& error) {
+        EXPECT_THAT(error.what(), HasSubstr(name));
+      }
+    };
+    const std::int64_t large = std::int64_t{1} << 31;
+    plan("num_q_heads * head_dim_qk", [&](Config& c) { c.num_q_heads = c.head_dim_qk = large; });
+    plan("num_q_heads * head_dim_v", [&](Config& c) { c.num_q_heads = c.head_dim_v = large; });
+    plan("num_kv_heads * select_count", [&](Config& c) { c.num_q_heads = c.num_kv_heads = c.select_count = large; });
+    plan("num_kv_heads * (head_dim_qk", [&](Config& c) { c.select_block = large, c.head_dim_v = large; });
+    plan("parameters of compress_k", [&](Config& c) { c.head_dim_qk = c.compress_hidden_k = large; });
+    plan("parameters of compress_v", [&](Config& c) { c.compress_hidden_v = large, c.head_dim_v = 1 << 20; });
+  });
+}
+
 class CommunicatorOfAnotherDevice final : public WrappedCommunicator {
  public:
   using WrappedCommunicator::WrappedCommunicator;

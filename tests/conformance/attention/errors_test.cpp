@@ -54,22 +54,30 @@ struct Layer {
       : attention(problem.config, partition, device, communicator, options_of(setting)),
         tensors(problem, partition, communicator.rank(), setting, device),
         memory(attention, device) {}
+  void* workspace() const { return static_cast<std::byte*>(memory.workspace()) + workspace_offset; }
   void forward() {
-    attention.forward(tensors.inputs, tensors.out, tensors.selected, &memory.saved, memory.workspace(), Stream{});
+    attention.forward(tensors.inputs, tensors.out, tensors.selected, &memory.saved, workspace(), Stream{});
   }
   void backward() {
-    attention.backward(tensors.inputs, tensors.dout, memory.saved, tensors.gradients, memory.workspace(), Stream{});
+    attention.backward(tensors.inputs, tensors.dout, memory.saved, tensors.gradients, workspace(), Stream{});
   }
 
   Attention attention;
   RankTensors tensors;
   LayerMemory memory;
+  std::ptrdiff_t workspace_offset = 0;
 };
 
 struct Disagreement {
   std::string word;  // the word that the message must contain
   std::function<void(Problem&, LayerSetting&)> change;
+  std::vector<std::int64_t> cu_seqlens = {0, 96};  // of the other ranks
 };
+
+// Takes the other of the two types that a gradient may have.
+void change_type(std::optional<DType>& type, DType dtype) {
+  type = type.value_or(dtype) == dtype ? accumulate_dtype(dtype) : dtype;
+}
 
 std::vector<Disagreement> disagreements() {
   return {
@@ -87,6 +95,17 @@ std::vector<Disagreement> disagreements() {
        [](Problem& problem, LayerSetting&) {
          problem.cu_seqlens = {0, 40, 96};
        }},
+      {"cu_seqlens=[0,41,96]",
+       [](Problem& problem, LayerSetting&) {
+         problem.cu_seqlens = {0, 41, 96};
+       },
+       {0, 40, 96}},
+      {"refetch_blocks=", [](Problem&, LayerSetting& setting) { setting.refetch_blocks = !setting.refetch_blocks; }},
+      {"recompute_branches=", [](Problem&, LayerSetting& setting) { setting.recompute_branches = true; }},
+      {"reuse_saved=", [](Problem&, LayerSetting& setting) { setting.reuse_saved = true; }},
+      {" gradient_dtype=", [](Problem&, LayerSetting& setting) { change_type(setting.gradient_dtype, setting.dtype); }},
+      {"parameter_gradient_dtype=",
+       [](Problem&, LayerSetting& setting) { change_type(setting.parameter_gradient_dtype, setting.dtype); }},
       {"exchange=", [](Problem&, LayerSetting& setting) { setting.exchange = Exchange::gather; }},
       {"backward=", [](Problem&, LayerSetting& setting) { setting.backward = false; }},
       {"sum_parameter_gradients=", [](Problem&, LayerSetting& setting) { setting.sum_parameter_gradients = false; }},
@@ -102,6 +121,7 @@ TEST_P(Errors, RanksMustBeGivenTheSame) {
         SCOPED_TRACE(disagreement.word + " on rank " + std::to_string(odd) + " of " + std::to_string(ranks));
         on_ranks(ranks, [&](Communicator& communicator, Device& own) {
           Problem problem = plain_problem();
+          problem.cu_seqlens = disagreement.cu_seqlens;
           LayerSetting setting{.dtype = dtype};
           if (communicator.rank() == odd) disagreement.change(problem, setting);
           const Partition partition = make_partition(PartitionKind::contiguous, problem, ranks);
@@ -111,6 +131,21 @@ TEST_P(Errors, RanksMustBeGivenTheSame) {
           EXPECT_THAT(thrown.text, HasSubstr(disagreement.word));
         });
       }
+}
+
+TEST_P(Errors, RanksMustComputeInTheSameType) {
+  const std::vector<DType>& types = device().dtypes;
+  if (types.size() < 2 || !supported(small_config(), types[0]) || !supported(small_config(), types[1])) return;
+  for (const int ranks : rank_counts(2))
+    on_ranks(ranks, [&](Communicator& communicator, Device& own) {
+      const Problem problem = plain_problem();
+      const Partition partition = make_partition(PartitionKind::contiguous, problem, ranks);
+      const DType dtype = communicator.rank() == 1 ? types[1] : types[0];
+      const Thrown thrown =
+          thrown_by([&] { Attention(problem.config, partition, own, communicator, options_of({.dtype = dtype})); });
+      EXPECT_EQ(thrown.kind, Kind::mismatch) << thrown.text;
+      EXPECT_THAT(thrown.text, HasSubstr("rank 1: found \"dtype="));
+    });
 }
 
 TEST_P(Errors, RanksMustHaveTheSamePartition) {
@@ -197,6 +232,10 @@ TEST_P(Errors, AGradientTypeMustBeTheLayersOrTheAccumulating) {
   });
 }
 
+void move_by_bytes(void*& data, std::ptrdiff_t bytes) {
+  data = static_cast<std::byte*>(data) + bytes;
+}
+
 struct Misuse {
   std::string name;  // the name that the message must contain
   std::function<void(Layer&)> break_it;
@@ -228,6 +267,10 @@ std::vector<Misuse> forward_misuses() {
        [](Layer& layer) { layer.tensors.inputs.compress_v.weight = layer.tensors.inputs.compress_v.w1; }},
       {"out", [](Layer& layer) { layer.tensors.out.shape[2] += 1; }},
       {"out", [](Layer& layer) { layer.tensors.out.data = nullptr; }},
+      {"q", [](Layer& layer) { move_by_bytes(layer.tensors.inputs.q.data, 2); }},
+      {"out", [](Layer& layer) { move_by_bytes(layer.tensors.out.data, 2); }},
+      {"workspace", [](Layer& layer) { layer.workspace_offset = 8; }},
+      {"saved", [](Layer& layer) { move_by_bytes(layer.memory.saved.memory, 8); }},
       {"saved", [](Layer& layer) { layer.memory.saved.memory = nullptr; }},
   };
 }
@@ -236,6 +279,8 @@ std::vector<Misuse> backward_misuses() {
   return {
       {"dout", [](Layer& layer) { layer.tensors.dout.shape[0] += 1; }},
       {"dout", [](Layer& layer) { layer.tensors.dout.data = nullptr; }},
+      {"dk_win", [](Layer& layer) { move_by_bytes(layer.tensors.gradients.k.win.data, 2); }},
+      {"workspace", [](Layer& layer) { layer.workspace_offset = 8; }},
       {"dq", [](Layer& layer) { layer.tensors.gradients.q = {}; }},
       {"dk_cmp", [](Layer& layer) { layer.tensors.gradients.k.cmp.shape[1] += 1; }},
       {"dv_win", [](Layer& layer) { layer.tensors.gradients.v.win.data = nullptr; }},
