@@ -13,7 +13,7 @@ SEARCHED = ("README.md", "CMakeLists.txt", "cmake", "include", "src", "comm", "k
             "python", "docs", "tests")
 SKIPPED = ("docs/adding.md", "docs/performance*", "docs/kernels/*", "tests/golden/cases/*", "tests/emulation/*",
            "tests/examples/*", "tests/planning/*", "tests/conformance/*", "tests/tools/*", "tests/package/*",
-           "*_test.cpp", "*/test_*", "*_ranks.py", "*.svg", "*.json", "*.pyc")
+           "tests/faults/*", "*_test.cpp", "*/test_*", "*_ranks.py", "*.svg", "*.json", "*.pyc")
 KEPT = ("tests/kernels/forward_test.cpp", "tests/kernels/backward_test.cpp", "tests/kernels/moves_test.cpp")
 SECTION = re.compile(r"^## (?P<title>.+?)$(?P<body>.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 EXAMPLE = re.compile(r"^Example: `(?P<word>[^`]+)`(?P<places>(?:,(?: in)?\s`[^`]+`)*)\."

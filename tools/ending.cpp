@@ -67,6 +67,9 @@ int end_by_failure(std::string_view program, std::string problem, const Launch& 
                    std::unique_ptr<RankGroup> ranks) {
   constexpr int status = 1;
   ::alarm(0);
+  // A launcher that ends the job on another rank's error terminates this one before it repeats the error.
+  std::signal(SIGINT, SIG_DFL);
+  std::signal(SIGTERM, SIG_DFL);
   std::fflush(stdout);
   if (launch.rank == 0) print_error(program, 0, problem);
   std::this_thread::sleep_for(grace_of(launch.rank));

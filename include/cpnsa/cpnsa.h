@@ -294,8 +294,8 @@ typedef struct cpnsa_tensors {
   cpnsa_tensor gate; /* [rows, H, 3]: compressed, selected, window */
   cpnsa_compressor_tensors compress_k;
   cpnsa_compressor_tensors compress_v;
-  /* Of inputs: the caller's own number of the layer, where one cpnsa_attention serves several. Ranks that call them in
-   * different orders get CPNSA_ERROR_MISMATCH. A backward has that of its forward. */
+  /* The caller's own number of the layer, where one cpnsa_attention serves several; read from inputs alone. Ranks that
+   * call the layers in different orders get CPNSA_ERROR_MISMATCH. A backward has that of its forward. */
   int64_t layer;
 } cpnsa_tensors;
 #define CPNSA_TENSOR_NONE \

@@ -29,6 +29,8 @@ class AttentionOptions:
     sum_parameter_gradients: bool = False
     #: True measures the stages of each call; see statistics().
     timing: bool = False
+    #: True compares the parameters of the compressors over the ranks in the first forward of each layer.
+    compare_parameters: bool = True
     #: Types of the gradients: None, or the name of a type that the layer computes or accumulates in.
     gradient_dtype: Optional[str] = None
     parameter_gradient_dtype: Optional[str] = None

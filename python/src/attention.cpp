@@ -72,12 +72,6 @@ Tensors views_of(nb::sequence tensors, nb::handle indices, bool gradients, const
   return result;
 }
 
-/// Gives the inputs the caller's number of the layer, where AttentionInputs has one: ranks compare it with the call.
-template <class Inputs>
-void number(Inputs& in, std::int64_t layer) {
-  if constexpr (requires { in.layer; }) in.layer = layer;
-}
-
 /// Runs `read`, which turns arguments into views; returns what is wrong with them. The other ranks make the call all
 /// the same, and are to learn of it.
 template <class Read>
@@ -171,7 +165,7 @@ void SharedAttention::forward(nb::sequence inputs, nb::handle out, nb::handle se
   void *memory = nullptr, *work = nullptr;
   const std::string problem = problem_of([&] {
     in = views_of<AttentionInputs>(inputs, indices, false, *device_, owners);
-    number(in, layer);
+    in.layer = layer;
     result = view_of(out, "out", *device_, true, owners);
     blocks = selection(selected, owners);
     if (saved) memory = memory_of(saved_memory, "saved", *device_, saved_bytes_, owners);
@@ -196,7 +190,7 @@ void SharedAttention::backward(nb::sequence inputs, nb::handle dout, const Saved
   void *memory = nullptr, *work = nullptr;
   const std::string problem = problem_of([&] {
     in = views_of<AttentionInputs>(inputs, indices, false, *device_, owners);
-    number(in, layer);
+    in.layer = layer;
     from = view_of(dout, "dout", *device_, false, owners);
     to = views_of<AttentionGradients>(gradients, indices, true, *device_, owners);
     memory = memory_of(saved_memory, "saved", *device_, saved_bytes_, owners);

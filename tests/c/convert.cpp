@@ -49,6 +49,7 @@ cpnsa_options to_c(const AttentionOptions& options) {
   c.backward = options.backward, c.timing = options.timing;
   c.refetch_blocks = options.refetch_blocks, c.recompute_branches = options.recompute_branches;
   c.reuse_saved = options.reuse_saved;
+  c.compare_parameters = options.compare_parameters;
   c.sum_parameter_gradients = options.sum_parameter_gradients;
   return c;
 }

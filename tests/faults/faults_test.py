@@ -17,8 +17,8 @@ limit = 60  # seconds: a job that has not ended then waits for ever
 
 
 def start(program, ranks, *flags, **environment):
-    return subprocess.Popen([mpiexec, *flags, "-n", str(ranks), *program], stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, start_new_session=True,
+    return subprocess.Popen([mpiexec, *flags, "-n", str(ranks), *program], stdin=subprocess.DEVNULL,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
                             env={**os.environ, "CPNSA_DEADLINE": "2", **environment})
 
 
@@ -29,7 +29,7 @@ def end(process):
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        raise AssertionError("the job did not end")
+        raise AssertionError("the job did not end") from None
     lines = [line for line in err.splitlines() if re.match(r"(faulty_rank|cpnsa): error: ", line)]
     return process.returncode, lines, out
 
@@ -56,7 +56,8 @@ def process_of_rank(rank, launcher):
 class Faults(unittest.TestCase):
     def fault(self, rank, what, where, *flags, ranks=3, **environment):
         status, lines, out = end(start([faulty_rank, str(rank), what, where], ranks, *flags, **environment))
-        self.assertNotEqual(status, 0)
+        if "--enable-recovery" not in flags:  # whose launcher reports nothing
+            self.assertNotEqual(status, 0)
         self.assertNotIn("done", out)
         return lines
 
@@ -94,7 +95,7 @@ class Faults(unittest.TestCase):
                                   ("throw", "between", "forward of layer 1, call 1")):
             with self.subTest(what=what, where=where):
                 lines = self.fault(1, what, where, CPNSA_DEADLINE="1000" if where != "between" else "2")
-                self.assertTrue(lines)
+                self.assertTrue(any(call in line for line in lines), lines)
 
     def test_flight_record_says_who_was_behind(self):
         with tempfile.TemporaryDirectory() as folder:

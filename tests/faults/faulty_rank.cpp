@@ -35,7 +35,7 @@ void fail(const std::string& what) {
 void run(Communicator& control, int faulty, const std::string& what, const std::string& where) {
   test::FaultyCommunicator communicator(control, [&] { fail(what); });
   const auto begin = [&](const char* phase) {
-    if (communicator.rank() == faulty && where == phase) communicator.fail_soon();
+    if (communicator.rank() == faulty && where == phase) communicator.fail_in(2);
   };
   const auto device = cpu::make_device();
   Config config;

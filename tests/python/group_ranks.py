@@ -205,6 +205,9 @@ def mistakes_found_in_python(rank, world, plan):
     results["order of layers with one plan"] = raised(lambda: (twin if odd else layer)(x, plan=plan))
     both = [one(x, plan=plan).sum() for one in (layer, twin)]
     results["order of backwards with one plan"] = raised(lambda: (both[1] if odd else both[0]).backward())
+    torch.manual_seed(rank)
+    seeded = cpnsa.torch.NativeSparseAttention(16, config, group=world, dtype=torch.float64)
+    results["parameters differ"] = raised(lambda: seeded(x, plan=plan))
     equal = cpnsa.torch.Plan(config, cu_seqlens, group=world, dtype=torch.float64)
     results["order of equal plans"] = raised(
         lambda: cpnsa.torch.attention(equal if odd else plan, *layer_tensors(plan)))

@@ -88,7 +88,9 @@ def test_holds(results, name):
     ("bounds on rank 2", "cu_seqlens: found [0, 'a'], expected integers"),
     ("a tensor for a plan on rank 2", "plan: found Tensor, expected a cpnsa.torch.Plan"),
     ("order of layers", "MismatchError: rank 2: found \"layer="),
+    ("order of layers with one plan", "MismatchError"),
     ("order of backwards with one plan", "MismatchError"),
+    ("parameters differ", "MismatchError"),
     ("order of equal plans", "MismatchError"),
     ("pickle", "ArgumentError: pickle: found a layer with a group"),
 ])

@@ -13,8 +13,8 @@ class FaultyCommunicator final : public WrappedCommunicator {
   FaultyCommunicator(Communicator& inner, std::function<void()> fail)
       : WrappedCommunicator(inner), fail_(std::move(fail)) {}
 
-  /// The second operation from now on is the one.
-  void fail_soon() { left_ = 2; }
+  /// The `operations`-th operation from now on is the one.
+  void fail_in(int operations) { left_ = operations; }
 
   void exchange(std::span<const SendMessage> sends, std::span<const ReceiveMessage> receives, Device& device,
                 Stream stream) override {

@@ -74,11 +74,6 @@ struct Disagreement {
   std::vector<std::int64_t> cu_seqlens = {0, 96};  // of the other ranks
 };
 
-// Takes the other of the two types that a gradient may have.
-void change_type(std::optional<DType>& type, DType dtype) {
-  type = type.value_or(dtype) == dtype ? accumulate_dtype(dtype) : dtype;
-}
-
 std::vector<Disagreement> disagreements() {
   return {
       {"window=", [](Problem& problem, LayerSetting&) { problem.config.window += 1; }},
@@ -103,9 +98,6 @@ std::vector<Disagreement> disagreements() {
       {"refetch_blocks=", [](Problem&, LayerSetting& setting) { setting.refetch_blocks = !setting.refetch_blocks; }},
       {"recompute_branches=", [](Problem&, LayerSetting& setting) { setting.recompute_branches = true; }},
       {"reuse_saved=", [](Problem&, LayerSetting& setting) { setting.reuse_saved = true; }},
-      {" gradient_dtype=", [](Problem&, LayerSetting& setting) { change_type(setting.gradient_dtype, setting.dtype); }},
-      {"parameter_gradient_dtype=",
-       [](Problem&, LayerSetting& setting) { change_type(setting.parameter_gradient_dtype, setting.dtype); }},
       {"exchange=", [](Problem&, LayerSetting& setting) { setting.exchange = Exchange::gather; }},
       {"backward=", [](Problem&, LayerSetting& setting) { setting.backward = false; }},
       {"sum_parameter_gradients=", [](Problem&, LayerSetting& setting) { setting.sum_parameter_gradients = false; }},
@@ -146,6 +138,28 @@ TEST_P(Errors, RanksMustComputeInTheSameType) {
       EXPECT_EQ(thrown.kind, Kind::mismatch) << thrown.text;
       EXPECT_THAT(thrown.text, HasSubstr("rank 1: found \"dtype="));
     });
+}
+
+TEST_P(Errors, RanksMustWantGradientsOfTheSameTypes) {
+  const DType dtype = device().dtypes.back(), wide = accumulate_dtype(dtype);  // 16 bits: only these have a choice
+  if (dtype == wide || !supported(small_config(), dtype)) return;
+  for (const auto& [word, odd] :
+       {std::pair("\"gradient_dtype=", LayerSetting{.dtype = dtype, .gradient_dtype = wide}),
+        {"\"parameter_gradient_dtype=", LayerSetting{.dtype = dtype, .parameter_gradient_dtype = dtype}}})
+    for (const int ranks : rank_counts(2))
+      on_ranks(ranks, [&, word = word, odd = odd](Communicator& communicator, Device& own) {
+        const Problem problem = plain_problem();
+        const Partition partition = make_partition(PartitionKind::contiguous, problem, ranks);
+        LayerSetting setting{.dtype = dtype, .gradient_dtype = dtype, .parameter_gradient_dtype = wide};
+        if (communicator.rank() == 1) {
+          setting.gradient_dtype = odd.gradient_dtype == wide ? wide : dtype;
+          setting.parameter_gradient_dtype = odd.parameter_gradient_dtype == dtype ? dtype : wide;
+        }
+        const Thrown thrown =
+            thrown_by([&] { Attention(problem.config, partition, own, communicator, options_of(setting)); });
+        EXPECT_EQ(thrown.kind, Kind::mismatch) << thrown.text;
+        EXPECT_THAT(thrown.text, HasSubstr(word));
+      });
 }
 
 TEST_P(Errors, RanksMustHaveTheSamePartition) {

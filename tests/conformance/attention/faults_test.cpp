@@ -26,7 +26,8 @@ struct Fault {
 void run_step(const Problem& problem, DType dtype, FaultyCommunicator& communicator, Device& device, bool fails,
               const Fault& fault) {
   const auto begin = [&](const char* phase) {
-    if (fails && fault.where == phase) communicator.fail_soon();
+    // A first forward begins with three agreements, a backward with one; in planning there are but two.
+    if (fails && fault.where == phase) communicator.fail_in(fault.where == "forward" ? 4 : 2);
   };
   const Partition partition = make_partition(PartitionKind::contiguous, problem, communicator.size());
   begin("plan");

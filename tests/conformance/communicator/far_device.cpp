@@ -31,6 +31,16 @@ class FarDevice final : public cpu::CpuDevice {
   void copy(void* destination, const void* source, std::size_t bytes, Stream) override {
     copies_.push_back({destination, source, bytes});
   }
+  // In the order of the stream: after the copies before it.
+  void fill_zero(void* destination, std::size_t bytes, Stream stream) override {
+    synchronize(stream);
+    CpuDevice::fill_zero(destination, bytes, stream);
+  }
+  using CpuDevice::run;
+  void run(const AddRows& op, Stream stream) override {
+    synchronize(stream);
+    CpuDevice::run(op, stream);
+  }
   void synchronize(Stream) override {
     for (const Copy& copy : copies_)
       if (copy.bytes > 0) std::memcpy(copy.destination, copy.source, copy.bytes);  // with 0 bytes both may be null
