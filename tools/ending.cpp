@@ -71,6 +71,7 @@ int end_by_failure(std::string_view program, std::string problem, const Launch& 
   std::signal(SIGINT, SIG_DFL);
   std::signal(SIGTERM, SIG_DFL);
   std::fflush(stdout);
+  if (received_signal == SIGTERM) std::_Exit(128 + SIGTERM);  // of a launcher, which reports another rank's error
   if (launch.rank == 0) print_error(program, 0, problem);
   std::this_thread::sleep_for(grace_of(launch.rank));
   if (launch.rank != 0) print_error(program, launch.rank, problem);

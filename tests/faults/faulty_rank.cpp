@@ -73,6 +73,7 @@ int main(int argc, char** argv) {
     ranks->run([&](const tool::RankPlace& place) { run(place.control, std::atoi(argv[1]), argv[2], argv[3]); });
   } catch (const Left&) {
     ::pause();  // until the others end the job
+    return 1;
   } catch (const std::exception& error) {
     problem = error.what();
   } catch (...) {

@@ -140,7 +140,7 @@ TEST_P(Failures, DeadlineNamesTheOperationAndTheRankThatDidNotCome) {
         communicator.barrier();
         communicator.set_deadline(std::chrono::milliseconds(150));
         if (communicator.rank() == late) {
-          std::this_thread::sleep_for(std::chrono::milliseconds(600));
+          std::this_thread::sleep_for(std::chrono::milliseconds(1500));
           EXPECT_NE(text_thrown<CommunicationError>([&] { communicator.barrier(); }), "");
         } else {
           EXPECT_THAT(text_thrown<DeadlineError>([&] { communicator.barrier(); }),
@@ -167,6 +167,8 @@ TEST_P(Failures, DeadlineNamesTheRankAtFaultNotItsNeighbours) {
           EXPECT_NE(text_thrown<CommunicationError>([&] { communicator.barrier(); }), "");
           return;
         }
+        // Rank 0's deadline ends first, so that its error reaches the ranks that wait for it before theirs does.
+        if (rank > 1) std::this_thread::sleep_for(std::chrono::milliseconds(200));
         const std::size_t messages = rank == 0 ? 1 : 0;
         const std::string text = text_thrown<DeadlineError>([&] {
           communicator.exchange({&send, messages}, {&receive, messages}, device, Stream{});
