@@ -89,7 +89,7 @@ FlightRecorder::Operation::~Operation() {
   const std::lock_guard lock(recorder_.mutex_);
   if (--recorder_.depth_ > 0 || !outermost_) return;
   Entry& entry = recorder_.entries_[static_cast<std::size_t>(recorder_.operations_) % capacity];
-  entry.end = Clock::now(), entry.ended = true;
+  entry.end = Clock::now(), entry.ended = std::uncaught_exceptions() == 0;  // one that throws stays unfinished
 }
 
 void FlightRecorder::set_purpose(std::string_view purpose) {

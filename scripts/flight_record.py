@@ -37,12 +37,12 @@ def describe(operation):
     return f"{operation['call']}{layer}{number}, operation {operation['operation']}: {text}"
 
 
-def completed(record):
-    """How many operations of the communicator the rank has finished."""
-    if not record["operations"]:
-        return 0
-    last = record["operations"][-1]
-    return last["sequence"] if last["end"] is not None else last["sequence"] - 1
+def progress(record, time):
+    """(operations finished, operations begun) of the communicator by this time."""
+    finished = [operation["sequence"] for operation in record["operations"]
+                if operation["end"] is not None and operation["end"] <= time]
+    begun = [operation["sequence"] for operation in record["operations"] if operation["begin"] <= time]
+    return max(finished, default=0), max(begun, default=0)
 
 
 def at_fault(records):
@@ -51,11 +51,14 @@ def at_fault(records):
     missing = [rank for rank in range(ranks) if rank not in records]
     if missing:
         return missing, "no record: killed, stopped, or busy outside of the library"
-    fewest = min(completed(record) for record in records.values())
-    behind = [rank for rank in sorted(records) if completed(records[rank]) == fewest]
-    if len(behind) == ranks:
-        return [], "all ranks have finished the same operations"
-    return behind, f"{fewest} operations finished, others up to {max(map(completed, records.values()))}"
+    # A rank that was late may have gone on since, so the first rank's failure is the time that counts.
+    first = min(record["time"] for record in records.values())
+    reached = {rank: progress(record, first) for rank, record in records.items()}
+    least, most = min(reached.values()), max(reached.values())
+    if least == most:
+        return [], "all ranks were in the same operation"
+    behind = [rank for rank in sorted(records) if reached[rank] == least]
+    return behind, f"{least[0]} operations finished, {least[1]} begun; others up to {most[0]} and {most[1]}"
 
 
 def print_group(group, records, last):

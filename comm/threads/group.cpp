@@ -12,8 +12,11 @@ namespace cpnsa::threads {
 
 using comm::Failure;
 
-// A wait wakes so often to see whether it has been interrupted.
-constexpr std::chrono::milliseconds step{50};
+// The pause between two looks of a waiting rank at whether it is interrupted; longer with many ranks, which share
+// cores.
+std::chrono::milliseconds step_of(int ranks) {
+  return std::chrono::milliseconds(50 + ranks);
+}
 
 Group::Group(int size)
     : calls_(static_cast<std::size_t>(size)),
@@ -46,7 +49,7 @@ void Group::meet(int rank, const Call& call, std::chrono::milliseconds limit, Fl
       throw;
     }
     recorder.write_if_requested();
-    changed_.wait_until(lock, deadline.end_of_step(step));
+    changed_.wait_until(lock, deadline.end_of_step(step_of(size())));
   }
   if (!mismatch_.empty()) throw MismatchError(mismatch_);
 }

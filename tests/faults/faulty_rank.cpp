@@ -35,7 +35,8 @@ void fail(const std::string& what) {
 void run(Communicator& control, int faulty, const std::string& what, const std::string& where) {
   test::FaultyCommunicator communicator(control, [&] { fail(what); });
   const auto begin = [&](const char* phase) {
-    if (communicator.rank() == faulty && where == phase) communicator.fail_in(2);
+    if (communicator.rank() == faulty && where == phase)
+      communicator.fail_in(where == "forward" ? 4 : 2);  // after the agreements
   };
   const auto device = cpu::make_device();
   Config config;
