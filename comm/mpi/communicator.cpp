@@ -98,6 +98,8 @@ void MpiCommunicator::set_deadline(std::chrono::milliseconds deadline) {
 
 void MpiCommunicator::transfer(Operation operation, std::span<const SendMessage> sends,
                                std::span<const ReceiveMessage> receives) {
+  // Looks a second time: MPI made progress in the first probe, which finds nothing of what had just arrived.
+  failures_.check();
   ++sequence_;
   Transfer transfer(route_, operation, sequence_);
   transfer.start(sends, receives);

@@ -70,16 +70,13 @@ TEST(Dispatch, HoppersStagesRefuseShapesThatAreNotInTheTable) {
   const cuda::Gpu gpu{90, 3};
   for (const Config& config : {layer(96, 128, 16), layer(256, 256, 16), layer(64, 128, 16), layer(128, 128, 8)}) {
     const auto stages = {
-        std::function([&] { sm90::compressed_attention(stage_of<CompressedAttention>(config), gpu, nullptr); }),
-        std::function([&] { sm90::select_blocks(stage_of<SelectBlocks>(config), gpu, nullptr); }),
-        std::function([&] { sm90::selected_attention(stage_of<SelectedAttention>(config), gpu, nullptr); }),
-        std::function([&] { sm90::window_attention(stage_of<WindowAttention>(config), gpu, nullptr); }),
-        std::function(
-            [&] { sm90::compressed_attention_backward(stage_of<CompressedAttentionBackward>(config), gpu, nullptr); }),
-        std::function(
-            [&] { sm90::selected_attention_backward(stage_of<SelectedAttentionBackward>(config), gpu, nullptr); }),
-        std::function(
-            [&] { sm90::window_attention_backward(stage_of<WindowAttentionBackward>(config), gpu, nullptr); })};
+        std::function([&] { sm90::run_op(stage_of<CompressedAttention>(config), gpu, nullptr); }),
+        std::function([&] { sm90::run_op(stage_of<SelectBlocks>(config), gpu, nullptr); }),
+        std::function([&] { sm90::run_op(stage_of<SelectedAttention>(config), gpu, nullptr); }),
+        std::function([&] { sm90::run_op(stage_of<WindowAttention>(config), gpu, nullptr); }),
+        std::function([&] { sm90::run_op(stage_of<CompressedAttentionBackward>(config), gpu, nullptr); }),
+        std::function([&] { sm90::run_op(stage_of<SelectedAttentionBackward>(config), gpu, nullptr); }),
+        std::function([&] { sm90::run_op(stage_of<WindowAttentionBackward>(config), gpu, nullptr); })};
     for (const auto& stage : stages)
       EXPECT_THAT(refusal(stage), testing::HasSubstr("found head dimensions " + std::to_string(config.head_dim_qk) +
                                                      " and " + std::to_string(config.head_dim_v)));
