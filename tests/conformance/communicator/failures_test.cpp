@@ -125,6 +125,8 @@ TEST_P(Failures, OnlyTheFirstAbortCounts) {
   run(
       [](Communicator& communicator, Device&) {
         if (communicator.rank() == 0) {
+          // The others may still be in make_communicator(), which the abort would end too.
+          std::this_thread::sleep_for(std::chrono::milliseconds(200));
           communicator.abort("the disk is full");
           communicator.abort("the tape is torn");
         }
