@@ -172,26 +172,36 @@ void NcclCommunicator::enqueue(std::span<const SendMessage> sends, std::span<con
   const auto group_of = [&](int from, int to) { return ((to - from + size_) % size_) / peers_per_group; };
   const int groups = (size_ + peers_per_group - 1) / peers_per_group;
   for (int index = 0; index < groups; ++index) {
-    Group group;
-    bool empty = true;
-    for (const SendMessage& message : sends) {
-      if (message.bytes == 0 || group_of(rank_, message.peer) != index) continue;
-      check_grouped(ncclSend(message.data, message.bytes, ncclInt8, message.peer, comm_.get(), stream), "ncclSend",
-                    comm_.get());
-      empty = false;
-    }
-    for (const ReceiveMessage& message : receives) {
-      if (message.bytes == 0 || group_of(message.peer, rank_) != index) continue;
-      check_grouped(ncclRecv(message.data, message.bytes, ncclInt8, message.peer, comm_.get(), stream), "ncclRecv",
-                    comm_.get());
-      empty = false;
-    }
-    const ncclResult_t status = group.end();
-    if (empty)
-      nccl::check(status, "ncclGroupEnd", nullptr);
-    else
-      settle(status, "ncclGroupEnd");
+    std::vector<SendMessage> outgoing;
+    std::vector<ReceiveMessage> incoming;
+    for (const SendMessage& message : sends)
+      if (message.bytes > 0 && group_of(rank_, message.peer) == index) outgoing.push_back(message);
+    for (const ReceiveMessage& message : receives)
+      if (message.bytes > 0 && group_of(message.peer, rank_) == index) incoming.push_back(message);
+    if (outgoing.empty() && incoming.empty()) continue;
+    const bool is_first =
+        std::any_of(outgoing.begin(), outgoing.end(), [&](const auto& m) { return !sent_to_.contains(m.peer); }) ||
+        std::any_of(incoming.begin(), incoming.end(), [&](const auto& m) { return !received_from_.contains(m.peer); });
+    make_call("ncclGroupEnd", is_first, [=, handle = comm_.get()] {
+      Group group;
+      for (const SendMessage& message : outgoing)
+        check_grouped(ncclSend(message.data, message.bytes, ncclInt8, message.peer, handle, stream), "ncclSend",
+                      handle);
+      for (const ReceiveMessage& message : incoming)
+        check_grouped(ncclRecv(message.data, message.bytes, ncclInt8, message.peer, handle, stream), "ncclRecv",
+                      handle);
+      return group.end();
+    });
+    if (!is_first) continue;
+    for (const SendMessage& message : outgoing) sent_to_.insert(message.peer);
+    for (const ReceiveMessage& message : incoming) received_from_.insert(message.peer);
   }
+}
+
+void NcclCommunicator::gather_equal(const void* own, void* all, std::size_t bytes, cudaStream_t stream) {
+  make_call("ncclAllGather", !gathered_.contains(bytes),
+            [=, handle = comm_.get()] { return ncclAllGather(own, all, bytes, ncclInt8, handle, stream); });
+  gathered_.insert(bytes);
 }
 
 void NcclCommunicator::all_gather(const void* own, void* all, std::span<const std::size_t> bytes, Device&,
@@ -206,7 +216,7 @@ void NcclCommunicator::all_gather(const void* own, void* all, std::span<const st
     const bool equal = std::all_of(bytes.begin(), bytes.end(), [&](std::size_t part) { return part == own_bytes; });
     if (equal && own_bytes == 0) return;
     if (equal && size_ > 1) {
-      settle(ncclAllGather(own, all, own_bytes, ncclInt8, comm_.get(), handle_of(stream)), "ncclAllGather");
+      gather_equal(own, all, own_bytes, handle_of(stream));
       return;
     }
     if (own_bytes > 0 && own != place)
@@ -252,10 +262,7 @@ void NcclCommunicator::gather_through_device(std::string_view call, const void* 
   staging_.reserve(total);
   std::memcpy(staging_.host() + offset, own, bytes);
   staging_.to_device(offset, bytes);
-  if (size_ > 1)
-    settle(
-        ncclAllGather(staging_.device() + offset, staging_.device(), bytes, ncclInt8, comm_.get(), staging_.stream()),
-        "ncclAllGather");
+  if (size_ > 1) gather_equal(staging_.device() + offset, staging_.device(), bytes, staging_.stream());
   staging_.to_host(total);
   drain(call, staging_.stream());
   std::memcpy(all, staging_.host(), total);

@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "comm/collective_guard.hpp"
@@ -54,6 +55,15 @@ class NcclCommunicator final : public Communicator {
 
  private:
   void settle(ncclResult_t status, const char* call) const { comm_.settle(status, call, deadline_); }
+  /// Makes an NCCL call that enqueues. `is_first`: it may connect ranks; `call` owns what it refers to.
+  template <class Call>
+  void make_call(const char* name, bool is_first, const Call& call) {
+    if (is_first)
+      comm_.connect(call, name, deadline_);
+    else
+      settle(call(), name);
+  }
+  void gather_equal(const void* own, void* all, std::size_t bytes, cudaStream_t stream);
   /// Enqueues this rank's messages.
   void enqueue(std::span<const SendMessage> sends, std::span<const ReceiveMessage> receives, cudaStream_t stream);
   /// Waits on the host until the stream has drained.
@@ -70,6 +80,8 @@ class NcclCommunicator final : public Communicator {
   std::chrono::milliseconds deadline_ = initial_deadline();
   NcclGuard guard_;
   PinnedStaging staging_;
+  std::set<int> sent_to_, received_from_;  ///< the peers that are connected by a message
+  std::set<std::size_t> gathered_;         ///< sizes of the all-gathers so far: NCCL's algorithm depends on the size
 };
 
 }  // namespace cpnsa::nccl
