@@ -20,7 +20,7 @@ std::vector<DType> dtypes() {
 
 // The CUDA device on fibers. Tests of long tiles are left out on sm80: their documents would take the oracle too long.
 const bool registered = add(devices(), DeviceBackend{"emulated_cuda", [] { return cuda::make_device(); }, dtypes(), 8,
-                                                     false, true, is_hopper(), true});
+                                                     false, true, is_hopper(), is_hopper(), true});
 
 }  // namespace
 }  // namespace cpnsa::test

@@ -108,11 +108,36 @@ Value __shfl_up_sync(unsigned mask, Value value, int by) {
   const int lane = emulation::own_lane();
   return emulation::shuffle("__shfl_up_sync", mask, value, lane < by ? lane : lane - by);
 }
+template <class Value>
+Value __reduce_min_sync(unsigned mask, Value value) {
+  for (int bits = 1; bits < 32; bits *= 2) value = std::min(value, __shfl_xor_sync(mask, value, bits));
+  return value;
+}
+template <class Value>
+Value __reduce_max_sync(unsigned mask, Value value) {
+  for (int bits = 1; bits < 32; bits *= 2) value = std::max(value, __shfl_xor_sync(mask, value, bits));
+  return value;
+}
 inline unsigned __ballot_sync(unsigned mask, bool value) {
   return emulation::vote("__ballot_sync", mask, value);
 }
 inline bool __any_sync(unsigned mask, bool value) {
   return emulation::vote("__any_sync", mask, value) != 0;
+}
+
+inline unsigned __reduce_max_sync(unsigned mask, unsigned value) {
+  for (int bits = 16; bits > 0; bits /= 2) value = std::max(value, __shfl_xor_sync(mask, value, bits));
+  return value;
+}
+inline void __threadfence() {}
+inline float __fmaf_rn(float a, float b, float c) {
+  return std::fma(a, b, c);
+}
+inline float __fmul_rn(float a, float b) {
+  return a * b;
+}
+inline float __fadd_rn(float a, float b) {
+  return a + b;
 }
 
 // Ranks are threads that share the GPU.
@@ -161,3 +186,5 @@ template <class... Parameters>
 cudaError_t cudaFuncSetAttribute(void (*)(Parameters...), cudaFuncAttribute, int) {
   return cudaSuccess;
 }
+
+#define cudaLaunchKernelEx ::emulation::launch_kernel

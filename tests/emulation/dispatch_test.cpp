@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <functional>
+#include <set>
 
 #include "cpnsa/cuda/device.hpp"
+#include "cpnsa/cuda/info.hpp"
 #include "cpnsa/error.hpp"
 #include "kernels/cuda/sm90/run_op.hpp"
 #include "kernels/cuda/sm90/shapes.hpp"
@@ -31,23 +33,63 @@ Stage stage_of(const Config& config, DType dtype = DType::bf16) {
   return stage;
 }
 
-TEST(Dispatch, HopperServesTheShapesOfTheTableAndNoOthers) {
+TEST(Dispatch, HopperServesTheHeadDimensionsOfTheTableAndNoOthers) {
   int served = 0;
-  for (std::int64_t d_qk = 8; d_qk <= 256; d_qk += 8)
-    for (std::int64_t d_v = 8; d_v <= 256; d_v += 8)
+  for (std::int64_t d_qk = 8; d_qk <= 272; d_qk += 8)
+    for (std::int64_t d_v = 8; d_v <= 272; d_v += 8)
       for (const std::int64_t heads : {1, 2, 4, 8, 15, 16, 17, 32, 64}) {
-        const auto listed = std::ranges::count_if(cuda::hopper_shapes(), [&](const cuda::HopperShape& shape) {
-          return shape.head_dim_qk == d_qk && shape.head_dim_v == d_v && shape.heads_per_group == heads;
+        const bool holds = std::ranges::any_of(cuda::hopper_tiles(), [&](const cuda::HopperTile& tile) {
+          return tile.head_dim_qk >= d_qk && tile.head_dim_v >= d_v;
         });
         const Config config = layer(d_qk, d_v, heads);
-        ASSERT_LE(listed, 1);
-        EXPECT_EQ(sm90::serves(config, DType::bf16), listed == 1) << d_qk << ' ' << d_v << ' ' << heads;
-        EXPECT_EQ(sm90::serves(config, DType::f16), listed == 1);
+        EXPECT_EQ(sm90::serves(config, DType::bf16), holds) << d_qk << ' ' << d_v << ' ' << heads;
+        EXPECT_EQ(sm90::serves(config, DType::f16), holds);
         EXPECT_FALSE(sm90::serves(config, DType::f32));
-        served += static_cast<int>(listed);
+        served += holds;
       }
-  EXPECT_EQ(served, static_cast<int>(std::size(sm90::shapes)));
-  EXPECT_GE(served, 3);
+  EXPECT_EQ(served, 32 * 32 * 9);  // all up to 256
+}
+
+// The kernels for a fixed number of heads are the fastest for their shapes.
+TEST(Dispatch, ALayerRunsOnTheRowOfItsOwnHeads) {
+  for (const sm90::Shape& shape : sm90::shapes) {
+    const bool any = shape.heads_per_group == sm90::any_heads;
+    const Config config = layer(shape.d_qk, shape.d_v, any ? 5 : shape.heads_per_group);
+    EXPECT_EQ(&sm90::shapes[sm90::dense_row(config)], &shape);
+  }
+}
+
+TEST(Dispatch, HeadsLieInTilesWithoutOneTwice) {
+  for (const int rows : {16, 32, 64})
+    for (int heads = 1; heads <= 128; ++heads) {
+      const sm90::HeadSplit split(rows, heads);
+      EXPECT_LE(split.queries * split.heads, rows) << rows << ' ' << heads;
+      EXPECT_GE(split.queries, 1);
+      EXPECT_GE(split.parts * split.heads, heads);
+      EXPECT_LT((split.parts - 1) * split.heads, heads);
+      EXPECT_EQ(split.parts == 1, heads <= rows);
+    }
+}
+
+TEST(Dispatch, TheQueryOfALayersKernelsSaysWhatTheDispatchDoes) {
+  const auto families = [](const Config& config, int capability) {
+    std::set<KernelFamily> found;
+    for (const OpKernel& kernel : cuda::kernels_of(config, DType::bf16, capability)) {
+      found.insert(kernel.family);
+      if (kernel.family == KernelFamily::portable && capability == 90) {
+        EXPECT_NE(kernel.reason, "") << kernel.op;
+      }
+    }
+    return found;
+  };
+  EXPECT_EQ(families(layer(128, 128, 16), 90), std::set{KernelFamily::hopper});
+  EXPECT_EQ(families(layer(128, 128, 16), 80), std::set{KernelFamily::portable});
+  EXPECT_EQ(families(layer(200, 128, 16), 90), (std::set{KernelFamily::hopper, KernelFamily::portable}));
+  Config negative = layer(128, 128, 16);
+  negative.softmax_scale = -1;
+  EXPECT_EQ(families(negative, 90), std::set{KernelFamily::portable});
+  EXPECT_THROW(cuda::kernels_of(layer(12, 128, 16), DType::bf16, 90), UnsupportedError);
+  EXPECT_THROW(cuda::kernels_of(layer(128, 128, 16), DType::bf16, 75), UnsupportedError);
 }
 
 TEST(Dispatch, HopperServesPositiveScalesAlone) {
@@ -58,7 +100,7 @@ TEST(Dispatch, HopperServesPositiveScalesAlone) {
 }
 
 // A kernel that is called with a shape that it is not made for refuses it, and does not run another shape's code.
-TEST(Dispatch, HoppersStagesRefuseShapesThatAreNotInTheTable) {
+TEST(Dispatch, HoppersStagesRefuseShapesThatNoTileHolds) {
   const auto refusal = [](const std::function<void()>& call) -> std::string {
     try {
       call();
@@ -68,7 +110,7 @@ TEST(Dispatch, HoppersStagesRefuseShapesThatAreNotInTheTable) {
     return "none";
   };
   const cuda::Gpu gpu{90, 3};
-  for (const Config& config : {layer(96, 128, 16), layer(256, 256, 16), layer(64, 128, 16), layer(128, 128, 8)}) {
+  for (const Config& config : {layer(264, 128, 16), layer(64, 264, 8)}) {
     const auto stages = {
         std::function([&] { sm90::run_op(stage_of<CompressedAttention>(config), gpu, nullptr); }),
         std::function([&] { sm90::run_op(stage_of<SelectBlocks>(config), gpu, nullptr); }),
@@ -84,12 +126,24 @@ TEST(Dispatch, HoppersStagesRefuseShapesThatAreNotInTheTable) {
 }
 
 TEST(Dispatch, SelectionNeedsItsBlocks) {
+  for (const std::int64_t heads : {1, 3, 16, 40, 64})
+    for (const std::int64_t block : {32, 64, 128, 192, 256}) {
+      Config config = layer(128, 128, heads);
+      config.select_block = block;
+      EXPECT_TRUE(sm90::serves(stage_of<SelectBlocks>(config))) << heads << ' ' << block;
+      EXPECT_TRUE(sm90::serves(stage_of<SelectedAttention>(config))) << heads << ' ' << block;
+      EXPECT_TRUE(sm90::serves(stage_of<SelectedAttentionBackward>(config))) << heads << ' ' << block;
+    }
   Config config = layer(128, 128, 16);
+  config.select_block = 48;
   EXPECT_TRUE(sm90::serves(stage_of<SelectBlocks>(config)));
-  config.select_block = 128;
-  EXPECT_FALSE(sm90::serves(stage_of<SelectBlocks>(config)));
   EXPECT_FALSE(sm90::serves(stage_of<SelectedAttention>(config)));
   EXPECT_FALSE(sm90::serves(stage_of<SelectedAttentionBackward>(config)));
+  config = layer(128, 128, 16);
+  config.select_count = 131;  // and three are forced
+  EXPECT_TRUE(sm90::serves(stage_of<SelectBlocks>(config)));
+  config.select_count = 132;
+  EXPECT_FALSE(sm90::serves(stage_of<SelectBlocks>(config)));
 }
 
 // Or the suites would test the kernels for every GPU twice.

@@ -221,4 +221,12 @@ void operator->*(void (*kernel)(Parameters...), const Call<Arguments...>& call) 
       call.arguments);
 }
 
+/// cudaLaunchKernelEx(launch, kernel, arguments...).
+template <class... Parameters, class... Arguments>
+cudaError_t launch_kernel(const cudaLaunchConfig_t* launch, void (*kernel)(Parameters...),
+                          const Arguments&... arguments) {
+  run_grid(launch->gridDim, launch->blockDim, launch->dynamicSmemBytes, [&] { kernel(arguments...); });
+  return cudaSuccess;
+}
+
 }  // namespace emulation

@@ -83,55 +83,62 @@ TEST_P(BackwardOps, CompressedAttention) {
   });
 }
 
-TEST_P(BackwardOps, SelectedAttention) {
-  for_each_case([&](const OpCase& op_case) {
-    const BranchCase branch(op_case, OnlyBranch::slc);
-    const Tensors& inputs = op_case.problem.inputs;
-    for_each_partition(op_case, [&](const Partition& partition) {
-      Values dq(branch.truth.q.size()), dk(branch.truth.k.slc.size()), dv(branch.truth.v.slc.size());
-      for (int rank = 0; rank < partition.ranks(); ++rank) {
-        RankShare share(op_case, partition, rank, device());
-        if (share.plan.rows == 0) continue;
-        const DeviceBuffer q = share.input(share.rows(inputs.q)), k = share.input(share.rows(inputs.k.slc)),
-                           v = share.input(share.rows(inputs.v.slc));
-        const DeviceBuffer table(device(), share.schedule.table), selected(device(), share.selected());
-        const GradientInputs gradient(branch, share);
-        const std::int64_t rows = share.plan.rows, kv_heads = op_case.config().num_kv_heads;
-        const DeviceBuffer own_dq = started(share, rows * op_case.config().num_q_heads * op_case.config().head_dim_qk);
-        const DeviceBuffer own_dk = started(share, rows * kv_heads * op_case.config().head_dim_qk);
-        const DeviceBuffer own_dv = started(share, rows * kv_heads * op_case.config().head_dim_v);
-        for (const planning::ExchangeRound& round : share.schedule.rounds) {
-          const Values content = share.pool(round, inputs.k.slc, inputs.v.slc);
-          const DeviceBuffer pool = share.input(content);
-          const DeviceBuffer dpool = started(share, static_cast<std::int64_t>(content.size()));
-          auto arguments = share.op<SelectedAttentionBackward>();
-          arguments.queries = share.queries.get();
-          arguments.q = q.data();
-          arguments.k = k.data();
-          arguments.v = v.data();
-          arguments.pool = pool.data();
-          arguments.pool_slots = round.received;
-          arguments.table = static_cast<const BlockLocation*>(table.data());
-          arguments.selected = static_cast<const std::int32_t*>(selected.data());
-          arguments.group_begin = round.group_begin;
-          arguments.group_end = round.group_end;
-          arguments.gradient = gradient.view();
-          arguments.dq = own_dq.data();
-          arguments.dk = own_dk.data();
-          arguments.dv = own_dv.data();
-          arguments.dpool = dpool.data();
-          device().run(arguments, Stream{});
-          share.add_pool(dk, dv, round, gained(share, dpool));
-        }
-        share.add_rows(dq, gained(share, own_dq));
-        share.add_rows(dk, gained(share, own_dk));
-        share.add_rows(dv, gained(share, own_dv));
+void check_selected_gradients(KernelTest& test, const OpCase& op_case) {
+  Device& device = test.device();
+  const BranchCase branch(op_case, OnlyBranch::slc);
+  const Tensors& inputs = op_case.problem.inputs;
+  test.for_each_partition(op_case, [&](const Partition& partition) {
+    Values dq(branch.truth.q.size()), dk(branch.truth.k.slc.size()), dv(branch.truth.v.slc.size());
+    for (int rank = 0; rank < partition.ranks(); ++rank) {
+      RankShare share(op_case, partition, rank, device);
+      if (share.plan.rows == 0) continue;
+      const DeviceBuffer q = share.input(share.rows(inputs.q)), k = share.input(share.rows(inputs.k.slc)),
+                         v = share.input(share.rows(inputs.v.slc));
+      const DeviceBuffer table(device, share.schedule.table), selected(device, share.selected());
+      const GradientInputs gradient(branch, share);
+      const std::int64_t rows = share.plan.rows, kv_heads = op_case.config().num_kv_heads;
+      const DeviceBuffer own_dq = started(share, rows * op_case.config().num_q_heads * op_case.config().head_dim_qk);
+      const DeviceBuffer own_dk = started(share, rows * kv_heads * op_case.config().head_dim_qk);
+      const DeviceBuffer own_dv = started(share, rows * kv_heads * op_case.config().head_dim_v);
+      for (const planning::ExchangeRound& round : share.schedule.rounds) {
+        const Values content = share.pool(round, inputs.k.slc, inputs.v.slc);
+        const DeviceBuffer pool = share.input(content);
+        const DeviceBuffer dpool = started(share, static_cast<std::int64_t>(content.size()));
+        auto arguments = share.op<SelectedAttentionBackward>();
+        arguments.queries = share.queries.get();
+        arguments.q = q.data();
+        arguments.k = k.data();
+        arguments.v = v.data();
+        arguments.pool = pool.data();
+        arguments.pool_slots = round.received;
+        arguments.table = static_cast<const BlockLocation*>(table.data());
+        arguments.selected = static_cast<const std::int32_t*>(selected.data());
+        arguments.group_begin = round.group_begin;
+        arguments.group_end = round.group_end;
+        arguments.gradient = gradient.view();
+        arguments.dq = own_dq.data();
+        arguments.dk = own_dk.data();
+        arguments.dv = own_dv.data();
+        arguments.dpool = dpool.data();
+        device.run(arguments, Stream{});
+        share.add_pool(dk, dv, round, gained(share, dpool));
       }
-      ASSERT_TRUE(gradient_agrees("dq", dq, branch.truth.q, branch.plain.q, op_case, branch));
-      ASSERT_TRUE(gradient_agrees("dk", dk, branch.truth.k.slc, branch.plain.k.slc, op_case, branch));
-      ASSERT_TRUE(gradient_agrees("dv", dv, branch.truth.v.slc, branch.plain.v.slc, op_case, branch));
-    });
+      share.add_rows(dq, gained(share, own_dq));
+      share.add_rows(dk, gained(share, own_dk));
+      share.add_rows(dv, gained(share, own_dv));
+    }
+    ASSERT_TRUE(gradient_agrees("dq", dq, branch.truth.q, branch.plain.q, op_case, branch));
+    ASSERT_TRUE(gradient_agrees("dk", dk, branch.truth.k.slc, branch.plain.k.slc, op_case, branch));
+    ASSERT_TRUE(gradient_agrees("dv", dv, branch.truth.v.slc, branch.plain.v.slc, op_case, branch));
   });
+}
+
+TEST_P(BackwardOps, SelectedAttention) {
+  for_each_case([&](const OpCase& op_case) { check_selected_gradients(*this, op_case); });
+}
+
+TEST_P(BackwardOps, SelectedAttentionOfManyShapes) {
+  for_each_selection_shape([&](const OpCase& op_case) { check_selected_gradients(*this, op_case); }, BlockSizes::other);
 }
 
 void check_window(const OpCase& op_case, const BranchCase& branch, const Partition& partition, Device& device) {

@@ -155,19 +155,25 @@ std::vector<std::int32_t> select_blocks(const OpCase& op_case, const Partition& 
   return all;
 }
 
+void check_selection(KernelTest& test, const OpCase& op_case) {
+  std::vector<std::int32_t> expected;
+  test.for_each_partition(op_case, [&](const Partition& partition) {
+    const std::vector<std::int32_t> all = select_blocks(op_case, partition, test.device());
+    if (expected.empty()) {
+      expected = all;
+      ASSERT_TRUE(Truth(op_case.problem, op_case.dtype, all).selection_is_right());
+    }
+    ASSERT_EQ(all, expected) << "a selection depends on where it is made";
+  });
+}
+
 TEST_P(ForwardOps, SelectBlocks) {
-  const auto check = [&](const OpCase& op_case) {
-    std::vector<std::int32_t> expected;
-    for_each_partition(op_case, [&](const Partition& partition) {
-      const std::vector<std::int32_t> all = select_blocks(op_case, partition, device());
-      if (expected.empty()) {
-        expected = all;
-        ASSERT_TRUE(Truth(op_case.problem, op_case.dtype, all).selection_is_right());
-      }
-      ASSERT_EQ(all, expected) << "a selection depends on where it is made";
-    });
-  };
-  for_each_case(check, GetParam().selects_in_chunks ? Also::long_documents : Also::nothing);
+  for_each_case([&](const OpCase& op_case) { check_selection(*this, op_case); },
+                GetParam().selects_in_chunks ? Also::long_documents : Also::nothing);
+}
+
+TEST_P(ForwardOps, SelectBlocksOfManyShapes) {
+  for_each_selection_shape([&](const OpCase& op_case) { check_selection(*this, op_case); }, BlockSizes::all);
 }
 
 // Every block is one of nine kinds; blocks of one kind have equal scores, and the best kind depends on the query. Among
@@ -287,44 +293,49 @@ void attend_selected(const OpCase& op_case, RankShare& share, Device& device, vo
 }
 
 // By itself; and on devices that combine branches in the selected attention, also so, without an output of its own.
-TEST_P(ForwardOps, SelectedAttention) {
-  const auto check = [&](const OpCase& op_case) {
-    for_each_partition(op_case, [&](const Partition& partition) {
-      Attended attended(op_case), gated(op_case);
-      bool combines = false;
-      for (int rank = 0; rank < partition.ranks(); ++rank) {
-        RankShare share(op_case, partition, rank, device());
-        if (share.plan.rows == 0) continue;
-        const AttentionOutputs outputs(op_case, share);
-        attend_selected(op_case, share, device(), outputs.out.data(), outputs.log_sum_exp.data(), nullptr);
-        attended.add(share, outputs.out, outputs.log_sum_exp);
+void check_selected_attention(KernelTest& test, const OpCase& op_case) {
+  Device& device = test.device();
+  test.for_each_partition(op_case, [&](const Partition& partition) {
+    Attended attended(op_case), gated(op_case);
+    bool combines = false;
+    for (int rank = 0; rank < partition.ranks(); ++rank) {
+      RankShare share(op_case, partition, rank, device);
+      if (share.plan.rows == 0) continue;
+      const AttentionOutputs outputs(op_case, share);
+      attend_selected(op_case, share, device, outputs.out.data(), outputs.log_sum_exp.data(), nullptr);
+      attended.add(share, outputs.out, outputs.log_sum_exp);
 
-        combines = device().combines_selected(op_case.config(), op_case.dtype, *share.queries);
-        if (!combines) continue;
-        const DeviceBuffer gate = share.input(share.rows(op_case.problem.inputs.gate)),
-                           o_cmp = share.input(share.rows(op_case.truth.o_cmp)),
-                           o_win = share.input(share.rows(op_case.truth.o_win));
-        const AttentionOutputs of_gate(op_case, share);
-        auto combine = share.op<CombineBranches>();
-        combine.rows = share.plan.rows;
-        combine.gate = gate.data();
-        combine.o_cmp = o_cmp.data();
-        combine.o_win = o_win.data();
-        combine.out = of_gate.out.data();
-        attend_selected(op_case, share, device(), nullptr, of_gate.log_sum_exp.data(), &combine);
-        gated.add(share, of_gate.out, of_gate.log_sum_exp);
-      }
-      ASSERT_TRUE(agrees("out", attended.out, op_case.truth.o_slc, op_case.plain.o_slc, forward_factor, op_case.dtype,
-                         op_case.dtype));
-      ASSERT_TRUE(
-          log_sum_exp_agrees(attended.log_sum_exp, op_case.truth.lse_slc, op_case.plain.lse_slc, op_case.dtype));
-      if (!combines) return;
-      ASSERT_TRUE(agrees("gated", gated.out, op_case.truth.out, op_case.plain.out, forward_factor, op_case.dtype,
-                         op_case.dtype));
-      ASSERT_EQ(gated.log_sum_exp, attended.log_sum_exp);
-    });
-  };
-  for_each_case(check, Also::steep_scores);
+      combines = device.combines_selected(op_case.config(), op_case.dtype, *share.queries);
+      if (!combines) continue;
+      const DeviceBuffer gate = share.input(share.rows(op_case.problem.inputs.gate)),
+                         o_cmp = share.input(share.rows(op_case.truth.o_cmp)),
+                         o_win = share.input(share.rows(op_case.truth.o_win));
+      const AttentionOutputs of_gate(op_case, share);
+      auto combine = share.op<CombineBranches>();
+      combine.rows = share.plan.rows;
+      combine.gate = gate.data();
+      combine.o_cmp = o_cmp.data();
+      combine.o_win = o_win.data();
+      combine.out = of_gate.out.data();
+      attend_selected(op_case, share, device, nullptr, of_gate.log_sum_exp.data(), &combine);
+      gated.add(share, of_gate.out, of_gate.log_sum_exp);
+    }
+    ASSERT_TRUE(agrees("out", attended.out, op_case.truth.o_slc, op_case.plain.o_slc, forward_factor, op_case.dtype,
+                       op_case.dtype));
+    ASSERT_TRUE(log_sum_exp_agrees(attended.log_sum_exp, op_case.truth.lse_slc, op_case.plain.lse_slc, op_case.dtype));
+    if (!combines) return;
+    ASSERT_TRUE(
+        agrees("gated", gated.out, op_case.truth.out, op_case.plain.out, forward_factor, op_case.dtype, op_case.dtype));
+    ASSERT_EQ(gated.log_sum_exp, attended.log_sum_exp);
+  });
+}
+
+TEST_P(ForwardOps, SelectedAttention) {
+  for_each_case([&](const OpCase& op_case) { check_selected_attention(*this, op_case); }, Also::steep_scores);
+}
+
+TEST_P(ForwardOps, SelectedAttentionOfManyShapes) {
+  for_each_selection_shape([&](const OpCase& op_case) { check_selected_attention(*this, op_case); }, BlockSizes::other);
 }
 
 TEST_P(ForwardOps, WindowAttention) {

@@ -1,5 +1,6 @@
 #include "tests/kernels/kernel_test.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <iostream>
 
@@ -57,12 +58,78 @@ std::vector<Problem> model_shapes() {
   std::vector<Problem> problems;
   std::uint64_t seed = 500;
   for (const cuda::sm90::Shape& shape : cuda::sm90::shapes) {
+    if (shape.heads_per_group == cuda::sm90::any_heads) continue;
     Config config = one_group(100);
     config.num_q_heads = shape.heads_per_group;
     config.head_dim_qk = shape.d_qk, config.head_dim_v = shape.d_v;
     config.local_blocks = 1;
     const std::int64_t end = shape.d_qk == 64 ? 430 : 330;
     problems.push_back(make_problem(config, {0, 100, end}, seed++, {.shared_k = false, .shared_v = false}));
+  }
+  return problems;
+}
+
+// Small problems of the numbers of query heads per KV head and of the head dimensions that models have, on which
+// Hopper's tiles have padding: rows, channels, or heads that are split over tiles. `all` of them, or every third.
+std::vector<Problem> head_counts(bool all) {
+  struct Heads {
+    std::int64_t per_group, groups, d_qk, d_v;
+  };
+  std::vector<Problem> problems;
+  std::uint64_t seed = 520;
+  for (const Heads heads : {Heads{1, 3, 64, 64},
+                            {2, 2, 80, 80},
+                            {3, 2, 128, 128},
+                            {4, 2, 96, 96},
+                            {5, 2, 128, 64},
+                            {6, 1, 72, 120},
+                            {7, 2, 64, 64},
+                            {8, 2, 128, 128},
+                            {12, 1, 192, 128},
+                            {16, 2, 112, 128},
+                            {24, 1, 64, 64},
+                            {32, 1, 128, 128},
+                            {40, 2, 64, 64},
+                            {64, 1, 160, 96},
+                            {4, 1, 256, 256},
+                            {20, 2, 136, 200}}) {
+    Config config = one_group(50);
+    config.num_q_heads = heads.per_group * heads.groups, config.num_kv_heads = heads.groups;
+    config.head_dim_qk = heads.d_qk, config.head_dim_v = heads.d_v;
+    config.local_blocks = 1;
+    // The second document has more queries than a tile of 192 rows.
+    const std::int64_t end = std::max<std::int64_t>(120, 192 / heads.per_group + 40);
+    if (all || (seed - 520) % 3 == 0)
+      problems.push_back(make_problem(config, {0, 33, end}, seed, {.shared_k = false, .shared_v = false}));
+    ++seed;
+  }
+  return problems;
+}
+
+// Small problems of other summaries and blocks than the usual, at several numbers of heads per KV head. Queries at the
+// end see more blocks than they select.
+std::vector<Problem> selection_shapes() {
+  struct Case {
+    std::int64_t heads_per_group, kv_heads, d_qk, d_v, compress_block, compress_stride, select_block, select_count,
+        tokens;
+  };
+  constexpr Case cases[] = {
+      {2, 1, 40, 24, 16, 16, 16, 7, 300},  {3, 2, 64, 64, 32, 32, 32, 5, 330},   {5, 1, 16, 64, 64, 32, 64, 3, 330},
+      {6, 1, 64, 8, 64, 64, 64, 3, 330},   {7, 1, 72, 80, 128, 64, 128, 2, 450}, {8, 1, 32, 32, 32, 16, 256, 2, 800},
+      {12, 1, 64, 64, 16, 8, 48, 3, 260},  {16, 1, 64, 64, 32, 16, 128, 2, 420}, {24, 1, 64, 64, 32, 16, 32, 3, 200},
+      {40, 1, 64, 64, 16, 16, 16, 4, 160}, {64, 1, 64, 64, 32, 16, 32, 3, 160},  {16, 1, 64, 64, 16, 16, 16, 40, 900},
+  };
+  std::vector<Problem> problems;
+  std::uint64_t seed = 700;
+  for (const Case& of : cases) {
+    Config config = one_group(48);
+    config.num_q_heads = of.heads_per_group * of.kv_heads, config.num_kv_heads = of.kv_heads;
+    config.head_dim_qk = of.d_qk, config.head_dim_v = of.d_v;
+    config.compress_block = of.compress_block, config.compress_stride = of.compress_stride;
+    config.select_block = of.select_block, config.select_count = of.select_count;
+    config.local_blocks = 1;
+    config.compressor = Compressor::mean;
+    problems.push_back(make_problem(config, {0, 70, of.tokens}, seed++, {.shared_k = false, .shared_v = false}));
   }
   return problems;
 }
@@ -283,6 +350,8 @@ void KernelTest::for_each_case(const std::function<void(const OpCase&)>& check, 
     for (const std::uint64_t seed : seeds(8)) problems.push_back(random_problem(6000 + seed, 120, GetParam().dim_step));
     if (size_of(dtype) == 2 && (GetParam().has_long_tiles || dtype == DType::bf16))
       for (Problem& problem : model_shapes()) problems.push_back(std::move(problem));
+    if (dtype == DType::bf16)
+      for (Problem& problem : head_counts(GetParam().pads_heads)) problems.push_back(std::move(problem));
     if ((GetParam().has_long_tiles || also == Also::long_documents) && dtype == DType::bf16)
       problems.push_back(long_documents());
     if (also == Also::steep_scores && dtype == DType::bf16) {
@@ -296,6 +365,17 @@ void KernelTest::for_each_case(const std::function<void(const OpCase&)>& check, 
       check(OpCase(std::move(problem), dtype));
       if (HasFatalFailure()) return;
     }
+  }
+}
+
+void KernelTest::for_each_selection_shape(const std::function<void(const OpCase&)>& check, BlockSizes sizes) {
+  for (Problem& problem : selection_shapes()) {
+    const std::int64_t block = problem.config.select_block;
+    if (sizes == BlockSizes::other && (block == 64 || block == 48)) continue;
+    SCOPED_TRACE(describe(problem));
+    if (!supported(problem.config, DType::bf16)) continue;
+    check(OpCase(std::move(problem), DType::bf16));
+    if (HasFatalFailure()) return;
   }
 }
 

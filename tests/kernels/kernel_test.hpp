@@ -92,11 +92,15 @@ class RankShare {
 
 /// A suite that runs the ops of each device that the executable was linked with.
 class KernelTest : public testing::TestWithParam<DeviceBackend> {
+ public:
+  Device& device() { return *device_; }
+  /// Calls `check` with partitions of the case: one rank, zigzag over two, and a random one over four.
+  void for_each_partition(const OpCase& op_case, const std::function<void(const Partition&)>& check);
+
  protected:
   void SetUp() override;
   void TearDown() override;
 
-  Device& device() { return *device_; }
   bool supported(const Config& config, DType dtype);
 
   enum class Also { nothing, long_documents, many_summaries, steep_scores };
@@ -104,8 +108,11 @@ class KernelTest : public testing::TestWithParam<DeviceBackend> {
   /// Calls `check` with random problems and with the shapes for which devices have fast kernels, in every type of the
   /// device; with documents of over 2048 tokens if the device has long tiles; and with the cases that `also` names.
   void for_each_case(const std::function<void(const OpCase&)>& check, Also also = Also::nothing);
-  /// Calls `check` with partitions of the case: one rank, zigzag over two, and a random one over four.
-  void for_each_partition(const OpCase& op_case, const std::function<void(const Partition&)>& check);
+  enum class BlockSizes { all, other };
+
+  /// Calls `check` with small problems of many summaries and blocks, or of the block sizes for which Hopper's selected
+  /// branch has code of its own besides that for 64, which for_each_case() covers.
+  void for_each_selection_shape(const std::function<void(const OpCase&)>& check, BlockSizes sizes);
 
  private:
   std::unique_ptr<Device> device_;

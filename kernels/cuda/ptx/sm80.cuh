@@ -6,6 +6,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <nv/target>
 
 namespace cpnsa::cuda::ptx {
 
@@ -72,6 +73,17 @@ __device__ __forceinline__ void mma_m16n8k16<__half>(float (&d)[4], const std::u
       "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/// Waits until the grid before this one in the stream has completed, if this one was launched to begin before that
+/// (programmatic dependent launch, compute capability 9.0 or later).
+__device__ __forceinline__ void wait_for_previous_grid() {
+  NV_IF_TARGET(NV_PROVIDES_SM_90, (asm volatile("griddepcontrol.wait;\n" ::: "memory");))
+}
+
+/// Lets the next grid of the stream begin, up to its wait_for_previous_grid(), once all thread blocks have come here.
+__device__ __forceinline__ void allow_next_grid() {
+  NV_IF_TARGET(NV_PROVIDES_SM_90, (asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");))
 }
 
 /// A barrier of `threads` threads of the block, whole warps; barrier 0 is __syncthreads()'s.

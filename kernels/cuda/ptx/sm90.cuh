@@ -88,6 +88,11 @@ __device__ __forceinline__ void red_add(float* destination, float x, float y) {
   asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1, %2};\n" ::"l"(destination), "f"(x), "f"(y) : "memory");
 }
 
+/// Makes what this thread wrote to shared memory visible to WGMMA and TMA.
+__device__ __forceinline__ void fence_proxy_async() {
+  asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
+}
+
 // --- registers ----------------------------------------------------------------------------------------------------
 
 template <int Registers>
@@ -148,9 +153,11 @@ __device__ __forceinline__ std::uint64_t advance_desc(std::uint64_t operand, int
 #define CPNSA_R16(d, i) CPNSA_R4(d, i), CPNSA_R4(d, i + 4), CPNSA_R4(d, i + 8), CPNSA_R4(d, i + 12)
 #define CPNSA_R16_ALL(d) CPNSA_R16(d, 0)
 #define CPNSA_R32(d) CPNSA_R16(d, 0), CPNSA_R16(d, 16)
+#define CPNSA_R32_FROM(d, i) CPNSA_R16(d, i), CPNSA_R16(d, i + 16)
 #define CPNSA_R40(d) CPNSA_R32(d), CPNSA_R4(d, 32), CPNSA_R4(d, 36)
 #define CPNSA_R64(d) CPNSA_R32(d), CPNSA_R16(d, 32), CPNSA_R16(d, 48)
 #define CPNSA_R96(d) CPNSA_R64(d), CPNSA_R16(d, 64), CPNSA_R16(d, 80)
+#define CPNSA_R128(d) CPNSA_R64(d), CPNSA_R32_FROM(d, 64), CPNSA_R32_FROM(d, 96)
 #define CPNSA_D16 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}"
 #define CPNSA_D32                                                                                       \
   "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26," \
@@ -168,6 +175,14 @@ __device__ __forceinline__ std::uint64_t advance_desc(std::uint64_t operand, int
   "%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53," \
   "%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80," \
   "%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95}"
+
+#define CPNSA_D128                                                                                       \
+  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,"  \
+  "%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51," \
+  "%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76," \
+  "%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,%96,%97,%98,%99,%100,"    \
+  "%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120," \
+  "%121,%122,%123,%124,%125,%126,%127}"
 
 // The same instruction for each type and width; assembly takes both from its text alone.
 #define CPNSA_WGMMA(Type, type, N, Values, D, R, a0, a1, a2, a3, b, c)                                          \
@@ -202,16 +217,21 @@ CPNSA_WGMMA(__nv_bfloat16, "bf16", 128, 64, CPNSA_D64, CPNSA_R64, "64", "65", "6
 CPNSA_WGMMA(__half, "f16", 128, 64, CPNSA_D64, CPNSA_R64, "64", "65", "66", "67", "68", "66")
 CPNSA_WGMMA(__nv_bfloat16, "bf16", 192, 96, CPNSA_D96, CPNSA_R96, "96", "97", "98", "99", "100", "98")
 CPNSA_WGMMA(__half, "f16", 192, 96, CPNSA_D96, CPNSA_R96, "96", "97", "98", "99", "100", "98")
+CPNSA_WGMMA(__nv_bfloat16, "bf16", 256, 128, CPNSA_D128, CPNSA_R128, "128", "129", "130", "131", "132", "130")
+CPNSA_WGMMA(__half, "f16", 256, 128, CPNSA_D128, CPNSA_R128, "128", "129", "130", "131", "132", "130")
 
 #undef CPNSA_WGMMA
+#undef CPNSA_D128
 #undef CPNSA_D96
 #undef CPNSA_D64
 #undef CPNSA_D40
 #undef CPNSA_D32
 #undef CPNSA_D16
+#undef CPNSA_R128
 #undef CPNSA_R96
 #undef CPNSA_R64
 #undef CPNSA_R40
+#undef CPNSA_R32_FROM
 #undef CPNSA_R32
 #undef CPNSA_R16_ALL
 #undef CPNSA_R16

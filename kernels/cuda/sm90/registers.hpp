@@ -13,4 +13,9 @@ constexpr bool registers_suffice(int threads, int consumers, int producer_regist
          producer_registers <= at_launch;
 }
 
+/// Registers of a producer's thread: those that the consumers leave.
+constexpr int spare_registers(int threads, int consumers, int consumer_registers) {
+  return (65536 / threads / 8 * 8 * threads - consumers * consumer_registers) / (threads - consumers) / 8 * 8;
+}
+
 }  // namespace cpnsa::cuda::sm90

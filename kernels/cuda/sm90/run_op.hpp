@@ -9,7 +9,7 @@
 
 namespace cpnsa::cuda::sm90 {
 
-/// True if shapes.hpp has the layer's shape, the dtype has 16 bits and the softmax scale is positive.
+/// True if a row of shapes.hpp serves the layer, the dtype has 16 bits and the softmax scale is positive.
 bool serves(const Config& config, DType dtype);
 
 /// True if the kernels of the op serve it: the layer alone decides, except for the ops below.
@@ -17,10 +17,11 @@ template <class Op>
 bool serves(const Op& op) {
   return serves(*op.config, op.dtype);
 }
-/// Also needs l 32, s 16, m 64 and at most 32 blocks that scores decide.
+/// Needs any row of shapes.hpp, at most 128 blocks that scores decide, and shared memory for the heads of a query.
 template <>
 bool serves(const SelectBlocks&);
-/// Also need m 64, and documents short enough for the union of a tile's blocks to fit in shared memory.
+/// Needs any row of shapes.hpp; m 16, 32 or a multiple of 64; and documents short enough for the union of a tile's
+/// blocks to fit in shared memory.
 template <>
 bool serves(const SelectedAttention&);
 template <>

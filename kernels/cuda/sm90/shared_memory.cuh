@@ -25,6 +25,7 @@ using Mbarrier = std::uint64_t;
 template <class T, int Rows, int Dim>
 struct PanelTile {
   static_assert(sizeof(T) == element_bytes && Dim % panel_channels == 0);
+  static constexpr int num_rows = Rows;
   static constexpr int num_panels = Dim / panel_channels;
   static constexpr int panel_bytes = Rows * swizzle_bytes;
 

@@ -15,14 +15,14 @@ namespace cpnsa::cuda::sm90 {
 /// A work item, as the producer publishes it to the consumers of its thread block.
 struct alignas(16) Work {
   QueryTile tile;
-  int group;
+  int group;   ///< KV head, or slice of the query heads of one (head_rows.cuh)
   bool given;  ///< false: there is no item left
 };
 
-/// Items: query tiles times KV heads.
+/// Items: query tiles times KV heads, or slices of their query heads.
 struct WorkList {
   int tiles;
-  int num_kv_heads;
+  int num_kv_heads;   ///< or slices
   unsigned* tickets;  ///< number of items handed out beyond each block's first; null where items are dealt out in turn
 
   __device__ int count() const { return tiles * num_kv_heads; }
@@ -32,7 +32,7 @@ struct WorkList {
   __device__ int next() const { return static_cast<int>(gridDim.x + atomicAdd(tickets, 1u)); }
 };
 
-/// The query tile of an item: the last tiles, which see most keys, come first, each for all KV heads.
+/// The query tile of an item: the last tiles, which see most keys, come first, each for all groups.
 __device__ __forceinline__ int tile_of(const WorkList& work, int item) {
   return work.tiles - 1 - item / work.num_kv_heads;
 }

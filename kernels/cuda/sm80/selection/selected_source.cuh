@@ -51,7 +51,7 @@ struct SelectedSource {
   }
   __device__ bool wanted(int tile, int first, int end) const {
     const unsigned long long range = (end - first >= 64 ? ~0ull : (1ull << (end - first)) - 1) << first;
-    return (list.queries[tile / tiles_per_block] & range) != 0;
+    return (list.mask(tile / tiles_per_block) & range) != 0;
   }
   template <class RowOf>
   __device__ const T* row(int tile, int r, RowOf&& row_of) const {
@@ -66,7 +66,7 @@ struct SelectedSource {
     return row(tile, r, [&](BlockLocation at, int token) { return rows.value(at, token); });
   }
   __device__ KeyRange visible(int tile, int query) const {
-    if (!(list.queries[tile / tiles_per_block] >> query & 1)) return {0, 0};
+    if (!(list.mask(tile / tiles_per_block) >> query & 1)) return {0, 0};
     return {0, min(keys_in(tile), position + query + 1 - key(tile))};
   }
 };

@@ -13,15 +13,15 @@ void launch_attention(const Stage& a, const typename Walk::Parameters& parameter
   using T = typename Shape::T;
   const Config& config = *a.config;
   const CudaSegmentSchedule& schedule = cuda_schedule(a.queries);
-  const ListView<QueryTile> tiles = schedule.tiles(Shape::queries);
+  const typename Shape::Rows rows(static_cast<int>(config.heads_per_group()));
+  const ListView<QueryTile> tiles = schedule.tiles(Shape::consumers * rows.queries());
   if (tiles.count == 0) return;
   AttentionProblem<T> problem = attention_problem<T>(a, schedule, tiles);
   problem.out = static_cast<T*>(a.out);
   problem.log_sum_exp = static_cast<float*>(a.log_sum_exp);
-  const auto [work, blocks] = persistent_work(a, tiles.count, problem.num_kv_heads, gpu, stream);
-  const CUtensorMap queries = make_tensor_map(a.q, a.dtype,
-                                              rows_layout(schedule.rows, config.num_q_heads, config.head_dim_qk,
-                                                          Shape::queries_per_warpgroup, Shape::heads_per_group));
+  const auto [work, blocks] = persistent_work(a, tiles.count, problem.num_kv_heads * rows.parts(), gpu, stream);
+  const CUtensorMap queries = make_tensor_map(
+      a.q, a.dtype, rows_layout(schedule.rows, config.num_q_heads, config.head_dim_qk, rows.queries(), rows.heads()));
   auto* const kernel = attention_kernel<Shape, Walk>;
   const std::size_t bytes = SharedMemory<AttentionLayout<Shape>>::bytes;
   allow_shared_memory(kernel, bytes);

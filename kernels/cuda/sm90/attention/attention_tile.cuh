@@ -1,15 +1,15 @@
 #pragma once
 
 // Hopper's attention kernel for branches whose keys are consecutive rows of a tensor: compressed and window. Each
-// consumer warpgroup has 64 (query, head) rows: the queries of one KV head, each with all heads of the group, so that
-// the 16 rows of a warp are one query. A producer thread fills a ring of key and value tiles by TMA; S = Q Kᵀ and O +=
-// P V run on WGMMA, the next tile's S beside the last tile's O. Thread blocks are persistent: the producer loads the
-// next work item while the consumers finish one.
+// consumer warpgroup has 64 (query, head) rows of one KV head (head_rows.cuh). A producer thread fills a ring of key
+// and value tiles by TMA; S = Q Kᵀ and O += P V run on WGMMA, the next tile's S beside the last tile's O. Thread blocks
+// are persistent: the producer loads the next work item while the consumers finish one.
 
 #include <algorithm>
 #include <cstdint>
 
 #include "kernels/cuda/sm90/attention/warpgroup_rows.cuh"
+#include "kernels/cuda/sm90/head_rows.cuh"
 #include "kernels/cuda/sm90/key_walk.cuh"
 #include "kernels/cuda/sm90/registers.hpp"
 #include "kernels/cuda/sm90/ring.cuh"
@@ -27,23 +27,23 @@ struct AttentionShape {
   static constexpr int d_qk = Dqk;
   static constexpr int d_v = Dv;
   static constexpr int heads_per_group = Heads;
-  static constexpr int queries_per_warpgroup = 64 / heads_per_group;
-  static constexpr int queries = table.queries;
-  static constexpr int consumers = queries / queries_per_warpgroup;  ///< warpgroups
+  using Rows = HeadRows<Heads, 64>;  ///< of a warpgroup
+  static constexpr int consumers = table.warpgroups;
   static constexpr int keys = table.keys;
   static constexpr int threads = 128 * (consumers + 1);
-  static constexpr int producer_registers = 56;
-  static constexpr int consumer_registers = 152;
-  using Queries = PanelTile<T, queries * heads_per_group, Dqk>;
+  static constexpr int consumer_registers = table.consumer_registers;
+  static constexpr int producer_registers = spare_registers(threads, 128 * consumers, consumer_registers);
+  using Queries = PanelTile<T, 64 * consumers, Dqk>;
   using Keys = PanelTile<T, keys, Dqk>;
   using Values = PanelTile<T, keys, Dv>;
   static constexpr int num_work_slots = 3;
   static constexpr int max_stages = 4;
   static constexpr int ring_bytes = max_shared_bytes - tile_alignment - static_cast<int>(sizeof(Queries)) -
                                     (2 * consumers + 4 * max_stages) * static_cast<int>(sizeof(Mbarrier)) -
-                                    num_work_slots * static_cast<int>(sizeof(Work));
+                                    num_work_slots * static_cast<int>(sizeof(Work)) -
+                                    4 * consumers * static_cast<int>(sizeof(typename VisibleKeys<Rows>::Ranges));
   static constexpr int stages = std::min(max_stages, ring_bytes / static_cast<int>(sizeof(Keys) + sizeof(Values)));
-  static_assert(keys % 16 == 0 && stages >= 2 && queries % queries_per_warpgroup == 0);
+  static_assert(keys % 16 == 0 && stages >= 2);
   static_assert(registers_suffice(threads, 128 * consumers, producer_registers, consumer_registers));
 };
 
@@ -59,6 +59,7 @@ struct AttentionLayout {
   Mbarrier v_full[Shape::stages];
   Mbarrier v_empty[Shape::stages];
   Work work[Shape::num_work_slots];
+  typename VisibleKeys<typename Shape::Rows>::Ranges visible[4 * Shape::consumers];  ///< of a warp
 };
 
 template <class Shape>
@@ -108,24 +109,24 @@ template <class Shape, class Walk>
 __device__ __forceinline__ void producer_loop(const AttentionProblem<typename Shape::T>& a, const WorkList& work,
                                               const CUtensorMap& queries, const typename Walk::Parameters& parameters,
                                               const AttentionMemory<Shape>& smem) {
+  const typename Shape::Rows rows(a.heads_per_group);
   RingPosition<Shape::stages> ring;
   int number = 0;  // of the item among the block's
   int item = work.first();
   for (; item < work.count(); ++number) {
     const QueryTile tile = a.tiles[tile_of(work, item)];
-    const int group = item % work.num_kv_heads;
+    const int slice = item % work.num_kv_heads, group = rows.kv_head(slice);
     const Walk walk(parameters, a.segments[tile.segment], tile);
     item = work.next();
-    smem.work(number) = {tile, group, true};
+    smem.work(number) = {tile, slice, true};
     const auto load_queries = [&] {
       for (int warpgroup = 0; warpgroup < Shape::consumers; ++warpgroup) {
         const std::uint32_t full = smem.q_full(warpgroup);
         ptx::mbarrier_wait(smem.q_empty(warpgroup), number % 2 ^ 1);
-        ptx::mbarrier_arrive_expect_tx(full, static_cast<int>(sizeof(smem->q)) / Shape::consumers);
+        ptx::mbarrier_arrive_expect_tx(full, rows.num_rows() * swizzle_bytes * Shape::Queries::num_panels);
         for (int panel = 0; panel < Shape::Queries::num_panels; ++panel)
-          ptx::tma_load(smem.q(warpgroup, panel), &queries, full, panel * panel_channels,
-                        group * Shape::heads_per_group,
-                        static_cast<int>(tile.row) + warpgroup * Shape::queries_per_warpgroup);
+          ptx::tma_load(smem.q(warpgroup, panel), &queries, full, panel * panel_channels, rows.first_head(slice),
+                        static_cast<int>(tile.row) + warpgroup * rows.queries());
       }
     };
     if (walk.tiles == 0) load_queries();
@@ -183,7 +184,7 @@ __device__ __forceinline__ void consumer_loop(const AttentionProblem<typename Sh
   using T = typename Shape::T;
   const int warpgroup = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   const bool is_leader = threadIdx.x % 128 == 0;
-  const int query = warpgroup * Shape::queries_per_warpgroup + warp;  // in the tile
+  using Rows = typename Shape::Rows;
   // Descriptors are made again for each tile, because they would take registers of every lane in between.
   const auto q = [&] { return ptx::make_smem_desc(smem.q(warpgroup)); };
   const auto k = [&](int stage) { return ptx::make_smem_desc(smem.k(stage)); };
@@ -194,7 +195,8 @@ __device__ __forceinline__ void consumer_loop(const AttentionProblem<typename Sh
     const Work& work = smem.work(number);
     if (!work.given) return;
     const Walk walk(parameters, a.segments[work.tile.segment], work.tile);
-    const KeyRange visible = walk.visible(query);
+    const VisibleKeys<Rows> visible(smem->visible[threadIdx.x / 32 - 4], walk, Rows::recomputed(a.heads_per_group),
+                                    warpgroup);
 
     SoftmaxRows state;
     float o[Shape::d_v / 2] = {};
@@ -203,7 +205,8 @@ __device__ __forceinline__ void consumer_loop(const AttentionProblem<typename Sh
       std::uint32_t p[Shape::keys / 16][4];
       const auto online_softmax = [&](int index, float(&rescale)[2]) {
         const int first = index * Shape::keys;
-        if (first < visible.begin || first + Shape::keys > visible.end) mask_scores(s, visible, first);
+        const KeyRange of_all = visible.of_all();
+        if (first < of_all.begin || first + Shape::keys > of_all.end) visible.mask(s, first, -INFINITY);
         return online_softmax_lazy_rescale(state, reinterpret_cast<float(&)[Shape::keys / 8][4]>(s), a.scale_log2,
                                            rescale);
       };
@@ -253,13 +256,22 @@ __device__ __forceinline__ void consumer_loop(const AttentionProblem<typename Sh
     }
 
     state.finish();
-    if (query < work.tile.rows) {
-      const std::int64_t head_row = (work.tile.row + query) * a.num_q_heads + work.group * Shape::heads_per_group;
-      write_output(o, state, a.out + head_row * Shape::d_v, Shape::d_v);
-      if (lane % 4 == 0) {
-        a.log_sum_exp[head_row + lane / 4] = state.log_sum_exp(0);
-        a.log_sum_exp[head_row + lane / 4 + 8] = state.log_sum_exp(1);
-      }
+    const auto rows = Rows::recomputed(a.heads_per_group);
+    const int d_v = layer_d_v<Shape>(a);
+    const auto head_row = [&](int row) {  // of the warp's 16
+      return head_row_of(rows, work.tile, work.group, warpgroup, warp * 16 + row, a.num_q_heads);
+    };
+    write_output<T>(
+        o, state,
+        [&](int row) {
+          const std::int64_t at = head_row(row);
+          return at < 0 ? nullptr : a.out + at * d_v;
+        },
+        d_v);
+    if (lane % 4 == 0) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        if (const std::int64_t at = head_row(lane / 4 + 8 * half); at >= 0) a.log_sum_exp[at] = state.log_sum_exp(half);
     }
   }
 }
@@ -270,6 +282,7 @@ __global__ void __launch_bounds__(Shape::threads, 1)
                      const __grid_constant__ typename Walk::Parameters parameters) {
   const AttentionMemory<Shape> smem{shared_memory<AttentionLayout<Shape>>()};
   if (threadIdx.x == 0) smem.initialise();
+  zero_padding<64>(smem->q, typename Shape::Rows(a.heads_per_group));
   __syncthreads();
   if (threadIdx.x < 128) {
     ptx::warpgroup_reg_dealloc<Shape::producer_registers>();

@@ -6,7 +6,7 @@ namespace cpnsa::cuda::sm90 {
 
 template <>
 void run_op(const CompressedAttention& a, const Gpu& gpu, cudaStream_t stream) {
-  visit_shape<AttentionShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
+  visit_dense_shape<AttentionShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using Walk = SummaryWalk<Shape::keys>;
     const auto [keys, values] = summary_maps(a, Shape::keys);
     launch_attention<Shape, Walk>(a, typename Walk::Parameters{{keys}, {values}, SummaryRule(*a.config)}, gpu, stream);

@@ -9,7 +9,7 @@ namespace {
 template <class Shape>
 class SummaryQueries {
  public:
-  static constexpr int copies = 1;
+  static constexpr bool is_scattered = false;
   static constexpr bool is_ordered = true;
 
   struct Parameters : QueryGradientMaps {
@@ -28,6 +28,7 @@ class SummaryQueries {
 
   template <class T>
   __device__ static Plan plan(const GradientProblem<T>& a, const Parameters& parameters, unsigned ticket) {
+    const typename Shape::Rows rows(a.heads_per_group);
     Plan plan{};
     plan.tile = parameters.tiles[ticket / a.num_kv_heads];
     const SummaryKeyTile& tile = plan.tile;
@@ -43,19 +44,22 @@ class SummaryQueries {
     plan.turn = static_cast<unsigned>(tile.turn);
     for (int run = tile.run_begin; run < tile.run_end; ++run) {
       const std::int64_t queries = queries_of(tile, parameters.runs[run]);
-      plan.stages += static_cast<int>((max(std::int64_t{0}, queries) + Shape::queries - 1) / Shape::queries);
+      plan.stages += static_cast<int>((max(std::int64_t{0}, queries) + rows.queries() - 1) / rows.queries());
     }
     return plan;
   }
 
   template <class T>
-  __device__ SummaryQueries(const GradientProblem<T>&, const Parameters& parameters, const Plan& plan)
-      : parameters_(parameters), tile_(plan.tile), run_(parameters.runs + plan.tile.run_begin) {}
+  __device__ SummaryQueries(const GradientProblem<T>& a, const Parameters& parameters, const Plan& plan)
+      : rows_(a.heads_per_group),
+        parameters_(parameters),
+        tile_(plan.tile),
+        run_(parameters.runs + plan.tile.run_begin) {}
 
   __device__ void next() {
-    left_ -= Shape::queries;
-    row_ += Shape::queries;
-    position_ += Shape::queries;
+    left_ -= rows_.queries();
+    row_ += rows_.queries();
+    position_ += rows_.queries();
     while (left_ <= 0) {
       left_ = static_cast<int>(queries_of(tile_, *run_));
       const std::int64_t skipped = max(std::int64_t{0}, tile_.query_begin - run_->first);
@@ -71,6 +75,7 @@ class SummaryQueries {
   }
 
  private:
+  typename Shape::Rows rows_;
   /// Number of queries of a run in the tile's part.
   __device__ static std::int64_t queries_of(const SummaryKeyTile& tile, const QueryRun& run) {
     return min(run.first + run.queries, tile.query_end) - max(run.first, tile.query_begin);
@@ -94,12 +99,12 @@ std::size_t compressed_attention_backward_scratch_bytes(const ProblemSize& size)
 template <>
 void run_op(const CompressedAttentionBackward& a, const Gpu& gpu, cudaStream_t stream) {
   const SummaryRule rule(*a.config);
-  visit_shape<QueryGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
+  visit_dense_shape<QueryGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using Walk = SummaryWalk<Shape::keys>;
     const auto [keys, values] = summary_maps(a, Shape::keys);
     launch_query_gradients<Shape, Walk>(a, typename Walk::Parameters{{keys}, {values}, rule}, gpu, stream);
   });
-  visit_shape<KeyTileShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
+  visit_dense_shape<KeyTileShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using Walk = SummaryQueries<Shape>;
     const CudaSegmentSchedule& schedule = cuda_schedule(a.queries);
     const ListView<SummaryKeyTile> tiles = schedule.summary_key_tiles();
@@ -109,7 +114,7 @@ void run_op(const CompressedAttentionBackward& a, const Gpu& gpu, cudaStream_t s
                           OrderedAccumulation::bytes(schedule.summary_slots() * groups * Shape::consumers), stream),
           "cudaMemsetAsync");
     const auto [keys, values] = summary_maps(a, Shape::keys);
-    const typename Walk::Parameters parameters{row_maps(a, Shape::queries),
+    const typename Walk::Parameters parameters{key_row_maps<Shape, Walk>(a),
                                                {keys},
                                                {values},
                                                OrderedAccumulation(a.scratch),

@@ -1,11 +1,11 @@
 #pragma once
 
-// Hopper's dK and dV: a thread block has a tile of keys of one KV head and walks the queries that see it, a few per
-// stage with all heads of the group. Two consumer warpgroups compute Sᵀ and dPᵀ on WGMMA, whose registers are the first
-// operand of dV += Pᵀ dO and dK += dSᵀ Q, so that no score passes through shared memory; the sums stay in registers. Of
-// a tile of 128 keys each warpgroup has 64 and both take every stage; a tile of 64 keys belongs to both, which take the
-// stages in turn. A producer warpgroup fills the ring: one warp copies queries and output gradients, two load the rows'
-// statistics.
+// Hopper's dK and dV: a thread block has a tile of keys of one KV head and walks the queries that see it, a few
+// (query, head) rows per stage (head_rows.cuh). Two consumer warpgroups compute Sᵀ and dPᵀ on WGMMA, whose registers
+// are the first operand of dV += Pᵀ dO and dK += dSᵀ Q, so that no score passes through shared memory; the sums stay in
+// registers. Of a tile of 128 keys each warpgroup has 64 and both take every stage; a tile of 64 keys belongs to both,
+// which take the stages in turn or, where a key's sums are too many for registers, half of the channels each. A
+// producer warpgroup fills the ring: one warp copies queries and output gradients, two load the rows' statistics.
 
 #include <algorithm>
 #include <concepts>
@@ -17,18 +17,63 @@
 
 namespace cpnsa::cuda::sm90 {
 
+/// How much the queries of a stage see of the tile's keys.
+struct StageVisibility {
+  bool all;   ///< whether every query sees all of a warpgroup's 64 keys
+  bool some;  ///< whether any query may see one of them
+};
+
+/// The keys of the tile that each query of a stage sees, in shared memory.
+template <int Heads, int Rows>
+struct StageRanges {
+  KeyRange visible[Rows / Heads];  ///< of a query
+
+  __device__ StageVisibility of_keys(int first_key) const {
+    StageVisibility seen{true, false};
+#pragma unroll
+    for (const KeyRange range : visible) {
+      seen.all &= range.begin <= first_key && range.end >= first_key + 64;
+      seen.some |= range.begin < first_key + 64 && range.end > first_key && range.begin < range.end;
+    }
+    return seen;
+  }
+  __device__ KeyRange of_row(int row) const {
+    return visible[row / Heads];
+  }
+};
+
+/// The same for any number of heads: of a row, because queries may be many.
+template <int Rows>
+struct StageRanges<any_heads, Rows> {
+  KeyRange visible[Rows];
+  KeyRange by_all;   ///< keys that all queries see
+  KeyRange by_some;  ///< from the first to the last that some query sees
+
+  __device__ StageVisibility of_keys(int first_key) const {
+    return {by_all.begin <= first_key && by_all.end >= first_key + 64,
+            by_some.begin < first_key + 64 && by_some.end > first_key};
+  }
+  __device__ KeyRange of_row(int row) const { return visible[row]; }
+};
+
 template <class Element, int Dqk, int Dv, int Heads, int NumKeys>
 struct KeyGradientShape {
   using T = Element;
   static constexpr int d_qk = Dqk;
   static constexpr int d_v = Dv;
   static constexpr int heads_per_group = Heads;
-  /// Queries per stage: as many as leave registers for the sums.
-  static constexpr int queries = TableRow<Dqk, Dv, Heads>::shape.key_gradients.queries;
-  static constexpr int rows = queries * heads_per_group;
+  /// Rows per stage: as many as leave registers for the sums.
+  static constexpr int rows = TableRow<Dqk, Dv, Heads>::shape.key_gradients.rows;
+  using Rows = HeadRows<Heads, rows>;  ///< of a stage
+  static constexpr int max_queries = Heads == any_heads ? rows : rows / std::max(1, Heads);
   static constexpr int keys = NumKeys;
-  static constexpr bool splits_queries = keys == 64;  ///< the warpgroups take stages in turn, else they share them
+  static constexpr bool shares_keys = keys == 64;  ///< of both warpgroups, else each has 64
+  static constexpr bool splits_channels = Dqk + Dv > 320;
+  static constexpr bool splits_queries = shares_keys && !splits_channels;  ///< the warpgroups take stages in turn
+  static_assert(shares_keys || !splits_channels);
   static constexpr int consumers = 2;
+  static constexpr int sum_d_qk = splits_channels ? Dqk / consumers : Dqk;  ///< channels of a warpgroup's sums
+  static constexpr int sum_d_v = splits_channels ? Dv / consumers : Dv;
   static constexpr int threads = 128 * (consumers + 1);
   static constexpr int statistics_warps = 2;  ///< each loads every second stage
   static constexpr int producer_registers = 40;
@@ -41,7 +86,7 @@ struct KeyGradientShape {
     float sum_log2[rows];  ///< log-sum-exp in base 2; infinity for a row that sees nothing
     float weight[rows];
     float delta[rows];
-    KeyRange visible[queries];
+    StageRanges<Heads, rows> keys;
   };
   static constexpr int static_bytes = 768;  ///< at most: the plan and the ticket
   static constexpr int ring_bytes =
@@ -58,7 +103,7 @@ struct KeyGradientShape {
 /// The work of one thread block.
 struct KeyPlan {
   int keys;    ///< keys that the tile has; 0 where there is nothing to do
-  int stages;  ///< stages of queries
+  int stages;  ///< stages of queries, of those that have all their heads in one
   int map;     ///< index in the parameters' key and value maps
   int head;    ///< head coordinate of the tile in them
   int row;     ///< row coordinate of the tile in them
@@ -71,14 +116,13 @@ struct KeyPlan {
   unsigned turn;      ///< of the first warpgroup in that slot
 };
 
-/// The queries that see a thread block's keys, a stage of Shape::queries at a time. `copies` is 1 where the queries of
-/// a stage are consecutive rows, else Shape::queries; `is_ordered` says whether thread blocks add to the same
-/// gradients.
+/// The queries that see a thread block's keys, a stage of Rows::queries() at a time. `is_scattered` is false where the
+/// queries of a stage are consecutive rows; `is_ordered` says whether thread blocks add to the same gradients.
 template <class Walk, class T>
 concept QueryWalk = std::derived_from<typename Walk::Plan, KeyPlan> &&
     requires(Walk walk, const Walk& at, const GradientProblem<T>& a, const typename Walk::Parameters& parameters,
              const typename Walk::Plan& plan, unsigned ticket, int query) {
-  { Walk::copies } -> std::convertible_to<int>;
+  { Walk::is_scattered } -> std::convertible_to<bool>;
   { Walk::is_ordered } -> std::convertible_to<bool>;
   parameters.queries;  // tensor maps
   parameters.douts;
@@ -152,22 +196,34 @@ __device__ __forceinline__ void copy_rows(const GradientProblem<typename Shape::
   }
   Walk walk(a, parameters, plan);
   RingPosition<Shape::stages> ring;
-  const int head = plan.group * Shape::heads_per_group,
-            part = lane * (Shape::heads_per_group * 128 * Shape::queries / Walk::copies);
+  const typename Shape::Rows rows(a.heads_per_group);
+  const int copies = Walk::is_scattered ? rows.queries() : 1;
+  constexpr int max_copies_per_lane = Walk::is_scattered ? (Shape::max_queries + 31) / 32 : 1;
+  int part = rows.parts() - 1;  // of the heads of a query
 #pragma unroll 1
   for (int count = plan.stages; count > 0; --count, ring.advance()) {
-    walk.next();
-    const int row = lane < Walk::copies ? walk.row(lane) : 0;
+    if (++part == rows.parts()) {
+      part = 0;
+      walk.next();
+    }
+    int row[max_copies_per_lane];
+#pragma unroll
+    for (int i = 0; i < max_copies_per_lane; ++i) row[i] = lane + 32 * i < copies ? walk.row(lane + 32 * i) : 0;
     ptx::mbarrier_wait(smem.empty(ring.stage), ring.phase ^ 1);
     const std::uint32_t full = smem.full(ring.stage);
     if (lane == 0)
-      ptx::mbarrier_arrive_expect_tx(full, sizeof(typename Shape::Queries) + sizeof(typename Shape::Douts));
+      ptx::mbarrier_arrive_expect_tx(
+          full, rows.num_rows() * swizzle_bytes * (Shape::Queries::num_panels + Shape::Douts::num_panels));
     __syncwarp();
-    if (lane < Walk::copies) {
+    const int head = rows.first_head(plan.group, part);
+#pragma unroll
+    for (int i = 0; i < max_copies_per_lane; ++i) {
+      if (lane + 32 * i >= copies) break;
+      const int to = (lane + 32 * i) * rows.heads() * swizzle_bytes;
       for (int panel = 0; panel < Shape::Queries::num_panels; ++panel)
-        ptx::tma_load(smem.q(ring.stage, panel) + part, &parameters.queries, full, panel * panel_channels, head, row);
+        ptx::tma_load(smem.q(ring.stage, panel) + to, &parameters.queries, full, panel * panel_channels, head, row[i]);
       for (int panel = 0; panel < Shape::Douts::num_panels; ++panel)
-        ptx::tma_load(smem.dout(ring.stage, panel) + part, &parameters.douts, full, panel * panel_channels, head, row);
+        ptx::tma_load(smem.dout(ring.stage, panel) + to, &parameters.douts, full, panel * panel_channels, head, row[i]);
     }
   }
 }
@@ -182,26 +238,46 @@ __device__ __forceinline__ void load_statistics(const GradientProblem<typename S
   const int lane = threadIdx.x % 32;
   Walk walk(a, parameters, plan);
   RingPosition<Shape::stages> ring;
+  const typename Shape::Rows rows(a.heads_per_group);
+  int part = rows.parts() - 1;  // of the heads of a query
   int stages_to_skip = static_cast<int>(threadIdx.x) / 32 - 1;
 #pragma unroll 1
   for (int count = plan.stages; count > 0; --count, ring.advance()) {
-    walk.next();
+    if (++part == rows.parts()) {
+      part = 0;
+      walk.next();
+    }
     if (stages_to_skip-- > 0) continue;
     stages_to_skip = Shape::statistics_warps - 1;
     float values[Shape::rows / 32][3];
+    KeyRange ranges[Shape::rows / 32];
 #pragma unroll
     for (int i = 0; i < Shape::rows / 32; ++i) {
-      const int query = lane / Shape::heads_per_group + 32 / Shape::heads_per_group * i;
-      const KeyRange range = walk.visible(query);
-      const bool sees = range.begin < range.end;
-      const std::int64_t head_row = static_cast<std::int64_t>(walk.row(query)) * a.num_q_heads +
-                                    plan.group * Shape::heads_per_group + lane % Shape::heads_per_group;
+      const int row = lane + i * 32, query = rows.query(row), head = rows.head(row);
+      const bool exists = row < rows.num_rows() && rows.has_head(part, head);
+      ranges[i] = exists ? walk.visible(query) : KeyRange{0, 0};
+      const bool sees = ranges[i].begin < ranges[i].end;
+      const std::int64_t head_row =
+          static_cast<std::int64_t>(walk.row(query)) * a.num_q_heads + rows.first_head(plan.group, part) + head;
       const float sum = sees ? a.log_sum_exp[head_row] : -INFINITY;
       values[i][0] = sum == -INFINITY ? INFINITY : sum * log2_e;  // 2^(s - infinity) is 0
       values[i][1] = sees ? a.weights[head_row] : 0.f;
       values[i][2] = sees ? a.deltas[head_row] : 0.f;
     }
-    const KeyRange range = lane < Shape::queries ? walk.visible(lane) : KeyRange{0, 0};
+    KeyRange of_query{0, 0}, by_all{0, Shape::keys}, by_some{Shape::keys, 0};
+    if constexpr (!Shape::Rows::has_padding) {
+      if (lane < Shape::max_queries) of_query = walk.visible(lane);
+    } else {
+#pragma unroll
+      for (int i = 0; i < Shape::rows / 32; ++i) {
+        if (lane + i * 32 >= rows.num_rows()) continue;  // padding has no queries
+        by_all = {max(by_all.begin, ranges[i].begin), min(by_all.end, ranges[i].end)};
+        if (ranges[i].begin < ranges[i].end)
+          by_some = {min(by_some.begin, ranges[i].begin), max(by_some.end, ranges[i].end)};
+      }
+      by_all = {__reduce_max_sync(0xffffffffu, by_all.begin), __reduce_min_sync(0xffffffffu, by_all.end)};
+      by_some = {__reduce_min_sync(0xffffffffu, by_some.begin), __reduce_max_sync(0xffffffffu, by_some.end)};
+    }
     ptx::mbarrier_wait(smem.empty(ring.stage), ring.phase ^ 1);
     typename Shape::Statistics& to = smem->statistics[ring.stage];
 #pragma unroll
@@ -210,7 +286,13 @@ __device__ __forceinline__ void load_statistics(const GradientProblem<typename S
       to.weight[lane + i * 32] = values[i][1];
       to.delta[lane + i * 32] = values[i][2];
     }
-    if (lane < Shape::queries) to.visible[lane] = range;
+    if constexpr (!Shape::Rows::has_padding) {
+      if (lane < Shape::max_queries) to.keys.visible[lane] = of_query;
+    } else {
+#pragma unroll
+      for (int i = 0; i < Shape::rows / 32; ++i) to.keys.visible[lane + i * 32] = ranges[i];
+      if (lane == 0) to.keys.by_all = by_all, to.keys.by_some = by_some;
+    }
     __syncwarp();
     if (lane == 0) ptx::mbarrier_arrive(smem.full(ring.stage));
   }
@@ -241,10 +323,10 @@ __device__ __forceinline__ void enqueue_sums(float (&sums)[Values], const std::u
   ptx::wgmma_commit();
 }
 
-/// Adds the sums times `factor` to a warp's 16 keys in global memory, as far as the tile has them.
+/// Adds the sums times `factor` to a warp's 16 keys of `dim` channels in global memory, as far as the tile has them.
 template <int Values>
 __device__ __forceinline__ void add_key_rows(const float (&sums)[Values], float factor, int first_key, int keys,
-                                             float* first, int step) {
+                                             float* first, int step, int dim) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -253,7 +335,7 @@ __device__ __forceinline__ void add_key_rows(const float (&sums)[Values], float 
     float* const row = first + static_cast<std::int64_t>(key) * step + lane % 4 * 2;
 #pragma unroll
     for (int n = 0; n < Values / 4; ++n)
-      ptx::red_add(row + n * 8, sums[4 * n + 2 * half] * factor, sums[4 * n + 2 * half + 1] * factor);
+      if (n * 8 < dim) ptx::red_add(row + n * 8, sums[4 * n + 2 * half] * factor, sums[4 * n + 2 * half + 1] * factor);
   }
 }
 
@@ -264,14 +346,16 @@ __device__ __forceinline__ void accumulate_dk_dv(const GradientProblem<typename 
                                                  const KeyGradientMemory<Shape>& smem) {
   using T = typename Shape::T;
   const int warpgroup = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-  const int first_key = Shape::splits_queries ? 0 : warpgroup * 64;
+  const int first_key = Shape::shares_keys ? 0 : warpgroup * 64;
+  const int first_qk = Shape::splits_channels ? warpgroup * Shape::sum_d_qk : 0,
+            first_v = Shape::splits_channels ? warpgroup * Shape::sum_d_v : 0;
   const std::uint64_t k = ptx::make_smem_desc(smem.k() + first_key * swizzle_bytes),
                       v = ptx::make_smem_desc(smem.v() + first_key * swizzle_bytes);
   const auto release = [&](int stage) {
     __syncwarp();
     if (lane == 0) ptx::mbarrier_arrive(smem.empty(stage));
   };
-  float dk[Shape::d_qk / 2] = {}, dv[Shape::d_v / 2] = {};
+  float dk[Shape::sum_d_qk / 2] = {}, dv[Shape::sum_d_v / 2] = {};
   ptx::mbarrier_wait(smem.kv_full(), 0);
   RingPosition<Shape::stages> ring;
   int count = plan.stages;
@@ -286,14 +370,8 @@ __device__ __forceinline__ void accumulate_dk_dv(const GradientProblem<typename 
     ring.advance();
     if constexpr (Shape::splits_queries) ring.advance();
     const typename Shape::Statistics& statistics = smem->statistics[stage];
-    bool all = true, some = false;  // whether every query of the stage sees all keys, and whether any sees one
-#pragma unroll
-    for (int query = 0; query < Shape::queries; ++query) {
-      const KeyRange range = statistics.visible[query];
-      all &= range.begin <= first_key && range.end >= first_key + 64;
-      some |= range.begin < first_key + 64 && range.end > first_key && range.begin < range.end;
-    }
-    if (!some) {
+    const StageVisibility seen = statistics.keys.of_keys(first_key);
+    if (!seen.some) {
       release(stage);
       continue;
     }
@@ -316,12 +394,14 @@ __device__ __forceinline__ void accumulate_dk_dv(const GradientProblem<typename 
       for (int i = 0; i < 4; ++i)
         s[4 * n + i] = ptx::exp2_approximate(fmaf(s[4 * n + i], a.scale_log2, -(i % 2 ? sum.y : sum.x)));
     }
-    if (!all) {
+    if (!seen.all) {
 #pragma unroll
       for (int n = 0; n < Shape::rows / 8; ++n) {
-        const KeyRange range = statistics.visible[n * 8 / Shape::heads_per_group];
+        const int row = n * 8 + lane % 4 * 2;
+        const KeyRange of_rows[2] = {statistics.keys.of_row(row), statistics.keys.of_row(row + 1)};
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
+          const KeyRange range = of_rows[i % 2];
           const int at = first_key + warp * 16 + lane / 4 + i / 2 * 8;
           if (at < range.begin || at >= range.end) s[4 * n + i] = 0.f;
         }
@@ -341,9 +421,11 @@ __device__ __forceinline__ void accumulate_dk_dv(const GradientProblem<typename 
       }
     }
     enqueue_sums<Shape, typename Shape::Douts>(
-        dv, p, ptx::make_smem_desc(smem.dout(stage), Shape::Douts::panel_bytes));  // dV += Pᵀ dO
+        dv, p,
+        ptx::make_smem_desc(smem.dout(stage, first_v / panel_channels), Shape::Douts::panel_bytes));  // dV += Pᵀ dO
     enqueue_sums<Shape, typename Shape::Queries>(
-        dk, ds, ptx::make_smem_desc(smem.q(stage), Shape::Queries::panel_bytes));  // dK += dSᵀ Q
+        dk, ds,
+        ptx::make_smem_desc(smem.q(stage, first_qk / panel_channels), Shape::Queries::panel_bytes));  // dK += dSᵀ Q
     ptx::wgmma_wait<0>();
     ptx::warpgroup_fence_operand(dk);
     ptx::warpgroup_fence_operand(dv);
@@ -352,11 +434,13 @@ __device__ __forceinline__ void accumulate_dk_dv(const GradientProblem<typename 
 
   // Thread blocks that add to the same gradients do it in a fixed order.
   const auto wait_for_all = [&] { ptx::named_barrier(1 + warpgroup, 128); };
-  const std::int64_t slot = Shape::splits_queries ? plan.slot : plan.slot * Shape::consumers + warpgroup;
-  const unsigned turn = Shape::splits_queries ? plan.turn * Shape::consumers + warpgroup : plan.turn;
+  const std::int64_t slot = Shape::shares_keys ? plan.slot : plan.slot * Shape::consumers + warpgroup;
+  const unsigned turn = Shape::shares_keys ? plan.turn * Shape::consumers + warpgroup : plan.turn;
   if constexpr (Walk::is_ordered) parameters.order.acquire(slot, turn, threadIdx.x % 128 == 0, wait_for_all);
-  add_key_rows(dk, a.scale, first_key + warp * 16, plan.keys, plan.dkeys, plan.dkey_step);
-  add_key_rows(dv, 1.f, first_key + warp * 16, plan.keys, plan.dvalues, plan.dvalue_step);
+  add_key_rows(dk, a.scale, first_key + warp * 16, plan.keys, plan.dkeys + first_qk, plan.dkey_step,
+               layer_d_qk<Shape>(a) - first_qk);
+  add_key_rows(dv, 1.f, first_key + warp * 16, plan.keys, plan.dvalues + first_v, plan.dvalue_step,
+               layer_d_v<Shape>(a) - first_v);
   if constexpr (Walk::is_ordered) parameters.order.release(slot, turn, threadIdx.x % 128 == 0, wait_for_all);
 }
 
@@ -370,8 +454,13 @@ __global__ void __launch_bounds__(Shape::threads, 1)
   unsigned ticket = blockIdx.x;
   if constexpr (Walk::is_ordered) ticket = parameters.order.next_ticket();
   if (threadIdx.x == 0) {
-    ::new (static_cast<void*>(plan_memory)) typename Walk::Plan(Walk::plan(a, parameters, ticket));
+    auto* const made = ::new (static_cast<void*>(plan_memory)) typename Walk::Plan(Walk::plan(a, parameters, ticket));
+    made->stages *= typename Shape::Rows(a.heads_per_group).parts();  // a query is walked once for each part
     smem.initialise();
+  }
+  for (int stage = 0; stage < Shape::stages; ++stage) {
+    zero_padding<Shape::rows>(smem->q[stage], typename Shape::Rows(a.heads_per_group));
+    zero_padding<Shape::rows>(smem->dout[stage], typename Shape::Rows(a.heads_per_group));
   }
   __syncthreads();
   if (plan.keys == 0) return;

@@ -1,11 +1,12 @@
 #pragma once
 
 // Hopper's dQ for branches whose keys are consecutive rows of a tensor: compressed and window. Each consumer warpgroup
-// has 64 (query, head) rows of one KV head, 16 rows of a warp being one query, with dQ in registers; a producer thread
-// fills a ring of key and value tiles. S = Q Kᵀ, dP = dO Vᵀ and dQ += dS K run on WGMMA; dS goes from registers to the
-// product. Thread blocks are persistent. The key walks are those of the forward.
+// has 64 (query, head) rows of one KV head (head_rows.cuh), with dQ in registers; a producer thread fills a ring of key
+// and value tiles. S = Q Kᵀ, dP = dO Vᵀ and dQ += dS K run on WGMMA; dS goes from registers to the product. Thread
+// blocks are persistent. The key walks are those of the forward.
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/cuda/sm90/attention/attention_tile.cuh"
 
@@ -18,19 +19,19 @@ struct QueryGradientShape {
   static constexpr int d_qk = Dqk;
   static constexpr int d_v = Dv;
   static constexpr int heads_per_group = Heads;
-  static constexpr int queries_per_warpgroup = 64 / heads_per_group;
-  static constexpr int queries = table.queries;
-  static constexpr int consumers = queries / queries_per_warpgroup;  ///< as many warpgroups as leave registers for dQ
+  using Rows = HeadRows<Heads, 64>;                   ///< of a warpgroup
+  static constexpr int consumers = table.warpgroups;  ///< as many warpgroups as leave registers for dQ
   static constexpr int keys = table.keys;
   static constexpr int stages = table.stages;
   static constexpr int threads = 128 * (consumers + 1);
-  static constexpr int producer_registers = 24;
   static constexpr int consumer_registers = table.consumer_registers;
-  using Queries = PanelTile<T, queries * heads_per_group, Dqk>;
-  using Douts = PanelTile<T, queries * heads_per_group, Dv>;
+  static constexpr int producer_registers = spare_registers(threads, 128 * consumers, consumer_registers);
+  /// Copies of rows into each panel: one where the rows of all warpgroups are consecutive in shared memory.
+  static constexpr int copies = Rows::has_padding ? consumers : 1;
+  using Queries = PanelTile<T, 64 * consumers, Dqk>;
+  using Douts = PanelTile<T, 64 * consumers, Dv>;
   using Keys = PanelTile<T, keys, Dqk>;
   using Values = PanelTile<T, keys, Dv>;
-  static_assert(queries % queries_per_warpgroup == 0);
   static_assert(registers_suffice(threads, 128 * consumers, producer_registers, consumer_registers));
 };
 
@@ -45,6 +46,7 @@ struct QueryGradientLayout {
   Mbarrier kv_full[Shape::stages];
   Mbarrier kv_empty[Shape::stages];
   Work work;
+  typename VisibleKeys<typename Shape::Rows>::Ranges visible[4 * Shape::consumers];  ///< of a warp
 };
 
 template <class Shape>
@@ -90,25 +92,30 @@ __device__ __forceinline__ void producer_loop(const GradientProblem<typename Sha
                                               const QueryGradientMaps& maps,
                                               const typename Walk::Parameters& parameters,
                                               const QueryGradientMemory<Shape>& smem) {
+  const typename Shape::Rows rows(a.heads_per_group);
   RingPosition<Shape::stages> ring;
   int item_phase = 1;
   int item = work.first();
 #pragma unroll 1
   for (; item < work.count(); item_phase ^= 1) {
     const QueryTile tile = a.tiles[tile_of(work, item)];
-    const int group = item % work.num_kv_heads, row = static_cast<int>(tile.row);
+    const int slice = item % work.num_kv_heads, group = rows.kv_head(slice), row = static_cast<int>(tile.row);
     const Walk walk(parameters, a.segments[tile.segment], tile);
     item = work.next();
     const std::uint32_t rows_full = smem.rows_full();
     ptx::mbarrier_wait(smem.rows_empty(), item_phase);
-    smem->work = {tile, group, true};
-    ptx::mbarrier_arrive_expect_tx(rows_full, sizeof(smem->q) + sizeof(smem->dout));
-    for (int panel = 0; panel < Shape::Queries::num_panels; ++panel)
-      ptx::tma_load(smem.q(panel), &maps.queries, rows_full, panel * panel_channels, group * Shape::heads_per_group,
-                    row);
-    for (int panel = 0; panel < Shape::Douts::num_panels; ++panel)
-      ptx::tma_load(smem.dout(panel), &maps.douts, rows_full, panel * panel_channels, group * Shape::heads_per_group,
-                    row);
+    smem->work = {tile, slice, true};
+    ptx::mbarrier_arrive_expect_tx(rows_full, rows.num_rows() * Shape::consumers * swizzle_bytes *
+                                                  (Shape::Queries::num_panels + Shape::Douts::num_panels));
+    for (int copy = 0; copy < Shape::copies; ++copy) {
+      const int to = copy * 64 * swizzle_bytes, from = row + copy * rows.queries();
+      for (int panel = 0; panel < Shape::Queries::num_panels; ++panel)
+        ptx::tma_load(smem.q(panel) + to, &maps.queries, rows_full, panel * panel_channels, rows.first_head(slice),
+                      from);
+      for (int panel = 0; panel < Shape::Douts::num_panels; ++panel)
+        ptx::tma_load(smem.dout(panel) + to, &maps.douts, rows_full, panel * panel_channels, rows.first_head(slice),
+                      from);
+    }
 #pragma unroll 1
     for (int index = 0; index < walk.tiles; ++index, ring.advance()) {
       const TileLocation from = walk.location(index);
@@ -148,10 +155,17 @@ struct RowStatistics {
 
   /// `head_row`: the warp's first row; nothing is read unless it `exists`.
   template <class T>
-  __device__ RowStatistics(const GradientProblem<T>& a, std::int64_t head_row, bool exists) {
+  __device__ RowStatistics(const GradientProblem<T>& a, std::int64_t head_row, bool exists)
+      : RowStatistics(
+            a, {exists ? head_row + threadIdx.x % 32 / 4 : -1, exists ? head_row + threadIdx.x % 32 / 4 + 8 : -1}) {}
+
+  /// `rows`: in [rows, H]; -1 for one that does not exist.
+  template <class T>
+  __device__ RowStatistics(const GradientProblem<T>& a, const std::int64_t (&rows)[2]) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const std::int64_t row = head_row + threadIdx.x % 32 / 4 + 8 * half;
+      const std::int64_t row = rows[half];
+      const bool exists = row >= 0;
       const float sum = exists ? a.log_sum_exp[row] : -INFINITY;
       sum_log2[half] = sum == -INFINITY ? INFINITY : sum * log2_e;  // 2^(s - infinity) is 0
       weight[half] = exists ? a.weights[row] : 0.f;
@@ -160,17 +174,27 @@ struct RowStatistics {
   }
 };
 
-/// Adds dq times `factor` to a warp's 16 rows of global memory, which begin at `first`.
-template <int Values>
-__device__ __forceinline__ void add_dq_rows(const float (&dq)[Values], float factor, float* first, int d_qk) {
+/// Adds dq times `factor` to those of a warp's 16 rows of global memory for which dq_row(row) is not null.
+template <int Values, class DqRow>
+__device__ __forceinline__ void add_dq_rows(const float (&dq)[Values], float factor, DqRow&& dq_row,
+                                            int d_qk) requires std::is_invocable_v<DqRow, int> {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    float* const row = first + (lane / 4 + 8 * half) * d_qk + lane % 4 * 2;
+    float* const first = dq_row(lane / 4 + 8 * half);
+    if (!first) continue;
+    float* const row = first + lane % 4 * 2;
 #pragma unroll
     for (int n = 0; n < Values / 4; ++n)
-      ptx::red_add(row + n * 8, dq[4 * n + 2 * half] * factor, dq[4 * n + 2 * half + 1] * factor);
+      if (n * 8 < d_qk) ptx::red_add(row + n * 8, dq[4 * n + 2 * half] * factor, dq[4 * n + 2 * half + 1] * factor);
   }
+}
+
+/// The same for 16 rows that begin at `first`.
+template <int Values>
+__device__ __forceinline__ void add_dq_rows(const float (&dq)[Values], float factor, float* first, int d_qk) {
+  add_dq_rows(
+      dq, factor, [&](int row) { return first + row * d_qk; }, d_qk);
 }
 
 template <class Shape, class Walk>
@@ -178,9 +202,9 @@ __device__ __forceinline__ void accumulate_dq(const GradientProblem<typename Sha
                                               const typename Walk::Parameters& parameters,
                                               const QueryGradientMemory<Shape>& smem) {
   using T = typename Shape::T;
-  const int warpgroup = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+  const int warpgroup = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4;
   const bool is_leader = threadIdx.x % 128 == 0;
-  const int query = warpgroup * Shape::queries_per_warpgroup + warp;  // in the tile
+  using Rows = typename Shape::Rows;
   const std::uint64_t q = ptx::make_smem_desc(smem.q() + warpgroup * 64 * swizzle_bytes),
                       dout = ptx::make_smem_desc(smem.dout() + warpgroup * 64 * swizzle_bytes);
   // Products make the four warps of a warpgroup wait for each other. Where there is none, a warp could release a
@@ -191,15 +215,20 @@ __device__ __forceinline__ void accumulate_dq(const GradientProblem<typename Sha
 #pragma unroll 1
   for (;; item_phase ^= 1) {
     ptx::mbarrier_wait(smem.rows_full(), item_phase);
-    const auto [tile, group, given] = smem->work;
+    const auto [tile, slice, given] = smem->work;
     if (!given) return;
     const Walk walk(parameters, a.segments[tile.segment], tile);
-    const std::int64_t head_row = (tile.row + query) * a.num_q_heads + group * Shape::heads_per_group;
-    const RowStatistics row(a, head_row, query < tile.rows);
-    const KeyRange visible = walk.visible(query);
+    const auto head_row_at = [&](int row) {  // of the warp's 16
+      const auto rows = Rows::recomputed(a.heads_per_group);
+      return head_row_of(rows, tile, slice, warpgroup, warp * 16 + row, a.num_q_heads);
+    };
+    const int of_lane = static_cast<int>(threadIdx.x) % 32 / 4;
+    const RowStatistics row(a, {head_row_at(of_lane), head_row_at(of_lane + 8)});
+    const auto rows = Rows::recomputed(a.heads_per_group);
+    const VisibleKeys<Rows> visible(smem->visible[threadIdx.x / 32 - 4], walk, rows, warpgroup);
     // The keys that some query of the warpgroup sees.
-    const int lowest = walk.visible(warpgroup * Shape::queries_per_warpgroup).begin,
-              past = walk.visible((warpgroup + 1) * Shape::queries_per_warpgroup - 1).end;
+    const int lowest = walk.visible(warpgroup * rows.queries()).begin,
+              past = walk.visible((warpgroup + 1) * rows.queries() - 1).end;
 
     float dq[Shape::d_qk / 2] = {};
 #pragma unroll 1
@@ -222,13 +251,8 @@ __device__ __forceinline__ void accumulate_dq(const GradientProblem<typename Sha
 #pragma unroll
       for (int i = 0; i < Shape::keys / 2; ++i)
         s[i] = ptx::exp2_approximate(fmaf(s[i], a.scale_log2, -row.sum_log2[i / 2 % 2]));
-      if (first < visible.begin || first + Shape::keys > visible.end) {
-#pragma unroll
-        for (int i = 0; i < Shape::keys / 2; ++i) {
-          const int key = first + i / 4 * 8 + lane % 4 * 2 + i % 2;
-          if (key < visible.begin || key >= visible.end) s[i] = 0.f;
-        }
-      }
+      const KeyRange of_all = visible.of_all();
+      if (first < of_all.begin || first + Shape::keys > of_all.end) visible.mask(s, first, 0.f);
       ptx::wgmma_wait<0>();
       ptx::warpgroup_fence_operand(dp);
 #pragma unroll
@@ -250,7 +274,14 @@ __device__ __forceinline__ void accumulate_dq(const GradientProblem<typename Sha
     }
     wait_for_all();  // all have read their work
     if (is_leader) ptx::mbarrier_arrive(smem.rows_empty());
-    if (query < tile.rows) add_dq_rows(dq, a.scale, a.dq + head_row * Shape::d_qk, Shape::d_qk);
+    const int d_qk = layer_d_qk<Shape>(a);
+    add_dq_rows(
+        dq, a.scale,
+        [&](int row) {
+          const std::int64_t at = head_row_at(row);
+          return at < 0 ? nullptr : a.dq + at * d_qk;
+        },
+        d_qk);
   }
 }
 
@@ -261,6 +292,8 @@ __global__ void __launch_bounds__(Shape::threads, 1)
                            const __grid_constant__ typename Walk::Parameters parameters) {
   const QueryGradientMemory<Shape> smem{shared_memory<QueryGradientLayout<Shape>>()};
   if (threadIdx.x == 0) smem.initialise();
+  zero_padding<64>(smem->q, typename Shape::Rows(a.heads_per_group));
+  zero_padding<64>(smem->dout, typename Shape::Rows(a.heads_per_group));
   __syncthreads();
   if (threadIdx.x < 128) {
     ptx::warpgroup_reg_dealloc<Shape::producer_registers>();

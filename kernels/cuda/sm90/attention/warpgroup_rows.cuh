@@ -4,24 +4,63 @@
 // first two are of row lane / 4, the others of eight rows further on, as mma.sync has them (warp_rows.cuh).
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/cuda/common/packs.cuh"
 #include "kernels/cuda/common/problem.cuh"
 #include "kernels/cuda/common/warp_rows.cuh"
 #include "kernels/cuda/ptx/sm90.cuh"
+#include "kernels/cuda/sm90/head_rows.cuh"
 
 namespace cpnsa::cuda::sm90 {
 
-/// Masks the scores of the tile's keys, from `first` on, that are not in `visible`, a warp's rows alike.
-template <int Values>
-__device__ __forceinline__ void mask_scores(float (&s)[Values], KeyRange visible, int first) {
-  const int column = threadIdx.x % 4 * 2;
-#pragma unroll
-  for (int i = 0; i < Values; ++i) {
-    const int key = first + i / 4 * 8 + column + i % 2;
-    if (key < visible.begin || key >= visible.end) s[i] = -INFINITY;
+/// The keys that a warp's 16 rows see. Rows of several queries have theirs in shared memory, because registers are
+/// scarce in the loop over key tiles.
+template <class Rows>
+class VisibleKeys {
+ public:
+  static constexpr int num_ranges = Rows::has_padding ? 16 : 1;
+  using Ranges = KeyRange[num_ranges];
+
+  /// For the warp's rows of the tile's `group`-th group of 64. Later queries see no earlier keys, and keys as late.
+  template <class Walk>
+  __device__ __forceinline__ VisibleKeys(Ranges& ranges, const Walk& walk, const Rows& rows, int group)
+      : ranges_(ranges) {
+    const int first = group * rows.queries(), row = static_cast<int>(threadIdx.x) / 32 % 4 * 16;
+    if constexpr (Rows::has_padding) {
+      const int lane = static_cast<int>(threadIdx.x) % 32;
+      __syncwarp();  // the last ranges have been read
+      if (lane < num_ranges) ranges_[lane] = walk.visible(first + rows.query(row + lane));
+      __syncwarp();
+    } else {
+      static_assert(Rows::heads() % 16 == 0);
+      range_ = walk.visible(first + rows.query(row));
+    }
   }
-}
+
+  /// The keys that all rows see.
+  __device__ __forceinline__ KeyRange of_all() const {
+    if constexpr (Rows::has_padding) return {ranges_[num_ranges - 1].begin, ranges_[0].end};
+    return range_;
+  }
+  /// Sets the scores of the tile's keys, from `first` on, that their rows do not see to `masked`.
+  template <int Values>
+  __device__ __forceinline__ void mask(float (&s)[Values], int first, float masked) const {
+    const int column = threadIdx.x % 4 * 2, row = static_cast<int>(threadIdx.x) % 32 / 4;
+    KeyRange of_rows[2] = {range_, range_};
+    if constexpr (Rows::has_padding) of_rows[0] = ranges_[row], of_rows[1] = ranges_[row + 8];
+#pragma unroll
+    for (int i = 0; i < Values; ++i) {
+      const int key = first + i / 4 * 8 + column + i % 2;
+      const KeyRange range = of_rows[i / 2 % 2];
+      if (key < range.begin || key >= range.end) s[i] = masked;
+    }
+  }
+
+ private:
+  Ranges& ranges_;
+  KeyRange range_;
+};
 
 /// Scores as the first operand of the next product.
 template <class T, int Values>
@@ -73,6 +112,19 @@ __device__ __forceinline__ void write_output(const float (&o)[Values], const Sof
       o, state, [](int) {},
       [&](int row, int quarter, int group, const LayerPack<T>& values) {
         store_pack(out + row * d_v, group * 4 + quarter, values);
+      });
+}
+
+/// Writes those of a warp's 16 rows for which out_row(row) is not null.
+template <class T, int Values, class OutRow>
+__device__ __forceinline__ void write_output(const float (&o)[Values], const SoftmaxRows& state, OutRow&& out_row,
+                                             int d_v) requires std::is_invocable_v<OutRow, int> {
+  T* out = nullptr;
+  for_each_pack<T>(
+      o, state, [&](int row) { out = out_row(row); },
+      [&](int, int quarter, int group, const LayerPack<T>& values) {
+        const int pack = group * 4 + quarter;
+        if (out && pack * pack_items < d_v) store_pack(out, pack, values);
       });
 }
 

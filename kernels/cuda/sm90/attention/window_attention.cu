@@ -6,7 +6,7 @@ namespace cpnsa::cuda::sm90 {
 
 template <>
 void run_op(const WindowAttention& a, const Gpu& gpu, cudaStream_t stream) {
-  visit_shape<AttentionShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
+  visit_dense_shape<AttentionShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using Walk = WindowWalk<Shape::keys>;
     launch_attention<Shape, Walk>(a, typename Walk::Parameters{window_maps(a, Shape::keys), window_of(*a.config)}, gpu,
                                   stream);

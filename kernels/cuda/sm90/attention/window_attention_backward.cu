@@ -34,7 +34,7 @@ struct SegmentQueries {
 template <class Shape>
 class WindowQueries {
  public:
-  static constexpr int copies = 1;
+  static constexpr bool is_scattered = false;
   static constexpr bool is_ordered = false;
 
   struct Parameters : QueryGradientMaps, WindowMaps {
@@ -53,6 +53,7 @@ class WindowQueries {
 
   template <class T>
   __device__ static Plan plan(const GradientProblem<T>& a, const Parameters& parameters, unsigned ticket) {
+    const typename Shape::Rows rows(a.heads_per_group);
     Plan plan{};
     plan.tile = parameters.tiles[ticket % parameters.tile_count];
     const WindowKeyTile& tile = plan.tile;
@@ -67,22 +68,23 @@ class WindowQueries {
     plan.dvalues = (tile.halo ? parameters.dhalo_v : parameters.dv) + (tile.row * a.num_kv_heads + plan.group) * a.d_v;
     for (int i = tile.segment_begin; i < tile.segment_end; ++i) {
       const SegmentQueries some(tile, a.segments[parameters.segments[i]], parameters.window);
-      plan.stages += (max(0, some.queries) + Shape::queries - 1) / Shape::queries;
+      plan.stages += (max(0, some.queries) + rows.queries() - 1) / rows.queries();
     }
     return plan;
   }
 
   template <class T>
   __device__ WindowQueries(const GradientProblem<T>& a, const Parameters& parameters, const Plan& plan)
-      : segments_(a.segments),
+      : rows_(a.heads_per_group),
+        segments_(a.segments),
         tile_(plan.tile),
         next_(parameters.segments + plan.tile.segment_begin),
         window_(parameters.window) {}
 
   __device__ void next() {
-    left_ -= Shape::queries;
-    row_ += Shape::queries;
-    past_ += Shape::queries;
+    left_ -= rows_.queries();
+    row_ += rows_.queries();
+    past_ += rows_.queries();
     while (left_ <= 0) {
       const SegmentQueries some(tile_, segments_[*next_++], window_);
       left_ = some.queries;
@@ -98,6 +100,7 @@ class WindowQueries {
   }
 
  private:
+  typename Shape::Rows rows_;
   const Segment* segments_;
   const WindowKeyTile& tile_;
   const std::int32_t* next_;  // segment
@@ -113,15 +116,15 @@ class WindowQueries {
 template <>
 void run_op(const WindowAttentionBackward& a, const Gpu& gpu, cudaStream_t stream) {
   const int window = window_of(*a.config);
-  visit_shape<QueryGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
+  visit_dense_shape<QueryGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using Walk = WindowWalk<Shape::keys>;
     launch_query_gradients<Shape, Walk>(a, typename Walk::Parameters{window_maps(a, Shape::keys), window}, gpu, stream);
   });
-  visit_shape<KeyTileShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
+  visit_dense_shape<KeyTileShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using Walk = WindowQueries<Shape>;
     const CudaSegmentSchedule& schedule = cuda_schedule(a.queries);
     const ListView<WindowKeyTile> tiles = schedule.window_key_tiles();
-    const typename Walk::Parameters parameters{row_maps(a, Shape::queries),
+    const typename Walk::Parameters parameters{key_row_maps<Shape, Walk>(a),
                                                window_maps(a, Shape::keys),
                                                window,
                                                static_cast<int>(tiles.count),

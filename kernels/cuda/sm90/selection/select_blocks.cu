@@ -1,13 +1,15 @@
-// Importance and top n for l 32, s 16, m 64: the score of block j is 2 (P[4j] + P[4j+1] + P[4j+2]) + P[4j-1] + P[4j+3],
-// with P the probabilities of summaries summed over the heads of the group. The products are Sᵀ = K Qᵀ, of 64 summaries
-// and 8 queries per warpgroup. Queries are stored head after head, 8 queries of each, so that the 64 values of a lane
-// are all 16 heads of two queries and two summaries, and the lane sums over heads alone. The sums go through shared
-// memory, where a warp then finds whole rows of two queries, one block per lane; the best so far are in registers, one
-// per lane too.
+// Importance and top n for 16 query heads per KV head, l 32, s 16, m 64: the score of block j is 2 (P[4j] + P[4j+1] +
+// P[4j+2]) + P[4j-1] + P[4j+3], with P the probabilities of summaries summed over the heads of the group. The products
+// are Sᵀ = K Qᵀ, of 64 summaries and 8 queries per warpgroup. Queries are stored head after head, 8 queries of each, so
+// that the 64 values of a lane are all 16 heads of two queries and two summaries, and the lane sums over heads alone.
+// The sums go through shared memory, where a warp then finds whole rows of two queries, one block per lane; the best so
+// far are in registers, one per lane too.
 
 #include "kernels/cuda/common/summary_rule.cuh"
 #include "kernels/cuda/sm90/attention/attention_launch.cuh"
 #include "kernels/cuda/sm90/run_op.hpp"
+#include "kernels/cuda/sm90/selection/select_blocks_any_heads.hpp"
+#include "kernels/cuda/sm90/selection/select_blocks_plan.hpp"
 #include "kernels/cuda/sm90/selection/top_blocks.cuh"
 
 namespace cpnsa::cuda::sm90 {
@@ -20,8 +22,8 @@ struct SelectShape {
   static constexpr int d_qk = Dqk;
   static constexpr int heads_per_group = Heads;
   static constexpr int queries_per_warpgroup = 8;
-  static constexpr int queries = table.queries;
-  static constexpr int consumers = queries / queries_per_warpgroup;
+  static constexpr int queries = select_blocks_queries(TableRow<Dqk, Dv, Heads>::shape, Heads);
+  static constexpr int consumers = table.warpgroups;
   static constexpr int columns = queries_per_warpgroup * heads_per_group;  ///< of the product of a warpgroup
   static constexpr int keys = 64;                                          ///< summaries per stage
   static constexpr int blocks = keys / 4;                                  ///< blocks that a stage completes
@@ -184,7 +186,7 @@ __device__ __forceinline__ void consumer_loop(const SelectArguments<Shape>& a, c
     const Segment& segment = a.problem.segments[tile.segment];
     const int group = item % a.work.num_kv_heads, start = static_cast<int>(segment.position + tile.row - segment.row);
     const int stages = a.stages(tile, start);
-    RegisterTopBlocks top[2];
+    RegisterTopBlocks<1> top[2];
     if (stages > 0) {
       {
         const int query = threadIdx.x % 128 / Shape::heads_per_group, head = threadIdx.x % Shape::heads_per_group;
@@ -236,9 +238,9 @@ __device__ __forceinline__ void consumer_loop(const SelectArguments<Shape>& a, c
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           const float score = block_score(scores + (2 * warp + e) * score_row, carry[e]);
-          keys[e] = RegisterTopBlocks::key(score, block >= a.selection.init_blocks && block < candidates_end[e]);
+          keys[e] = RegisterTopBlocks<1>::key(score, block >= a.selection.init_blocks && block < candidates_end[e]);
         }
-        RegisterTopBlocks::take(top, keys, last, a.selection.num_scored());
+        RegisterTopBlocks<1>::take(top, keys, last, a.selection.num_scored());
         // The next sums go to the other buffer; this one is written again after a barrier that follows all reads of it.
         scores += other;
         other = -other;
@@ -270,8 +272,23 @@ __global__ void __launch_bounds__(Shape::threads, 1)
 
 }  // namespace
 
+/// Returns whether the kernel of this file serves the op.
+static bool serves_own(const SelectBlocks& a) {
+  const Config& config = *a.config;
+  return index_of(config) >= 0 && serves(config, a.dtype) && config.compress_block == 32 &&
+         config.compress_stride == 16 && config.select_block == tokens_per_block &&
+         SelectPlan::num_scored(config) <= 32;
+}
+
+template <>
+bool serves(const SelectBlocks& a) {
+  return serves_own(a) || (serves(*a.config, a.dtype) && any_heads_select_queries(*a.config) > 0);
+}
+
 template <>
 void run_op(const SelectBlocks& a, const Gpu& gpu, cudaStream_t stream) {
+  if (!serves(a)) refuse_shape(*a.config);
+  if (!serves_own(a)) return select_blocks_any_heads(a, gpu, stream);
   visit_shape<SelectShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
     using T = typename Shape::T;
     const Config& config = *a.config;

@@ -2,9 +2,13 @@
 
 // The work of Hopper's selected attention and of its dQ: persistent thread blocks walk tiles of neighbouring queries,
 // and two warps of each build the union of the next tile's blocks while the consumers work on one.
+//
+// A consumer warp has 16 rows: the heads of a query, of several neighbouring queries, or a part of the heads of one. It
+// walks the blocks that its queries chose, 64 keys at a time; rows whose query did not choose a block are masked.
 
 #include "kernels/cuda/common/selected_union.cuh"
 #include "kernels/cuda/sm90/attention/attention_launch.cuh"
+#include "kernels/cuda/sm90/head_rows.cuh"
 
 namespace cpnsa::cuda::sm90 {
 
@@ -16,10 +20,84 @@ struct alignas(16) SelectedItem {
   bool given;    ///< false: there is none left
 };
 
+/// The consumer warps and the rows of each, and the tiles of 64 keys that they walk. An entry of a union is a block, or
+/// one of the tiles that a larger block consists of; a tile in shared memory holds one entry, or several small blocks
+/// that are neighbours in the union. Every number is a constant in a kernel for a fixed number of heads, whose blocks
+/// are of 64 tokens.
+template <int Heads>
+struct SelectedTiling {
+  using Rows = HeadRows<Heads, 16>;
+  using Union = BlockUnion<64>;
+  static_assert(Rows::parts() == 1 && Rows::queries() == 1);
+
+  explicit SelectedTiling(const Config&) {}
+  __device__ static Rows rows() { return Rows(Heads); }
+  static constexpr int entries_per_block() { return 1; }
+  static constexpr int entries_per_tile() { return 1; }
+  static constexpr int keys_per_entry() { return tokens_per_block; }
+  __device__ static int tiles(int entries) { return entries; }
+};
+
+template <>
+struct SelectedTiling<any_heads> {
+  using Rows = HeadRows<any_heads, 16>;
+  using Union = BlockUnion<16>;
+
+  explicit SelectedTiling(const Config& config)
+      : rows_(static_cast<int>(config.heads_per_group())),
+        entries_per_block_(static_cast<int>(std::max<std::int64_t>(1, config.select_block / tokens_per_block))),
+        entries_per_tile_(static_cast<int>(std::max<std::int64_t>(1, tokens_per_block / config.select_block))) {}
+  static bool serves(const Config& config) {
+    return config.select_block % tokens_per_block == 0 || config.select_block == 16 || config.select_block == 32;
+  }
+  __host__ __device__ const Rows& rows() const { return rows_; }
+  __host__ __device__ int entries_per_block() const { return entries_per_block_; }
+  __host__ __device__ int entries_per_tile() const { return entries_per_tile_; }
+  __host__ __device__ int keys_per_entry() const { return tokens_per_block / entries_per_tile_; }
+  __device__ int tiles(int entries) const { return (entries + entries_per_tile_ - 1) / entries_per_tile_; }
+
+ private:
+  Rows rows_;
+  int entries_per_block_;
+  int entries_per_tile_;
+};
+
+/// The rows of the calling consumer warp.
+template <class Tiling>
+struct WarpRows {
+  int unit;   ///< its bit in the masks of a union
+  int query;  ///< of the tile: the first
+  int slice;  ///< of the query heads (head_rows.cuh)
+
+  /// `thread`: threadIdx.x, or the same hidden from the optimizer (ptx::opaque()).
+  __device__ WarpRows(const Tiling& tiling, int group, int thread = static_cast<int>(threadIdx.x)) {
+    const auto rows = tiling.rows();
+    const int warp = thread / 32;
+    unit = warp / rows.parts();
+    query = unit * rows.queries();
+    slice = group * rows.parts() + warp % rows.parts();
+  }
+};
+
+/// The entries of a tile's union (BlockUnion::build()). A query has no entries behind itself.
+template <class Tiling>
+struct UnionEntries {
+  const Tiling& tiling;
+  int position;  ///< of the tile's first query
+
+  __device__ int first_entry(int block) const { return block * tiling.entries_per_block(); }
+  __device__ int end_entry(int block, int query) const {
+    if constexpr (!Tiling::Rows::has_padding) return block + 1;
+    return min((block + 1) * tiling.entries_per_block(), (position + query) / tiling.keys_per_entry() + 1);
+  }
+  __device__ int bit(int query) const { return query / tiling.rows().queries(); }
+};
+
 /// `Problem`: AttentionProblem or what extends it.
-template <class Problem>
+template <class Problem, int Heads>
 struct SelectedWork {
   Problem problem;
+  SelectedTiling<Heads> tiling;
   WorkList work;                 ///< all tiles of one KV head after another: its keys and values stay in the L2
   const BlockLocation* table;    ///< [B, G]
   const std::int32_t* selected;  ///< [rows, G, n]
@@ -39,45 +117,56 @@ struct SelectedWork {
 using ArrivalWord = std::uint8_t;
 enum class ArrivalsOf { keys, values };
 
-/// In shared memory behind the layout: the unions, the locations of their blocks, and the arrivals of their keys and
-/// values.
+/// In shared memory behind the layout: the unions, the locations of their entries, and the arrivals of the tiles' keys
+/// and values. Of a location of the pool, -1 - location is a slot times the entries per block plus an entry.
+template <int Heads>
 struct UnionBuffers {
+  using Union = typename SelectedTiling<Heads>::Union;
+  static constexpr bool replaces_blocks = Heads == any_heads;  ///< locations replace the blocks, which nobody reads
+
   unsigned char* memory;
   int words;
   int capacity;
 
-  __host__ __device__ static int locations_bytes(int capacity) { return (capacity * 4 + 15) / 16 * 16; }
+  __host__ __device__ static int locations_bytes(int capacity) {
+    return replaces_blocks ? 0 : (capacity * 4 + 15) / 16 * 16;
+  }
   __host__ __device__ static int arrivals_bytes(int capacity) { return (capacity + 15) / 16 * 16; }
   __host__ __device__ static int buffer_bytes(int capacity) {
-    return sizeof(SelectedItem) + SelectedUnion::list_bytes(capacity) + locations_bytes(capacity) +
+    return sizeof(SelectedItem) + Union::list_bytes(capacity) + locations_bytes(capacity) +
            2 * arrivals_bytes(capacity);
   }
   __host__ __device__ static int bytes(int lists, int words, int capacity) {
-    return lists * buffer_bytes(capacity) + SelectedUnion::bitmap_bytes(words);
+    return lists * buffer_bytes(capacity) + Union::bitmap_bytes(words);
   }
 
   /// The item of which list i is the union.
   __device__ SelectedItem& item(int i) const {
     return *reinterpret_cast<SelectedItem*>(memory + i * buffer_bytes(capacity));
   }
-  __device__ SelectedUnion list(int lists, int i) const {
+  __device__ Union list(int lists, int i) const {
     return {memory + i * buffer_bytes(capacity) + sizeof(SelectedItem), capacity,
             memory + lists * buffer_bytes(capacity), words};
   }
-  __device__ BlockLocation* locations(int i) const {
-    return reinterpret_cast<BlockLocation*>(memory + i * buffer_bytes(capacity) + sizeof(SelectedItem) +
-                                            SelectedUnion::list_bytes(capacity));
+  __device__ BlockLocation* locations(int lists, int i) const {
+    if constexpr (replaces_blocks) return list(lists, i).blocks;
+    return reinterpret_cast<BlockLocation*>(behind_list(i));
   }
   __device__ ArrivalWord* arrivals(ArrivalsOf kind, int i) const {
-    return reinterpret_cast<ArrivalWord*>(locations(i)) + locations_bytes(capacity) +
+    return reinterpret_cast<ArrivalWord*>(behind_list(i)) + locations_bytes(capacity) +
            (kind == ArrivalsOf::keys ? 0 : arrivals_bytes(capacity));
+  }
+
+ private:
+  __device__ unsigned char* behind_list(int i) const {
+    return memory + i * buffer_bytes(capacity) + sizeof(SelectedItem) + Union::list_bytes(capacity);
   }
 };
 
 /// The builder warps: build the union of each tile, one ahead of the consumers.
 template <class Shape, class Problem, class Shared>
-__device__ __forceinline__ void build_unions(const SelectedWork<Problem>& a, const UnionBuffers& buffers,
-                                             const Shared& smem) {
+__device__ __forceinline__ void build_unions(const SelectedWork<Problem, Shape::heads_per_group>& a,
+                                             const UnionBuffers<Shape::heads_per_group>& buffers, const Shared& smem) {
   __shared__ int next;
   const int thread = threadIdx.x - (Shape::threads - Shape::builders);
   const auto wait_for_all = [] { ptx::named_barrier(1, Shape::builders); };
@@ -87,8 +176,8 @@ __device__ __forceinline__ void build_unions(const SelectedWork<Problem>& a, con
   for (; item < a.work.count(); ring.advance()) {
     const SelectedItem now = a.item(item);
     const QueryTile& tile = now.tile;
-    const SelectedUnion list = buffers.list(Shape::lists, ring.stage);
-    BlockLocation* const locations = buffers.locations(ring.stage);
+    const auto list = buffers.list(Shape::lists, ring.stage);
+    BlockLocation* const locations = buffers.locations(Shape::lists, ring.stage);
     ptx::mbarrier_wait(smem.list_empty(ring.stage), ring.phase ^ 1);
     if (thread == 0) {
       buffers.item(ring.stage) = now;
@@ -97,11 +186,15 @@ __device__ __forceinline__ void build_unions(const SelectedWork<Problem>& a, con
     list.template build<Shape::builders>(
         thread, wait_for_all, a.selected + (tile.row * a.problem.num_kv_heads + now.group) * a.select_count, tile.rows,
         a.select_count, static_cast<std::int64_t>(a.problem.num_kv_heads) * a.select_count,
-        min(a.words, (now.position + tile.rows - 1) / Shape::keys / 32 + 1));
+        min(a.words, (now.position + tile.rows - 1) / a.tiling.keys_per_entry() / 32 + 1),
+        UnionEntries<SelectedTiling<Shape::heads_per_group>>{a.tiling, now.position});
     const BlockLocation* const table =
         a.table + a.problem.segments[tile.segment].block * a.problem.num_kv_heads + now.group;
     for (int i = thread; i < *list.count; i += Shape::builders) {
-      locations[i] = table[static_cast<std::int64_t>(list.blocks[i]) * a.problem.num_kv_heads];
+      const int entry = list.blocks[i], per_block = a.tiling.entries_per_block();
+      const BlockLocation at = table[static_cast<std::int64_t>(entry / per_block) * a.problem.num_kv_heads];
+      const int part = entry % per_block;
+      locations[i] = at >= 0 ? at + part * tokens_per_block : -1 - ((-1 - at) * per_block + part);
       buffers.arrivals(ArrivalsOf::keys, ring.stage)[i] = 0;
       buffers.arrivals(ArrivalsOf::values, ring.stage)[i] = 0;
     }
@@ -119,17 +212,22 @@ struct UnionSize {
   int capacity;
 };
 
+/// Without queries: of documents of one block.
 template <class Shape, class Stage>
 UnionSize union_size(const Stage& a) {
-  const std::int64_t blocks = a.config->blocks_of(cuda_schedule(a.queries).end_position());
-  return {SelectedUnion::words(blocks),
-          static_cast<int>(std::min<std::int64_t>(blocks, Shape::queries * a.config->select_count))};
+  const SelectedTiling<Shape::heads_per_group> tiling(*a.config);
+  const std::int64_t keys = tiling.keys_per_entry(), end = a.queries ? cuda_schedule(a.queries).end_position() : keys;
+  const std::int64_t entries = (end + keys - 1) / keys, chosen = a.config->select_count * tiling.entries_per_block();
+  return {SelectedUnion::words(entries),
+          static_cast<int>(std::min<std::int64_t>(entries, Shape::tile_queries(*a.config) * chosen))};
 }
 
 template <class Shape, class Problem, class Stage>
-SelectedWork<Problem> selected_work(const Stage& a, const Problem& problem, const WorkList& work) {
+SelectedWork<Problem, Shape::heads_per_group> selected_work(const Stage& a, const Problem& problem,
+                                                            const WorkList& work) {
   const UnionSize size = union_size<Shape>(a);
   return {problem,
+          SelectedTiling<Shape::heads_per_group>(*a.config),
           work,
           a.table,
           a.selected,

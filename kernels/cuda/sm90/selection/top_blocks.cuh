@@ -4,9 +4,10 @@
 
 namespace cpnsa::cuda::sm90 {
 
-/// The best blocks of one query so far, one per lane of a warp, best first; lanes from `num_scored` on hold runners-up.
-/// Order is that of TopBlocks: higher scores first, NaN last, ties to the lower block; offers come in ascending order
-/// of blocks. At most 32 num_scored, at least one.
+/// The best blocks of one query so far, `Slots` per lane of a warp, best first: those of the first slot of all lanes,
+/// then those of the next. From `num_scored` on they are runners-up. Order: higher scores first, NaN last, ties to the
+/// lower block; offers come in ascending order of blocks. At most 32 `Slots` num_scored, at least one.
+template <int Slots>
 class RegisterTopBlocks {
  public:
   /// Unsigned numbers in the order of the scores, which are not negative: 0 of what does not compete, NaN 1, numbers.
@@ -22,18 +23,22 @@ class RegisterTopBlocks {
     // Asked of all lanes so that the compiler knows that they go the same way.
     if (__any_sync(all, last < 32)) return begin(top, keys, last);
     Offers offers[2];
+#pragma unroll
     for (int e = 0; e < 2; ++e) {
-      const unsigned worst = __shfl_sync(all, top[e].key_, num_scored - 1);
+      const unsigned worst = top[e].key_at(num_scored - 1);
       offers[e] = {keys[e], __ballot_sync(all, keys[e] > worst)};
     }
     unsigned more = offers[0].waiting | offers[1].waiting;
     if (more == 0) return;
+#pragma unroll
     for (Offers& to : offers) to.fetch();
 #pragma unroll 1
     do {
       more = offers[0].waiting | offers[1].waiting;
       const Offers now[2] = {offers[0], offers[1]};
+#pragma unroll
       for (Offers& to : offers) to.fetch();
+#pragma unroll
       for (int e = 0; e < 2; ++e) top[e].insert(now[e].fetched, last - now[e].lane);
     } while (more != 0);
   }
@@ -43,9 +48,15 @@ class RegisterTopBlocks {
     const int lane = threadIdx.x % 32, causal = rule.causal(position), num_scored = rule.num_scored();
     const bool chooses = rule.chooses(position);
     const int forced = chooses ? rule.init_blocks : rule.select_count, last = rule.select_count - rule.local_blocks;
-    int rank = 0;
-    for (int other = 0; other < num_scored; ++other) rank += __shfl_sync(all, block_, other) < block_;
-    if (chooses && lane < num_scored) selected[rule.init_blocks + rank] = block_;
+#pragma unroll
+    for (int slot = 0; slot < Slots; ++slot) {
+      int rank = 0;
+#pragma unroll
+      for (int of = 0; of < Slots; ++of)
+        for (int other = 0; other < min(32, num_scored - 32 * of); ++other)
+          rank += __shfl_sync(all, block_[of], other) < block_[slot];
+      if (chooses && 32 * slot + lane < num_scored) selected[rule.init_blocks + rank] = block_[slot];
+    }
     for (int i = lane; i < rule.select_count; i += 32) {
       if (i < forced) selected[i] = i < causal ? i : -1;
       if (chooses && i >= last) selected[i] = causal - rule.select_count + i;
@@ -58,14 +69,16 @@ class RegisterTopBlocks {
   // Takes the first offers: all of them are the best so far, once they are sorted.
   __device__ static __forceinline__ void begin(RegisterTopBlocks (&top)[2], const unsigned (&keys)[2], int last) {
     const int lane = threadIdx.x % 32;
+#pragma unroll
     for (int e = 0; e < 2; ++e) {
-      top[e].key_ = keys[e];
-      top[e].block_ = last - lane;
+      top[e].key_[0] = keys[e];
+      top[e].block_[0] = last - lane;
     }
 #pragma unroll
     for (int size = 2; size <= 32; size *= 2)
 #pragma unroll
       for (int stride = size / 2; stride > 0; stride /= 2)
+#pragma unroll
         for (int e = 0; e < 2; ++e) top[e].keep_of_two(stride, ((lane & stride) == 0) == ((lane & size) == 0));
   }
 
@@ -86,24 +99,44 @@ class RegisterTopBlocks {
 
   // Inserts behind all blocks that are as good, which have lower indices; those that follow move one lane up.
   __device__ __forceinline__ void insert(unsigned key, int block) {
-    const unsigned before = __shfl_up_sync(all, key_, 1);
-    const int block_before = __shfl_up_sync(all, block_, 1);
-    const bool moves = key_ < key, is_first = threadIdx.x % 32 == 0 || before >= key;
-    key_ = !moves ? key_ : is_first ? key : before;
-    block_ = !moves ? block_ : is_first ? block : block_before;
+#pragma unroll
+    for (int slot = Slots - 1; slot >= 0; --slot) {
+      unsigned before = __shfl_up_sync(all, key_[slot], 1);
+      int block_before = __shfl_up_sync(all, block_[slot], 1);
+      bool is_first = threadIdx.x % 32 == 0;
+      if (slot > 0) {
+        const unsigned last = __shfl_sync(all, key_[slot > 0 ? slot - 1 : 0], 31);
+        const int last_block = __shfl_sync(all, block_[slot > 0 ? slot - 1 : 0], 31);
+        before = is_first ? last : before;
+        block_before = is_first ? last_block : block_before;
+        is_first = false;
+      }
+      const bool moves = key_[slot] < key;
+      is_first = is_first || before >= key;
+      key_[slot] = !moves ? key_[slot] : is_first ? key : before;
+      block_[slot] = !moves ? block_[slot] : is_first ? block : block_before;
+    }
   }
 
-  // The better or the worse one of this lane's and the lane's `stride` away.
+  // The same in all lanes.
+  __device__ __forceinline__ unsigned key_at(int place) const {
+    unsigned key = key_[0];
+#pragma unroll
+    for (int slot = 1; slot < Slots; ++slot) key = place / 32 == slot ? key_[slot] : key;
+    return __shfl_sync(all, key, place % 32);
+  }
+
+  // The better or the worse one, in the first slot, of this lane's and the lane's `stride` away.
   __device__ __forceinline__ void keep_of_two(int stride, bool better) {
-    const unsigned other = __shfl_xor_sync(all, key_, stride);
-    const int other_block = __shfl_xor_sync(all, block_, stride);
-    const bool is_better = (key_ > other) | ((key_ == other) & (block_ < other_block));  // without branches
-    key_ = is_better == better ? key_ : other;
-    block_ = is_better == better ? block_ : other_block;
+    const unsigned other = __shfl_xor_sync(all, key_[0], stride);
+    const int other_block = __shfl_xor_sync(all, block_[0], stride);
+    const bool is_better = (key_[0] > other) | ((key_[0] == other) & (block_[0] < other_block));  // without branches
+    key_[0] = is_better == better ? key_[0] : other;
+    block_[0] = is_better == better ? block_[0] : other_block;
   }
 
-  unsigned key_ = 0;
-  int block_ = -1;
+  unsigned key_[Slots] = {};
+  int block_[Slots] = {};
 };
 
 /// From twice the probabilities, summed over heads, of 128 summaries in shared memory to the scores of their 32 blocks,

@@ -47,6 +47,8 @@ inline void tma_load(std::uint32_t destination, const CUtensorMap* map, std::uin
 
 inline void prefetch_l2(const void*, int) {}
 
+inline void fence_proxy_async() {}
+
 inline void red_add(float* destination, float x, float y) {
   if (reinterpret_cast<std::uintptr_t>(destination) % 8 != 0)
     emulation::ThreadBlock::current().fail("red.v2 to an address that is not aligned");
