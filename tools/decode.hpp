@@ -1,0 +1,11 @@
+#pragma once
+
+#include "tools/options.hpp"
+#include "tools/ranks.hpp"
+
+namespace cpnsa::tool {
+
+/// One rank's part of `cpnsa decode`. Collective: what is wrong on one rank is the same exception on every rank.
+void decode(const DecodeOptions& options, const RankPlace& place);
+
+}  // namespace cpnsa::tool
