@@ -1,0 +1,10 @@
+#pragma once
+
+#include "cpnsa/info.hpp"
+
+namespace cpnsa::nccl {
+
+/// NCCL, compiled and found.
+LibraryVersion library_version();
+
+}  // namespace cpnsa::nccl
