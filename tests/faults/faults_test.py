@@ -125,6 +125,15 @@ class Faults(unittest.TestCase):
             self.assertRegex(outcome.stdout, r"rank 0 +#\d+ +forward of layer 1, call 1, operation \d+: ")
             self.assertIn("behind: rank 1 (", outcome.stdout)  # a launcher may continue it before it ends it
 
+    def test_stopped_before_the_job_has_started(self):
+        for rank in (0, 1):
+            with self.subTest(rank=rank):
+                process = start([command, "bench", "-b", "256", "-e", "256", "-n", "1000000", "--deadline", "2"], 2)
+                os.kill(process_of_rank(rank, process.pid), signal.SIGSTOP)
+                status, lines, _ = end(process)
+                self.assertNotEqual(status, 0)
+                self.assertTrue(lines)
+
     def test_the_command_ends_by_its_deadline(self):
         for rank in (0, 1):
             with self.subTest(rank=rank), tempfile.TemporaryDirectory() as folder:
