@@ -31,6 +31,12 @@ class AttentionOptions:
     timing: bool = False
     #: True compares the parameters of the compressors over the ranks in the first forward of each layer.
     compare_parameters: bool = True
+    #: True where inputs have a query of their own for the compressed branch.
+    compressed_query: bool = False
+    #: True where inputs may have attention sinks.
+    sinks: bool = False
+    #: True where inputs have the blocks that queries read, in place of importance.
+    given_selection: bool = False
     #: Types of the gradients: None, or the name of a type that the layer computes or accumulates in.
     gradient_dtype: Optional[str] = None
     parameter_gradient_dtype: Optional[str] = None

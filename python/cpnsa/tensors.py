@@ -7,12 +7,12 @@ from ._core import parameter_names
 from ._core import tensor_names as names
 from .errors import ArgumentError
 
-__all__ = ["bounds_of", "branches", "first_parameter", "flat", "gradients_of", "names", "of_branches", "of_compressor",
-           "parameter_names", "indices"]
+__all__ = ["bounds_of", "branches", "extras_of", "first_parameter", "flat", "gradients_of", "names", "of_branches",
+           "of_compressor", "parameter_names", "indices"]
 
 _parameter_names = frozenset(parameter_names)
 
-if len(names) != 1 + 3 + 3 + 1 + 2 * len(parameter_names):
+if len(names) != 1 + 3 + 3 + 1 + 1 + 2 * len(parameter_names) + 2:
     raise ImportError("cpnsa: the extension module and the Python files are of different versions")
 
 
@@ -59,16 +59,42 @@ def of_compressor(name, parameters):
     return tuple(parameters.get(key) for key in parameter_names)
 
 
-def flat(q, k, v, gate, compress_k=None, compress_v=None):
+def of_sinks(sinks):
+    """The sinks of the selected and of the window branch, of one tensor for both, or two, of which each may be None."""
+    if not isinstance(sinks, (tuple, list)):
+        return (sinks, sinks)
+    if len(sinks) != 2:
+        raise ArgumentError(f"sinks: found {len(sinks)} tensors, expected 1 or 2, of the selected and window branch")
+    return tuple(sinks)
+
+
+def flat(q, k, v, gate, compress_k=None, compress_v=None, q_cmp=None, sinks=None):
     """All tensors of a step, in the order of `names`."""
     return (
         (q,)
         + of_branches("k", k)
         + of_branches("v", v)
-        + (gate,)
+        + (gate, q_cmp)
         + of_compressor("compress_k", compress_k)
         + of_compressor("compress_v", compress_v)
+        + of_sinks(sinks)
     )
+
+
+def extras_of(given_selection=None, summary_rotation=None, interleaved=False, log_sum_exp=None):
+    """Arguments that few steps have, as the extension module takes them; None where a step has none."""
+    extras = {}
+    if given_selection is not None:
+        extras["given"] = given_selection
+    if summary_rotation is not None:
+        if not isinstance(summary_rotation, (tuple, list)) or len(summary_rotation) != 2:
+            raise ArgumentError("summary_rotation: found no pair, expected (cos, sin)")
+        extras.update(rotation=tuple(summary_rotation), interleaved=bool(interleaved))
+    if log_sum_exp is not None:
+        if not isinstance(log_sum_exp, (tuple, list)) or len(log_sum_exp) != 3:
+            raise ArgumentError(f"log_sum_exp: found no triple, expected a tensor or None for each of {branches}")
+        extras["log_sum_exp"] = tuple(log_sum_exp)
+    return extras or None
 
 
 def indices(k, v, flat):

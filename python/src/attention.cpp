@@ -14,76 +14,18 @@
 #include <vector>
 
 #include "cpnsa/schema.hpp"
+#include "src/arguments.hpp"
 #include "src/names.hpp"
 #include "src/tensor.hpp"
 
 namespace cpnsa::python {
 namespace {
 
-// Python hands over tensors, or gradients, as one sequence in the order of schema::tensors; None is "not given".
-constexpr std::size_t tensor_count = schema::tensors.size();
-
-template <class Tensors>
-std::array<TensorView*, tensor_count> members_of(Tensors& to) {
-  std::array<TensorView*, tensor_count> members{};
-  auto member = members.begin();
-  schema::for_each_tensor([&](const schema::Tensor&, TensorView& view) { *member++ = &view; }, to);
-  return members;
-}
-
-// The names in messages, which outlive every call.
-constexpr auto gradient_names = [] {
-  std::array<schema::Name, tensor_count> names;
-  for (std::size_t i = 0; i < names.size(); ++i) names[i] = schema::tensors[i].gradient_name();
-  return names;
-}();
-
-const char* name_at(std::size_t i, bool gradient) {
-  return gradient ? gradient_names[i].c_str() : schema::tensors[i].name.c_str();
-}
-
 template <class Names>
 nb::tuple tuple_of(const Names& names) {
   nb::list list;
   for (const std::string_view name : names) list.append(nb::str(name.data(), name.size()));
   return nb::tuple(list);
-}
-
-/// The index of the `i`th flat tensor among the `found` tensors given: -1 for none, `i` itself without indices.
-Py_ssize_t index_of(nb::handle indices, std::size_t i, std::size_t found) {
-  if (indices.is_none()) return static_cast<Py_ssize_t>(i);
-  const auto index = nb::cast<Py_ssize_t>(indices[i]);
-  if (index >= static_cast<Py_ssize_t>(found))
-    throw ArgumentError(fmt::format("indices: found {}, expected less than the {} tensors given", index, found));
-  return index;
-}
-
-/// `tensors` is flat, or holds each different tensor once; `indices` then says which of them each flat one is.
-template <class Tensors>
-Tensors views_of(nb::sequence tensors, nb::handle indices, bool gradients, const Device& device, Owners& owners) {
-  const std::size_t found = nb::len(tensors);
-  if (const std::size_t count = indices.is_none() ? found : nb::len(indices); count != tensor_count)
-    throw ArgumentError(fmt::format("tensors: found {}, expected {}", count, tensor_count));
-  Tensors result;
-  const auto to = members_of(result);
-  for (std::size_t i = 0; i < to.size(); ++i)
-    if (const Py_ssize_t index = index_of(indices, i, found); index >= 0)
-      *to[i] = view_of(tensors[index], name_at(i, gradients), device, gradients, owners);
-  return result;
-}
-
-/// Runs `read`, which turns arguments into views; returns what is wrong with them. The other ranks make the call all
-/// the same, and are to learn of it.
-template <class Read>
-std::string problem_of(const Read& read) {
-  try {
-    read();
-    return {};
-  } catch (const Error& error) {
-    return error.what();
-  } catch (const nb::python_error& error) {
-    return error.what();
-  }
 }
 
 nb::dict dictionary_of(const Statistics& statistics) {
@@ -148,26 +90,45 @@ void SharedAttention::refuse_and_throw(const std::string& problem) {
 }
 
 /// int32 [rows, G, n], or none.
-std::int32_t* SharedAttention::selection(nb::handle object, Owners& owners) const {
+std::int32_t* SharedAttention::selection(nb::handle object, const char* name, Owners& owners) const {
   if (object.is_none()) return nullptr;
   const auto count = static_cast<std::size_t>(rows_ * config_.num_kv_heads * config_.select_count);
-  return static_cast<std::int32_t*>(indices_of(object, "selected", *device_, count, owners));
+  return static_cast<std::int32_t*>(indices_of(object, name, *device_, count, owners));
+}
+
+void SharedAttention::read_extras(nb::handle extras, AttentionInputs& inputs, Owners& owners) const {
+  if (extras.is_none()) return;
+  const auto given = nb::cast<nb::dict>(extras);
+  if (given.contains("given")) inputs.selected = selection(given["given"], "given_selection", owners);
+  if (!given.contains("rotation")) return;
+  const nb::object rotation = given["rotation"];
+  inputs.summary_rotation.cos = view_of(rotation[0], "summary_rotation.cos", *device_, false, owners);
+  inputs.summary_rotation.sin = view_of(rotation[1], "summary_rotation.sin", *device_, false, owners);
+  inputs.summary_rotation.interleaved = nb::cast<bool>(given["interleaved"]);
 }
 
 void SharedAttention::forward(nb::sequence inputs, nb::handle out, nb::handle selected, Saved* saved,
                               nb::handle saved_memory, nb::handle workspace, std::uintptr_t stream, nb::handle indices,
-                              std::int64_t layer) {
+                              std::int64_t layer, nb::handle extras) {
   open();
   Owners owners;
   AttentionInputs in;
   TensorView result;
+  BranchTensors log_sum_exp;
   std::int32_t* blocks = nullptr;
   void *memory = nullptr, *work = nullptr;
   const std::string problem = problem_of([&] {
     in = views_of<AttentionInputs>(inputs, indices, false, *device_, owners);
     in.layer = layer;
+    read_extras(extras, in, owners);
+    if (!extras.is_none() && nb::cast<nb::dict>(extras).contains("log_sum_exp")) {
+      const nb::object wanted = extras["log_sum_exp"];
+      log_sum_exp = {view_of(wanted[0], "log_sum_exp.cmp", *device_, true, owners),
+                     view_of(wanted[1], "log_sum_exp.slc", *device_, true, owners),
+                     view_of(wanted[2], "log_sum_exp.win", *device_, true, owners)};
+    }
     result = view_of(out, "out", *device_, true, owners);
-    blocks = selection(selected, owners);
+    blocks = selection(selected, "selected", owners);
     if (saved) memory = memory_of(saved_memory, "saved", *device_, saved_bytes_, owners);
     work = memory_of(workspace, "workspace", *device_, workspace_bytes_, owners);
   });
@@ -175,13 +136,14 @@ void SharedAttention::forward(nb::sequence inputs, nb::handle out, nb::handle se
     const std::lock_guard lock(lock_);
     if (!problem.empty()) refuse_and_throw(problem);
     if (saved) saved->forward->memory = memory;
-    open().forward(in, result, blocks, saved ? saved->forward.get() : nullptr, work, {reinterpret_cast<void*>(stream)});
+    open().forward(in, result, blocks, saved ? saved->forward.get() : nullptr, work, {reinterpret_cast<void*>(stream)},
+                   log_sum_exp);
   });
 }
 
 void SharedAttention::backward(nb::sequence inputs, nb::handle dout, const Saved& saved, nb::handle saved_memory,
                                nb::sequence gradients, nb::handle workspace, std::uintptr_t stream, nb::handle indices,
-                               std::int64_t layer) {
+                               std::int64_t layer, nb::handle extras) {
   open();
   Owners owners;
   AttentionInputs in;
@@ -191,6 +153,7 @@ void SharedAttention::backward(nb::sequence inputs, nb::handle dout, const Saved
   const std::string problem = problem_of([&] {
     in = views_of<AttentionInputs>(inputs, indices, false, *device_, owners);
     in.layer = layer;
+    read_extras(extras, in, owners);
     from = view_of(dout, "dout", *device_, false, owners);
     to = views_of<AttentionGradients>(gradients, indices, true, *device_, owners);
     memory = memory_of(saved_memory, "saved", *device_, saved_bytes_, owners);
@@ -231,7 +194,8 @@ void bind_attention(nb::module_& module) {
              const SharedCommunicator& communicator, std::string_view dtype, std::string_view exchange,
              std::optional<std::string> gradient_dtype, std::optional<std::string> parameter_gradient_dtype,
              bool backward, bool refetch_blocks, bool recompute_branches, bool reuse_saved,
-             bool sum_parameter_gradients, bool timing, bool compare_parameters) {
+             bool sum_parameter_gradients, bool timing, bool compare_parameters, bool compressed_query, bool sinks,
+             bool given_selection) {
             AttentionOptions options;
             const std::string problem = problem_of([&] {
               options.dtype = named<DType>("dtype", dtype);
@@ -251,16 +215,22 @@ void bind_attention(nb::module_& module) {
             options.sum_parameter_gradients = sum_parameter_gradients;
             options.compare_parameters = compare_parameters;
             options.timing = timing;
+            options.compressed_query = compressed_query;
+            options.sinks = sinks;
+            options.given_selection = given_selection;
             new (self) SharedAttention(config, partition, std::move(device), communicator, options);
           },
           "config"_a, "partition"_a, "device"_a, "communicator"_a, nb::kw_only(), "dtype"_a, "exchange"_a = "auto",
           "gradient_dtype"_a = nb::none(), "parameter_gradient_dtype"_a = nb::none(), "backward"_a = true,
           "refetch_blocks"_a = true, "recompute_branches"_a = false, "reuse_saved"_a = false,
-          "sum_parameter_gradients"_a = false, "timing"_a = false, "compare_parameters"_a = true)
+          "sum_parameter_gradients"_a = false, "timing"_a = false, "compare_parameters"_a = true,
+          "compressed_query"_a = false, "sinks"_a = false, "given_selection"_a = false)
       .def("forward", &SharedAttention::forward, "inputs"_a, "out"_a, "selected"_a.none(), "saved"_a.none(),
-           "saved_memory"_a.none(), "workspace"_a.none(), "stream"_a, "indices"_a = nb::none(), "layer"_a = 0)
+           "saved_memory"_a.none(), "workspace"_a.none(), "stream"_a, "indices"_a = nb::none(), "layer"_a = 0,
+           "extras"_a = nb::none())
       .def("backward", &SharedAttention::backward, "inputs"_a, "dout"_a, "saved"_a, "saved_memory"_a.none(),
-           "gradients"_a, "workspace"_a.none(), "stream"_a, "indices"_a = nb::none(), "layer"_a = 0)
+           "gradients"_a, "workspace"_a.none(), "stream"_a, "indices"_a = nb::none(), "layer"_a = 0,
+           "extras"_a = nb::none())
       .def("refuse", &SharedAttention::refuse, "problem"_a,
            "Takes the place of this rank's next forward() or backward(), which it cannot make: the others' raises "
            "ArgumentError with the problem.")

@@ -19,11 +19,12 @@ class SharedAttention {
                   const SharedCommunicator& communicator, const AttentionOptions& options);
   ~SharedAttention();
 
+  /// `extras`: a dictionary of what few calls have (given, rotation, interleaved, log_sum_exp), or None.
   void forward(nb::sequence inputs, nb::handle out, nb::handle selected, Saved* saved, nb::handle saved_memory,
-               nb::handle workspace, std::uintptr_t stream, nb::handle indices, std::int64_t layer);
+               nb::handle workspace, std::uintptr_t stream, nb::handle indices, std::int64_t layer, nb::handle extras);
   void backward(nb::sequence inputs, nb::handle dout, const Saved& saved, nb::handle saved_memory,
                 nb::sequence gradients, nb::handle workspace, std::uintptr_t stream, nb::handle indices,
-                std::int64_t layer);
+                std::int64_t layer, nb::handle extras);
   void refuse(const std::string& problem);
   Statistics statistics();
   void close();
@@ -37,7 +38,9 @@ class SharedAttention {
   Attention& open() const;
   /// Tells the other ranks what is wrong with this rank's arguments, and throws it.
   [[noreturn]] void refuse_and_throw(const std::string& problem);
-  std::int32_t* selection(nb::handle object, Owners& owners) const;
+  std::int32_t* selection(nb::handle object, const char* name, Owners& owners) const;
+  /// Reads what `extras` has of a step's inputs.
+  void read_extras(nb::handle extras, AttentionInputs& inputs, Owners& owners) const;
 
   Config config_;
   std::shared_ptr<Device> device_;

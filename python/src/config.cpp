@@ -12,6 +12,7 @@
 #include <variant>
 #include <vector>
 
+#include "cpnsa/presets.hpp"
 #include "cpnsa/schema.hpp"
 #include "src/bindings.hpp"
 #include "src/names.hpp"
@@ -122,6 +123,17 @@ std::string documentation() {
   return text;
 }
 
+const std::string& presets_text() {
+  static const std::string text = [] {
+    std::string all = "A named configuration to begin from:";
+    for (const Preset& preset : presets)
+      all += fmt::format("\n{}: {} query and {} KV heads of {} and {}; {}", preset.name, preset.num_q_heads,
+                         preset.num_kv_heads, preset.head_dim_qk, preset.head_dim_v, preset.meaning);
+    return all;
+  }();
+  return text;
+}
+
 }  // namespace
 
 void bind_config(nb::module_& module) {
@@ -130,6 +142,21 @@ void bind_config(nb::module_& module) {
   type.def(
           "__init__", [](Config* self, const nb::kwargs& keywords) { new (self) Config(make_config(keywords)); },
           nb::sig(init.c_str()))
+      .def(
+          "replace",
+          [](const Config& self, const nb::kwargs& changes) {
+            nb::dict keywords = keywords_of(self);
+            // Widths that were twice the head dimension stay so.
+            const auto follow = [&](const char* width, std::int64_t found, const char* dim, std::int64_t of) {
+              if (found == 2 * of && changes.contains(dim) && !changes.contains(width)) keywords[width] = 0;
+            };
+            follow("compress_hidden_k", self.compress_hidden_k, "head_dim_qk", self.head_dim_qk);
+            follow("compress_hidden_v", self.compress_hidden_v, "head_dim_v", self.head_dim_v);
+            for (const auto [name, value] : changes) keywords[name] = value;
+            return nb::type<Config>()(**keywords);
+          },
+          nb::sig("def replace(self, **changes) -> Config"), "A copy with other values for the given keys.")
+      .def_static("preset", &preset, nb::arg("name"), presets_text().c_str())
       .def("to_dict", &keywords_of, "The keyword arguments that make an equal one.")
       .def("__getstate__", &keywords_of)
       .def("__setstate__",

@@ -113,6 +113,7 @@ class Numbering {
     }
     return !given || found == PyDict_Size(parameters.ptr());
   }
+  void add_none() { indices_.append(-1); }
   nb::object result() const { return nb::make_tuple(nb::tuple(indices_), unique_); }
 
  private:
@@ -121,14 +122,16 @@ class Numbering {
 };
 
 /// The index of each flat input among the different tensors, and these tensors; None unless all are as the layer takes
-/// them.
+/// them. Of a step without tensors that options declare.
 nb::object numbered(nb::handle dtype, nb::handle q, nb::handle k, nb::handle v, nb::handle gate, nb::handle compress_k,
                     nb::handle compress_v) {
   Numbering numbering(dtype);
-  const bool right = numbering.add(q) && numbering.add_branches(k) && numbering.add_branches(v) &&
-                     numbering.add(gate) && numbering.add_compressor(compress_k) &&
-                     numbering.add_compressor(compress_v);
-  return right ? numbering.result() : nb::none();
+  const bool right = numbering.add(q) && numbering.add_branches(k) && numbering.add_branches(v) && numbering.add(gate);
+  if (!right) return nb::none();
+  for (std::size_t rest = 8; rest < schema::num_token_tensors; ++rest) numbering.add_none();  // q_cmp
+  if (!numbering.add_compressor(compress_k) || !numbering.add_compressor(compress_v)) return nb::none();
+  for (std::size_t sink = 0; sink < schema::num_sinks; ++sink) numbering.add_none();
+  return numbering.result();
 }
 
 std::string text(nb::handle object) {

@@ -6,10 +6,15 @@
 or the layer with its projections, NativeSparseAttention. docs/pytorch.md has complete programs.
 """
 
+from .documents import bounds_of_mask, bounds_of_positions
+from .full import full_attention
 from .function import attention
 from .groups import communicator_of, release
+from .kv_cache import KvCache
 from .module import Compressor, NativeSparseAttention
+from .parallel import tensor_parallel
 from .plan import Plan
 from .steps import dtype_names
 
-__all__ = ["Compressor", "NativeSparseAttention", "Plan", "attention", "communicator_of", "dtype_names", "release"]
+__all__ = ["Compressor", "KvCache", "NativeSparseAttention", "Plan", "attention", "bounds_of_mask",
+           "bounds_of_positions", "communicator_of", "dtype_names", "full_attention", "release", "tensor_parallel"]

@@ -9,6 +9,8 @@ from typing import List, Tuple
 import torch
 
 from .. import _core
+from ..tensors import first_parameter
+from . import flops
 from .steps import dense
 
 __all__ = ["attention"]
@@ -45,7 +47,7 @@ def attention_backward(plan: torch.Tensor, layer: torch.Tensor, indices: List[in
 
 @attention_backward.register_fake
 def _(plan, layer, indices, needed, tensors, dout, memory, saved):
-    parameters = {index for index in indices[8:] if index >= 0}
+    parameters = {index for index in indices[first_parameter:] if index >= 0}
     return [torch.empty_like(tensor) if need or index not in parameters else tensor.new_empty(0)
             for index, (tensor, need) in enumerate(zip(tensors, needed))]
 
@@ -66,6 +68,7 @@ def _backward(ctx, dout, *_):
 
 
 attention_forward.register_autograd(_backward, setup_context=_setup)
+flops.register(torch.ops.cpnsa.attention_forward, torch.ops.cpnsa.attention_backward)
 
 
 def attention(plan: torch.Tensor, layer: torch.Tensor, saved_bytes: int, head_dim_v: int, indices: List[int],

@@ -1,6 +1,6 @@
 """Attention as a differentiable function."""
 
-from typing import Optional, Union
+from typing import Optional, Tuple, Union
 
 import torch
 
@@ -17,7 +17,10 @@ if has_operators:
 
 
 def attention(plan: Plan, q, k, v, gate, compress_k: Optional[dict] = None, compress_v: Optional[dict] = None, *,
-              selected: Optional[torch.Tensor] = None, layer: Union[int, torch.Tensor] = 0) -> torch.Tensor:
+              selected: Optional[torch.Tensor] = None, layer: Union[int, torch.Tensor] = 0,
+              q_cmp: Optional[torch.Tensor] = None, sinks=None, given_selection: Optional[torch.Tensor] = None,
+              summary_rotation: Optional[Tuple[torch.Tensor, torch.Tensor]] = None, interleaved: bool = False,
+              log_sum_exp=None, operator: bool = False) -> torch.Tensor:
     """out [rows, H, d_v] of this rank's rows; collective, and so is its backward.
 
     q [rows, H, d_qk], k [rows, G, d_qk], v [rows, G, d_v], gate [rows, H, 3] of the plan's type; `k` and `v` may be
@@ -26,34 +29,50 @@ def attention(plan: Plan, q, k, v, gate, compress_k: Optional[dict] = None, comp
     the caller's number of the layer, where one plan serves several: ranks that call them in different orders get a
     MismatchError. Inside torch.compile it may be a tensor, int64 [1] on the CPU, so that layers can share a graph.
 
+    With the plan's options of their names: `q_cmp` [rows, H, d_qk] is the query of the compressed branch and of
+    importance; `sinks` [H], or a pair of them, is a logit per head in the softmax of the selected and of the window
+    branch; `given_selection`, int32 [rows, G, n], are the blocks to read in place of the most important ones.
+    `summary_rotation` (cos, sin), [summaries of a document, pairs] of the accumulating type, rotates summaries of keys;
+    pairs of channels are neighbours if `interleaved`, else halves apart. `log_sum_exp`, three tensors [rows, H] of the
+    accumulating type or None, are written: those of the compressed, selected and window branch.
+
+    `operator` runs torch.ops.cpnsa.attention_forward in eager mode too (PyTorch 2.4 and later), as torch.compile does
+    always: selective checkpointing, FLOP counters and dispatch modes see it.
+
     Tensors that are not contiguous are copied. Under autocast, and for parameters always, tensors of other floating
     types are cast to the plan's.
     """
     if not isinstance(plan, Plan):
         raise ArgumentError(f"plan: found {type(plan).__name__}, expected a cpnsa.torch.Plan")
-    if compiling() or (has_operators and isinstance(q, FakeTensor)):
-        if selected is not None:
-            raise ArgumentError("selected: found a tensor, expected none inside torch.compile")
-        indices, unique = _checked(plan, False, q, k, v, gate, compress_k, compress_v)
+    if operator and not has_operators:
+        raise ArgumentError(f"operator: found True with PyTorch {torch.__version__}, expected 2.4 or later")
+    if operator or compiling() or (has_operators and isinstance(q, FakeTensor)):
+        for name, tensor in (("selected", selected), ("given_selection", given_selection),
+                             ("summary_rotation", summary_rotation), ("log_sum_exp", log_sum_exp)):
+            if tensor is not None:
+                raise ArgumentError(f"{name}: found one, expected none inside torch.compile or with operator=True")
+        indices, unique = _checked(plan, False, q, k, v, gate, compress_k, compress_v, q_cmp, sinks)
         number = layer if isinstance(layer, torch.Tensor) else torch.tensor([layer], dtype=torch.int64, device="cpu")
         token, number = like(plan.token, q), like(number, q)
         return compiled.attention(token, number, plan.saved_bytes, plan.steps.head_dim_v, indices, unique)
     try:  # for refusing(), at no cost
-        indices, unique = _checked(plan, True, q, k, v, gate, compress_k, compress_v)
+        indices, unique = _checked(plan, q_cmp is None and sinks is None, q, k, v, gate, compress_k, compress_v,
+                                   q_cmp, sinks)
+        extras = tensors.extras_of(given_selection, summary_rotation, interleaved, log_sum_exp)
     except Exception as problem:
         plan.steps.refuse(problem)
         raise
-    return _Attention.apply(plan.steps, indices, int(layer), selected, *unique)
+    return _Attention.apply(plan.steps, indices, int(layer), selected, extras, *unique)
 
 
-def _checked(plan, eager, q, k, v, gate, compress_k, compress_v):
+def _checked(plan, quick, q, k, v, gate, compress_k, compress_v, q_cmp=None, sinks=None):
     """The index of each flat input among the different tensors given, and these tensors, as the plan takes them."""
     dtype = plan.dtype
-    if eager:  # the same without a word, and no compiler looks into it
+    if quick:  # the same without a word, and no compiler looks into it
         numbered = _core._numbered(dtype, q, k, v, gate, compress_k, compress_v)
         if numbered is not None:
             return numbered
-    given = tensors.flat(q, k, v, gate, compress_k, compress_v)
+    given = tensors.flat(q, k, v, gate, compress_k, compress_v, q_cmp, sinks)
     indices = tensors.indices(k, v, given)
     cast_all = _autocast(plan.device.type)
     unique = []
@@ -82,9 +101,9 @@ else:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, steps, indices, layer, selected, *unique):
-        out, state, memory = steps.forward(indices, unique, layer, selected)
-        ctx.steps, ctx.indices, ctx.layer, ctx.state = steps, indices, layer, state
+    def forward(ctx, steps, indices, layer, selected, extras, *unique):
+        out, state, memory = steps.forward(indices, unique, layer, selected, extras)
+        ctx.steps, ctx.indices, ctx.layer, ctx.state, ctx.extras = steps, indices, layer, state, extras
         ctx.save_for_backward(memory, *unique)
         return out
 
@@ -98,14 +117,15 @@ def _gradients(ctx, dout):
     try:
         steps.expect_backward()
         memory, *unique = ctx.saved_tensors  # raises where one was written to since
-        needed = ctx.needs_input_grad[4:]
+        needed = ctx.needs_input_grad[5:]
         if dout.is_neg() or not dout.is_contiguous():
             dout = dense(dout)
     except Exception as problem:
         steps.refuse(problem)
         raise
-    gradients = steps.backward_of(ctx.indices, unique, dout, ctx.state, memory, needed, ctx.layer)
-    return (None, None, None, None, *gradients)
+    gradients = steps.backward_of(ctx.indices, unique, dout, ctx.state, memory, needed, ctx.layer,
+                                  ctx.extras)
+    return (None, None, None, None, None, *gradients)
 
 
 _once = torch.autograd.function.once_differentiable(_gradients)  # with create_graph; the rest need not pay for it

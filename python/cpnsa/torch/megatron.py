@@ -20,11 +20,13 @@ from megatron.core.transformer.spec_utils import ModuleSpec, build_module
 from .. import _core
 from ..errors import ArgumentError, Refusing
 from . import megatron_documents as documents
+from . import megatron_inference as inference
 from . import megatron_settings as settings
 from .function import attention
 from .groups import communicator_of
 from .module import Compressor
 from .plan_cache import PlanCache
+from .redistribute import Redistribution, megatron_rows
 
 __all__ = ["NativeSparseCoreAttention", "NativeSparseSelfAttention", "native_sparse", "release"]
 
@@ -116,10 +118,19 @@ class NativeSparseSelfAttention(SelfAttention):
         for name, expected in _refused_in_forward.items():
             if given.get(name) is not None:
                 raise ArgumentError(f"{name}: found one, expected none: {expected}")
+        context = inference.context_of(given, self.training)
+        if context is not None:
+            # The core attention holds the cache, so that Megatron's own need not.
+            split = self.pg_collection.tp.size() if self.config.sequence_parallel else 1
+            args = (given["attention_mask"],)
+            kwargs = {"rotary_pos_emb": inference.rotary_of_step(given.get("rotary_pos_emb"), context,
+                                                                 hidden_states.shape[0] * split),
+                      "packed_seq_params": given.get("packed_seq_params")}
+        self.core_attention.context = context
         try:
             return super().forward(hidden_states, *args, **kwargs)
         finally:
-            self.core_attention.gate = None
+            self.core_attention.gate = self.core_attention.context = None
 
     def get_query_key_value_tensors(self, hidden_states, *args, **kwargs):
         found = super().get_query_key_value_tensors(hidden_states, *args, **kwargs)
@@ -151,10 +162,10 @@ class NativeSparseSelfAttention(SelfAttention):
 
 
 _forward = inspect.signature(SelfAttention.forward)
-_inference = "decoding with native sparse attention is not available; run the whole sequence without a context"
+_inference = "decoding works with a StaticInferenceContext and rotary_pos_emb"
 #: Arguments of SelfAttention.forward beside those of the core attention.
 _refused_in_forward = {
-    "inference_context": _inference, "inference_params": _inference, "sequence_len_offset": _inference,
+    "sequence_len_offset": _inference,
     "rotary_pos_cos": _inference, "rotary_pos_sin": _inference, "rotary_pos_cos_sin": _inference,
     "key_value_states": "this is self-attention", "attention_bias": "scores take no bias",
 }
@@ -256,10 +267,13 @@ class NativeSparseCoreAttention(MegatronModule):
             # A replica does not count in norms over tensor-parallel ranks.
             set_tensor_model_parallel_attributes(parameter, tp_rank % self.replicas == 0, 0, 1)
         self.gate = None
+        self.context = None  # that of inference
 
     def forward(self, query, key, value, attention_mask, attn_mask_type=None, attention_bias=None,
                 packed_seq_params=None, num_splits=None):
         """query [s, b, heads, d], or [t, heads, d] of packed sequences; out [s, b, heads d], or [t, heads d]."""
+        if self.context is not None:
+            return self._decode(query, key, value, packed_seq_params)
         group = self._group(packed_seq_params)
         rank, ranks = (group.rank(), group.size()) if group is not None else (0, 1)
         packed = packed_seq_params is not None and packed_seq_params.qkv_format == "thd"
@@ -288,19 +302,43 @@ class NativeSparseCoreAttention(MegatronModule):
                 bounds = documents.of_mask(attention_mask, length, batch, rank, ranks)
                 rows = lambda tensor: tensor.transpose(0, 1).flatten(0, 1)  # one sequence after another
                 gate = rows(self.gate.view(query.shape[0], batch, self.own_heads, 3))
-            self._check_chunks(bounds, ranks)
+            moved = self._must_move(bounds, ranks)
             keys = [rows(one) for one in key.chunk(self.branches, -2)]
             values = [rows(one) for one in value.chunk(self.branches, -2)]
         plan = _plans.get(self.nsa, bounds, group=group, dtype=query.dtype, device=query.device,
                           partition="zigzag_per_document", exchange=self.exchange)
         with plan.steps.refusing():
             q, gate = self._all_heads(rows(query)), self._padded(gate.to(query.dtype))
+        if moved:
+            way = _way(plan, bounds, group, query.device)
+            q, gate = way.forth(q), way.forth(gate)
+            keys, values = ([way.forth(one.contiguous()) for one in tensors] for tensors in (keys, values))
         out = self._attention(plan, q, keys if self.branches == 3 else keys[0],
                               values if self.branches == 3 else values[0], gate)
         out = out.narrow(1, self.first_own_head, self.own_heads)
+        if moved:
+            out = way.back(out.contiguous())
         if packed:
             return out.flatten(1)
         return out.reshape(batch, query.shape[0], -1).transpose(0, 1).contiguous()
+
+    def _decode(self, query, key, value, packed_seq_params):
+        """forward() of the tokens that a step of inference appends: query [s, b, heads, d]."""
+        if packed_seq_params is not None:
+            raise ArgumentError("packed_seq_params: found them with an inference_context, expected none")
+        if self.cp_group.size() > 1:
+            raise ArgumentError(f"context_parallel_size: found {self.cp_group.size()} with an inference_context, "
+                                "expected 1")
+        if self.gate is None:
+            raise ArgumentError("gate: found none, expected that of NativeSparseSelfAttention; use native_sparse(spec)")
+        length, self.batch = query.shape[:2]
+        rows = lambda tensor: tensor.transpose(0, 1).flatten(0, 1)  # one sequence after another
+        gate = rows(self.gate.view(length, self.batch, self.own_heads, 3)).to(query.dtype)
+        out = inference.attend(self, self.context, self._all_heads(rows(query)),
+                               [rows(one) for one in key.chunk(self.branches, -2)],
+                               [rows(one) for one in value.chunk(self.branches, -2)], self._padded(gate))
+        out = out.narrow(1, self.first_own_head, self.own_heads)
+        return out.reshape(self.batch, length, -1).transpose(0, 1).contiguous()
 
     def _attention(self, plan, query, key, value, gate):
         def with_k(compress_k, query, key, value, gate):
@@ -322,15 +360,15 @@ class NativeSparseCoreAttention(MegatronModule):
             return None
         return group if group.size() > 1 else None
 
-    def _check_chunks(self, bounds, ranks):
-        if ranks == 1:
-            return
-        chunks = 2 * ranks * self.nsa.select_block
-        for begin, end in zip(bounds, bounds[1:]):
-            if (end - begin) % chunks:
-                raise ArgumentError(f"packed sequence: found a document of {end - begin} tokens, padding included, "
-                                    f"expected a multiple of {chunks}: 2 x {ranks} context-parallel ranks x "
-                                    f"select_block {self.nsa.select_block}")
+    def _must_move(self, bounds, ranks):
+        """Tells whether chunks end where blocks do not, so that rows must go to the ranks of their blocks."""
+        lengths = [end - begin for begin, end in zip(bounds, bounds[1:])]
+        for length in lengths:
+            if ranks > 1 and length % (2 * ranks):
+                raise ArgumentError(f"packed sequence: found a document of {length} tokens, padding included, expected "
+                                    f"a multiple of {2 * ranks}, which Megatron's layout needs: 2 x {ranks} "
+                                    "context-parallel ranks")
+        return ranks > 1 and any(length % (2 * ranks * self.nsa.select_block) for length in lengths)
 
     def _all_heads(self, query):
         """Queries of all heads of this rank's KV heads. Those of other ranks choose blocks, and get no gradient
@@ -364,6 +402,16 @@ class NativeSparseCoreAttention(MegatronModule):
                     prefix + name, tensor, *sharded_offsets, (len(sharded_offsets), self.kv_part, self.kv_parts),
                     replica_id=replica, prepend_axis_num=len(sharded_offsets))
                 for name, tensor in state.items()}
+
+
+def _way(plan, bounds, group, device):
+    """From Megatron's layout of these documents to the plan's; kept with the plan."""
+    if not hasattr(plan, "megatron_way"):
+        rank, ranks = group.rank(), group.size()
+        target = [torch.from_dlpack(plan.partition.global_rows(peer)) for peer in range(ranks)]
+        source = [megatron_rows(bounds, peer, ranks) for peer in range(ranks)]
+        plan.megatron_way = Redistribution(source, target, rank, group, device)
+    return plan.megatron_way
 
 
 def _with_groups(metadata):

@@ -89,6 +89,7 @@ class Plan:
             positions = rows - bounds[torch.bucketize(rows, bounds, right=True) - 1]
             #: Each local row's position in its document, e.g. for rotary embeddings: int64 [rows].
             self.positions = positions.to(self.device)
+            self.steps.positions = positions
 
     def shard(self, packed: torch.Tensor, dim: int = 0) -> torch.Tensor:
         """This rank's rows of a tensor that every rank has whole."""

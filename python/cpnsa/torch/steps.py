@@ -6,6 +6,7 @@ import torch
 
 from .. import _core, tensors
 from ..errors import ArgumentError, Refusing, refuse
+from .flops import forward_and_backward
 
 __all__ = ["Steps", "dense", "dtype_names"]
 
@@ -40,6 +41,14 @@ class Steps:
         self.head_dim_v = config.head_dim_v  # plain numbers: compilers do not look into a Config
         self.out_shape = (attention.rows, config.num_q_heads, config.head_dim_v)
         self._gpu = device.index
+        self._config, self._flops, self.positions = config, None, None
+
+    @property
+    def flops(self) -> Tuple[int, int]:
+        """Floating-point operations of a forward, and of a backward."""
+        if self._flops is None:
+            self._flops = forward_and_backward(self._config, self.positions)
+        return self._flops
 
     def refusing(self) -> Refusing:
         """A context for the work before a step: an exception in it is told to the other ranks."""
@@ -50,7 +59,8 @@ class Steps:
         refuse(self.attention, problem)
 
     def forward(self, indices: Sequence[int], unique: Sequence[torch.Tensor], layer: int = 0,
-                selected: Optional[torch.Tensor] = None) -> Tuple[torch.Tensor, Optional[_core.Saved], torch.Tensor]:
+                selected: Optional[torch.Tensor] = None,
+                extras: Optional[dict] = None) -> Tuple[torch.Tensor, Optional[_core.Saved], torch.Tensor]:
         """out, and what a backward needs: the library's Saved and its memory."""
         try:
             out = torch.empty(self.out_shape, dtype=self.dtype, device=self.device)
@@ -61,7 +71,8 @@ class Steps:
         except Exception as problem:
             self.refuse(problem)
             raise
-        self.attention.forward(unique, out, selected, state, memory, workspace, self._stream(), indices, layer)
+        self.attention.forward(unique, out, selected, state, memory, workspace, self._stream(), indices, layer,
+                               extras)
         return out, state, memory
 
     def expect_backward(self) -> None:
@@ -70,7 +81,7 @@ class Steps:
 
     def backward_of(self, indices: Sequence[int], unique: Sequence[torch.Tensor], dout: torch.Tensor,
                     state: _core.Saved, memory: torch.Tensor, needed: Sequence[bool],
-                    layer: int = 0) -> List[Optional[torch.Tensor]]:
+                    layer: int = 0, extras: Optional[dict] = None) -> List[Optional[torch.Tensor]]:
         """Gradients of the `unique` tensors, None for parameters that are not `needed`."""
         try:
             if False in needed:
@@ -84,7 +95,7 @@ class Steps:
             self.refuse(problem)
             raise
         self.attention.backward(unique, dout, state, memory, gradients, workspace, self._stream(), indices,
-                                layer)
+                                layer, extras)
         return gradients
 
     def _stream(self) -> int:

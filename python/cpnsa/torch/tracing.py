@@ -4,7 +4,7 @@ import contextlib
 
 import torch
 
-__all__ = ["FakeTensor", "compiling", "has_operators", "like", "real_tensors"]
+__all__ = ["FakeTensor", "compiling", "has_operators", "like", "real_tensors", "uncompiled"]
 
 #: Whether PyTorch has the operators of compiled.py: 2.4 and later.
 has_operators = hasattr(torch, "compiler") and hasattr(torch.compiler, "is_compiling") and hasattr(torch.library,
@@ -15,6 +15,15 @@ else:
 
     def compiling():
         return False
+
+#: A function that compilers leave as it is: it changes what tensors do not show, such as a cache.
+if hasattr(getattr(torch, "compiler", None), "disable"):
+    uncompiled = torch.compiler.disable
+else:
+
+    def uncompiled(function):
+        return function
+
 
 try:
     from torch._subclasses.fake_tensor import FakeTensor
