@@ -10,63 +10,22 @@
 #include <set>
 
 #include "cpnsa/error.hpp"
+#include "tools/bench_decode.hpp"
 #include "tools/bench_inputs.hpp"
 #include "tools/bench_report.hpp"
+#include "tools/bench_samples.hpp"
 #include "tools/execution.hpp"
-#include "tools/files.hpp"
 #include "tools/host_memory.hpp"
+#include "tools/json_output.hpp"
 #include "tools/layer_memory.hpp"
 #include "tools/progress.hpp"
+#include "tools/provenance.hpp"
 
 namespace cpnsa::tool {
 namespace {
 
-namespace fs = std::filesystem;
-
-/// The JSON file: taken at once, so that an existing one is refused before anything is measured, and removed unless it
-/// was written.
-class ReportFile {
- public:
-  explicit ReportFile(const fs::path& path) : file_(File::create(path)) {}
-  ~ReportFile() {
-    std::error_code ignored;
-    if (!written_) fs::remove(file_.path(), ignored);
-  }
-  void write(const std::string& text) {
-    file_.write_at(text.data(), text.size(), 0);
-    file_.close();
-    written_ = true;
-  }
-
- private:
-  File file_;
-  bool written_ = false;
-};
-
 void set_default(std::int64_t& value, std::int64_t fallback) {
   if (value == 0) value = fallback;
-}
-
-/// Every default that depends on the device.
-BenchOptions decided(BenchOptions options, bool gpu) {
-  options.begin = options.begin.value_or(gpu ? 8 << 10 : 1 << 10);
-  options.end = options.end.value_or(std::max<std::int64_t>(*options.begin, gpu ? 64 << 10 : 4 << 10));
-  options.iterations = options.iterations.value_or(gpu ? 20 : 3);
-  options.warmups = options.warmups.value_or(gpu ? 5 : 1);
-  Config& config = options.config;
-  set_default(config.num_q_heads, gpu ? 64 : 8);
-  set_default(config.num_kv_heads, gpu ? 4 : 2);
-  set_default(config.head_dim_qk, gpu ? 128 : 64);
-  set_default(config.head_dim_v, gpu ? 128 : 64);
-  config.compress_hidden_k = config.compress_hidden_v = options.hidden;
-  config = config.with_defaults();
-  if (*options.end < *options.begin)
-    throw ArgumentError(fmt::format("--end: found {}, expected at least --begin = {}", *options.end, *options.begin));
-  if (options.documents > *options.begin)
-    throw ArgumentError(
-        fmt::format("--documents: found {}, expected at most --begin = {}", options.documents, *options.begin));
-  config.validate();
-  return options;
 }
 
 std::vector<std::int64_t> document_bounds(std::int64_t tokens, std::int64_t documents) {
@@ -76,37 +35,6 @@ std::vector<std::int64_t> document_bounds(std::int64_t tokens, std::int64_t docu
   return bounds;
 }
 
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  if (values.size() % 2 == 1) return *middle;
-  return (*middle + *std::max_element(values.begin(), middle)) / 2;
-}
-
-/// Samples of every iteration, `width` of them in each.
-struct Samples {
-  std::size_t width;
-  std::vector<double> seconds;  // [iterations, width]
-
-  /// By column: the median over iterations of the slowest rank. Collective.
-  std::vector<double> slowest_medians(Communicator& control) const {
-    const auto ranks = static_cast<std::size_t>(control.size());
-    std::vector<double> all(ranks * seconds.size());
-    control.all_gather_host(seconds.data(), all.data(), seconds.size() * sizeof(double));
-    std::vector<double> medians;
-    for (std::size_t column = 0; column < width; ++column) {
-      std::vector<double> slowest;
-      for (std::size_t i = column; i < seconds.size(); i += width) {
-        slowest.push_back(0);
-        for (std::size_t rank = 0; rank < ranks; ++rank)
-          slowest.back() = std::max(slowest.back(), all[rank * seconds.size() + i]);
-      }
-      medians.push_back(median(std::move(slowest)));
-    }
-    return medians;
-  }
-};
-
 /// Everything but the times that a rank measures at one length.
 struct RankFacts {
   Statistics statistics;
@@ -115,24 +43,6 @@ struct RankFacts {
   std::int64_t groups_of_16 = 0;
   std::int64_t distinct_blocks = 0;
   std::int64_t picks = 0;
-};
-
-/// Takes the place of everything in a GPU's cache before a step, and keeps the GPU busy until the host is ahead of it,
-/// as in training: what follows is measured without its launches. Nothing for a CPU, whose input sets take turns.
-class CacheFlush {
- public:
-  CacheFlush(Device& device, Stream stream)
-      : device_(device), stream_(stream), memory_(device, device.host_accessible() ? 0 : bytes) {}
-  void enqueue() const {
-    for (int pass = 0; memory_.data() && pass < passes; ++pass) device_.fill_zero(memory_.data(), bytes, stream_);
-  }
-
- private:
-  static constexpr std::size_t bytes = std::size_t{512} << 20;
-  static constexpr int passes = 4;  // of 0.1 to 0.2 ms each; a forward is enqueued in 0.3
-  Device& device_;
-  Stream stream_;
-  DeviceBuffer memory_;
 };
 
 /// One rank's measurement of one length.
@@ -239,8 +149,8 @@ class LengthBench {
       control_.barrier();
       flush->enqueue();
       device_.record(begin.get(), stream_.get());
-      attention.forward(set.inputs(), set.out().view(), set.selected(), options.backward ? &saved : nullptr,
-                        workspace->data(), stream_.get());
+      attention.forward(set.inputs(), set.out().view(), config_.has_branch(1) ? set.selected() : nullptr,
+                        options.backward ? &saved : nullptr, workspace->data(), stream_.get());
       device_.record(middle.get(), stream_.get());
       if (options.backward)
         attention.backward(set.inputs(), set.dout().view(), saved, set.gradients(), workspace->data(), stream_.get());
@@ -272,6 +182,7 @@ class LengthBench {
 
   // How much 16 neighbouring queries of a KV head share: what the selection's cost depends on.
   void measure_overlap() {
+    if (!config_.has_branch(1)) return;
     constexpr std::int64_t neighbours = 16;
     const std::int64_t width = config_.num_kv_heads * config_.select_count;
     const std::size_t group_bytes = static_cast<std::size_t>(neighbours * width) * sizeof(std::int32_t);
@@ -332,9 +243,42 @@ class LengthBench {
   RankFacts facts_;
 };
 
+BenchOptions decided(BenchOptions options, bool gpu) {
+  options.begin = options.begin.value_or(gpu ? 8 << 10 : 1 << 10);
+  options.end = options.end.value_or(std::max<std::int64_t>(*options.begin, gpu ? 64 << 10 : 4 << 10));
+  options.iterations = options.iterations.value_or(gpu ? 20 : 3);
+  options.warmups = options.warmups.value_or(gpu ? 5 : 1);
+  Config& config = options.config;
+  set_default(config.num_q_heads, gpu ? 64 : 8);
+  set_default(config.num_kv_heads, gpu ? 4 : 2);
+  set_default(config.head_dim_qk, gpu ? 128 : 64);
+  set_default(config.head_dim_v, gpu ? 128 : 64);
+  config.compress_hidden_k = config.compress_hidden_v = options.hidden;
+  config = config.with_defaults();
+  if (*options.end < *options.begin)
+    throw ArgumentError(fmt::format("--end: found {}, expected at least --begin = {}", *options.end, *options.begin));
+  if (options.documents > *options.begin)
+    throw ArgumentError(
+        fmt::format("--documents: found {}, expected at most --begin = {}", options.documents, *options.begin));
+  config.validate();
+  return options;
+}
+
 }  // namespace
 
+BenchSetting bench_setting(const BenchOptions& options, Execution& execution, int ranks) {
+  Device& device = execution.device();
+  return {decided(options, device.name() == "cuda"),
+          ranks,
+          std::string(device.name()),
+          device.description(),
+          std::string(name_of(execution.transport())),
+          execution.dtype(),
+          {}};
+}
+
 void bench(const BenchOptions& options, const RankPlace& place) {
+  if (options.decode) return bench_decode(options, place);
   Communicator& control = place.control;
   const bool leads = control.rank() == 0;
   std::optional<Execution> execution;
@@ -343,18 +287,13 @@ void bench(const BenchOptions& options, const RankPlace& place) {
   BenchSetting setting;
   agree_on(control, "open", [&] {
     execution.emplace(options.execution, place);
-    Device& device = execution->device();
-    setting = {decided(options, device.name() == "cuda"),
-               control.size(),
-               std::string(device.name()),
-               device.description(),
-               std::string(name_of(execution->transport())),
-               execution->dtype()};
-    device.check_supported(setting.options.config, setting.dtype);
+    setting = bench_setting(options, *execution, control.size());
+    execution->device().check_supported(setting.options.config, setting.dtype);
     inputs.emplace(setting.dtype, options.selection, options.seed);
     if (leads && !options.json.empty()) report.emplace(options.json);
   });
   agree(control, execution->describe() + " " + setting.options.describe());
+  setting.hosts = hosts_of(control);
   execution->connect();
   execution->device().activate();
 

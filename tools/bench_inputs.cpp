@@ -36,14 +36,17 @@ void BenchInputs::fill(Device& device, Stream stream, DeviceTensor& destination,
                        const Partition& partition, int rank, const RandomRows& numbers) const {
   auto* to = static_cast<std::byte*>(destination.view().data);
   const auto rows = [&](std::int64_t first, std::int64_t count) {
-    if (device.host_accessible())
-      write_rows(numbers, first, count, to);
-    else
-      backends::fill_random(to, dtype_, numbers, first, count, stream);
+    fill_rows(device, stream, to, numbers, first, count);
     to += static_cast<std::size_t>(count * numbers.width) * size_of(dtype_);
   };
   if (!tensor.per_token) return rows(0, tensor.shape[0].size);
   for (const TokenRange& range : partition.ranges(rank)) rows(range.begin, range.size());
+}
+
+void BenchInputs::fill_rows(Device& device, Stream stream, void* destination, const RandomRows& numbers,
+                            std::int64_t first, std::int64_t count) const {
+  if (device.host_accessible()) return write_rows(numbers, first, count, static_cast<std::byte*>(destination));
+  backends::fill_random(destination, dtype_, numbers, first, count, stream);
 }
 
 void BenchInputs::write_rows(const RandomRows& numbers, std::int64_t first_row, std::int64_t rows,

@@ -24,6 +24,10 @@ class BenchInputs {
   void fill(Device& device, Stream stream, LayerMemory& memory, const std::vector<LayerTensor>& tensors,
             const LayerTensor* dout, const Partition& partition, int rank, std::uint64_t set) const;
 
+  /// Enqueues: rows [first, first + count) of `numbers`, written to `destination` one after another.
+  void fill_rows(Device& device, Stream stream, void* destination, const backends::RandomRows& numbers,
+                 std::int64_t first, std::int64_t count) const;
+
  private:
   void fill(Device& device, Stream stream, DeviceTensor& destination, const LayerTensor& tensor,
             const Partition& partition, int rank, const backends::RandomRows& numbers) const;

@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "cpnsa/schema.hpp"
+#include "tools/provenance.hpp"
 
 namespace cpnsa::tool {
 namespace {
@@ -171,14 +172,20 @@ std::string table_row(const BenchRow& row, bool backward) {
   return text;
 }
 
-std::string json_of(const BenchSetting& setting, const std::vector<BenchRow>& rows) {
-  const BenchOptions& options = setting.options;
+ordered_json setting_json(const BenchSetting& setting) {
   ordered_json report;
+  report["provenance"] = provenance_json(setting.hosts);
   report["ranks"] = setting.ranks;
   report["device"] = setting.device;
   report["hardware"] = setting.hardware;
   report["transport"] = setting.transport;
   report["dtype"] = std::string(name_of(setting.dtype));
+  return report;
+}
+
+std::string json_of(const BenchSetting& setting, const std::vector<BenchRow>& rows) {
+  const BenchOptions& options = setting.options;
+  ordered_json report = setting_json(setting);
   report["partition"] = std::string(name_of(options.execution.partition));
   report["exchange"] = std::string(name_of(options.execution.exchange));
   report["selection"] = std::string(name_of(options.selection));

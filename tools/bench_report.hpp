@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <string>
 #include <string_view>
@@ -55,6 +56,7 @@ struct BenchSetting {
   std::string hardware;
   std::string transport;
   DType dtype = DType::f32;
+  std::vector<std::string> hosts;  ///< of the ranks
 };
 
 /// Floating-point operations of the matrix products that the algorithm takes for documents within these bounds: 2 a
@@ -62,6 +64,10 @@ struct BenchSetting {
 /// compressor.
 double forward_flop(const Config& config, std::span<const std::int64_t> cu_seqlens);
 double backward_flop(const Config& config, std::span<const std::int64_t> cu_seqlens);
+
+/// The keys that the reports of `bench` and `bench --decode` begin with: provenance, ranks, device, hardware,
+/// transport, dtype.
+nlohmann::ordered_json setting_json(const BenchSetting& setting);
 
 std::string table_head(const BenchSetting& setting);
 std::string table_row(const BenchRow& row, bool backward);

@@ -30,11 +30,11 @@ class Execution {
   Communicator& communicator() { return *communicator_; }  ///< moves the tensors; after connect()
   TransportKind transport() const { return transport_; }
   DType dtype() const { return dtype_; }
+  int gpu_index() const;  ///< of the rank's GPU, if it has one
 
  private:
   void decide_transport(const ExecutionOptions& options);
   void isolate_nccl_host_id() const;
-  int gpu_index() const;
 
   RankPlace place_;
   DeviceKind device_kind_;

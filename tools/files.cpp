@@ -87,6 +87,21 @@ void File::close() {
     throw_file_error(path_, errno, "closing", "to write the whole file");
 }
 
+void replace_text(const std::filesystem::path& path, std::string_view text) {
+  const std::filesystem::path hidden =
+      path.parent_path() / fmt::format(".{}.cpnsa-{}", path.filename().string(), ::getpid());
+  ::unlink(hidden.c_str());  // of a killed process with the same number
+  try {
+    File file = File::create(hidden);
+    file.write_at(text.data(), text.size(), 0);
+    file.close();
+    if (::rename(hidden.c_str(), path.c_str()) != 0) throw_file_error(path, errno, "replacing it", "a writable file");
+  } catch (...) {
+    ::unlink(hidden.c_str());
+    throw;
+  }
+}
+
 std::string read_text(const std::filesystem::path& path, std::size_t max_bytes) {
   const File file = File::open(path);
   const std::uint64_t size = file.size();

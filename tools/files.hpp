@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 
 namespace cpnsa::tool {
 
@@ -38,6 +39,9 @@ class File {
 /// "path: found No space left on device while writing, expected ..."; `error` is an errno.
 [[noreturn]] void throw_file_error(const std::filesystem::path& path, int error, const char* doing,
                                    const char* expected);
+
+/// Writes a whole small file, all of it or nothing: to a hidden file next to it, which then replaces what was there.
+void replace_text(const std::filesystem::path& path, std::string_view text);
 
 /// Reads a whole small file; ArgumentError if it is longer than `max_bytes`.
 std::string read_text(const std::filesystem::path& path, std::size_t max_bytes);

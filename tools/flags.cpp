@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 
@@ -32,6 +33,30 @@ void Flags::add(const std::string& flags, const std::string& type, const std::st
       ->type_name(type);
 }
 
+void Flags::add_integers(const std::string& flags, std::vector<std::int64_t>& target, std::int64_t least,
+                         std::int64_t most, const std::string& help) {
+  add(flags, "N,N...", help, [&target, least, most](const std::string& text) {
+    std::vector<std::int64_t> numbers;
+    for (std::size_t begin = 0; begin <= text.size();) {
+      const std::size_t end = std::min(text.find(',', begin), text.size());
+      const std::optional<std::int64_t> number = parse_integer(text.substr(begin, end - begin), true);
+      if (!number || *number < least || *number > most || (!numbers.empty() && *number <= numbers.back()))
+        return fmt::format("ascending whole numbers from {} to {} with commas between them", least, most);
+      numbers.push_back(*number);
+      begin = end + 1;
+    }
+    target = numbers;
+    return std::string();
+  });
+}
+
+void Flags::add_text(const std::string& flags, std::string& target, const std::string& type, const std::string& help) {
+  add(flags, type, help, [&target](const std::string& text) {
+    target = text;
+    return std::string(text.empty() ? "a name" : "");
+  });
+}
+
 void Flags::add_number(const std::string& flags, std::optional<double>& target, const std::string& help) {
   add(flags, "X", help, [&target](const std::string& text) -> std::string {
     double number = 0;
@@ -50,24 +75,41 @@ void Flags::add_path(const std::string& flags, std::filesystem::path& target, co
   });
 }
 
+void Flags::add_json(JsonOutput& target) {
+  app_.add_option_function<std::string>(
+          "-J,--json",
+          [&target](const std::string& text) {
+            target.wanted = true;
+            target.file = text;
+          },
+          "JSON in place of text; with FILE there, which must not exist, beside the text")
+      ->type_name("[FILE]")
+      ->expected(0, 1)
+      ->default_str("");
+}
+
 void Flags::add_switch(const std::string& flags, bool& target, bool value, const std::string& help) {
   app_.add_flag_callback(
           flags, [&target, value] { target = value; }, help)
       ->disable_flag_override();
 }
 
-void Flags::add_execution(ExecutionOptions& options) {
+void Flags::add_place(ExecutionOptions& options) {
   add_choice("--device", options.device, "what computes; auto: a GPU when there is one and it has the --dtype");
   add_choice("--transport", options.transport,
              "what moves data between ranks; auto: threads, or mpi (nccl on GPUs) under mpirun");
   add_integer("--ranks", options.ranks, 1, max_ranks,
               "ranks, as threads of this process; under mpirun its number of processes (default 1)");
-  add_choice("--partition", options.partition, "which rank owns which tokens (default contiguous)");
-  add_choice("--exchange", options.exchange, "how selected blocks of other ranks are brought in (default auto)");
   add_choice("--dtype", options.dtype,
              "precision of the layer's tensors; f64 and f32 on the CPU, bf16 and f16 on both "
              "(default f32, on a GPU bf16)");
   add_deadline(options.deadline);
+}
+
+void Flags::add_execution(ExecutionOptions& options) {
+  add_place(options);
+  add_choice("--partition", options.partition, "which rank owns which tokens (default contiguous)");
+  add_choice("--exchange", options.exchange, "how selected blocks of other ranks are brought in (default auto)");
   add_switch("--no-backward", options.backward, false, "forward only");
   add_switch("--keep-blocks", options.keep_blocks, true,
              "keep fetched blocks for the backward, in place of fetching them once more: more memory, less traffic");

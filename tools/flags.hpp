@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "cpnsa/names.hpp"
 #include "tools/options.hpp"
@@ -66,12 +67,20 @@ class Flags {
     });
   }
 
+  /// Whole numbers with commas between them, ascending.
+  void add_integers(const std::string& flags, std::vector<std::int64_t>& target, std::int64_t least, std::int64_t most,
+                    const std::string& help);
+  void add_text(const std::string& flags, std::string& target, const std::string& type, const std::string& help);
   void add_number(const std::string& flags, std::optional<double>& target, const std::string& help);
   void add_path(const std::string& flags, std::filesystem::path& target, const std::string& type,
                 const std::string& help);
+  /// -J [FILE]: a report as JSON, on standard output unless FILE is given.
+  void add_json(JsonOutput& target);
   void add_switch(const std::string& flags, bool& target, bool value, const std::string& help);
 
   void add_deadline(std::optional<std::int64_t>& seconds);
+  /// The flags that say where a command computes, and in which precision.
+  void add_place(ExecutionOptions& options);
   /// The flags that run and bench share.
   void add_execution(ExecutionOptions& options);
 

@@ -53,7 +53,7 @@ LayerFiles::LayerFiles(const fs::path& folder, bool with_dout) : folder_(folder)
   }
 
   const std::int64_t tokens = read_tokens();
-  for (const LayerTensor& tensor : layer_tensors(config_, tokens, branches_are_separate()))
+  for (const LayerTensor& tensor : layer_tensors(config_, tokens, branches_are_separate(), true))
     if (!tensor.optional || has(tensor.name)) inputs_.push_back(checked(tensor));
   if (with_dout && has("dout")) dout_ = checked(dout_tensor(config_, tokens));
   read_cu_seqlens(tokens);

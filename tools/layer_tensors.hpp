@@ -23,6 +23,7 @@ struct LayerTensor {
   std::vector<Extent> shape;  ///< of the whole sequence; a token tensor's first extent is T
   bool per_token = false;     ///< sharded by tokens; otherwise a parameter, which every rank holds whole
   bool optional = false;
+  std::string_view option{};  ///< schema::Tensor::option
 
   std::vector<std::int64_t> extents() const;
   std::int64_t elements_per_row() const;  ///< of a token tensor
@@ -31,10 +32,16 @@ struct LayerTensor {
 
 /// Every input tensor of a layer of T = `tokens`: q, k and v (one for all branches, or one each), gate, and the
 /// parameters of both compressors.
-std::vector<LayerTensor> layer_tensors(const Config& config, std::int64_t tokens, bool separate_kv);
+/// `with_options`: also those that an option of AttentionOptions declares.
+std::vector<LayerTensor> layer_tensors(const Config& config, std::int64_t tokens, bool separate_kv,
+                                       bool with_options = false);
 
 /// The tensor that the backward is given: the gradient of out.
 LayerTensor dout_tensor(const Config& config, std::int64_t tokens);
+
+/// The name of every gradient's file that a run can write: a run that does not write one removes that of an earlier
+/// run.
+std::vector<std::string> gradient_files(const Config& config, std::int64_t tokens);
 
 /// Where the tensor of this name goes: the views of `tensors` (AttentionInputs or AttentionGradients) that it fills.
 template <class Tensors>

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -9,11 +10,9 @@
 
 #include "backends/backends.hpp"
 #include "cpnsa/error.hpp"
-#include "tools/bench.hpp"
 #include "tools/command_line.hpp"
 #include "tools/ending.hpp"
 #include "tools/ranks.hpp"
-#include "tools/run.hpp"
 
 namespace cpnsa::tool {
 namespace {
@@ -25,28 +24,23 @@ bool all_was_written() {
   return std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
 }
 
-void run_rank(const Invocation& invocation, const RankPlace& place) {
-  const char* command = !invocation.help.empty() ? "command=help" : invocation.bench ? "command=bench" : "command=run";
-  agree_on(place.control, command, [&] {
+int run_rank(const Invocation& invocation, const RankPlace& place) {
+  agree_on(place.control, "command=" + invocation.command, [&] {
     if (!invocation.problem.empty()) throw ArgumentError(invocation.problem);
   });
-  if (!invocation.help.empty()) {
-    if (place.control.rank() == 0) fmt::print("{}", invocation.help);
-    return;
-  }
-  if (invocation.bench)
-    bench(*invocation.bench, place);
-  else
-    run(*invocation.run, place);
+  if (invocation.help.empty()) return invocation.run_rank(place);
+  if (place.control.rank() == 0) fmt::print("{}", invocation.help);
+  return 0;
 }
 
 int run_job(const Invocation& invocation, Launch& launch) {
-  const ExecutionOptions& options = invocation.bench ? invocation.bench->execution : invocation.run->execution;
+  const ExecutionOptions& options = invocation.execution;
+  std::atomic<int> status = 0;
   std::unique_ptr<RankGroup> ranks;
   std::string problem;
   try {
     ranks = make_rank_group(launch, options, invocation.problem.empty() ? options.ranks.value_or(1) : 1);
-    ranks->run([&](const RankPlace& place) { run_rank(invocation, place); });
+    ranks->run([&](const RankPlace& place) { status = run_rank(invocation, place); });
   } catch (const std::bad_alloc&) {
     problem = "found no host memory left, expected enough for the rank's tensors";
   } catch (const std::exception& error) {
@@ -56,7 +50,7 @@ int run_job(const Invocation& invocation, Launch& launch) {
   }
   if (!all_was_written() && problem.empty()) problem = output_was_lost;
   if (!problem.empty()) return end_by_failure("cpnsa", problem, launch, std::move(ranks));
-  return 0;
+  return status;
 }
 
 }  // namespace

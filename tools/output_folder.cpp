@@ -9,6 +9,7 @@
 #include <system_error>
 
 #include "cpnsa/error.hpp"
+#include "tools/replacement.hpp"
 
 namespace cpnsa::tool {
 namespace {
@@ -26,8 +27,8 @@ void create_folder(const fs::path& path) {
   if (::mkdir(path.c_str(), 0777) != 0) throw_file_error(path, errno, "creating it", writable);
 }
 
-void rename_to(const fs::path& from, const fs::path& to) {
-  if (::rename(from.c_str(), to.c_str()) != 0) throw_file_error(to, errno, "moving the results there", writable);
+fs::path hidden_name(const std::string& name) {
+  return fmt::format(".{}.cpnsa-{}", name, ::getpid());
 }
 
 }  // namespace
@@ -64,25 +65,41 @@ void OutputFolder::create_parents() {
   }
 }
 
-// Files of a killed run are not removed, because its process id may equal this one's.
+// Files of a killed run are not removed, because its process id may equal this one's. Inside the target where that is a
+// mount point, or where nothing can be created next to it.
 void OutputFolder::create_unfinished() {
-  const fs::path stem =
-      target_exists_ ? target_ / fmt::format(".cpnsa-{}", ::getpid())
-                     : target_.parent_path() / fmt::format(".{}.cpnsa-{}", target_.filename().string(), ::getpid());
+  if (!target_exists_) return create_hidden(target_.parent_path() / hidden_name(target_.filename().string()));
+  target_ = fs::canonical(target_);
+  replaces_whole_ = can_be_replaced(target_);
+  if (replaces_whole_) {
+    try {
+      return create_hidden(target_.parent_path() / hidden_name(target_.filename().string()));
+    } catch (const ArgumentError&) {
+      replaces_whole_ = false;
+    }
+  }
+  create_hidden(target_ / fmt::format(".cpnsa-{}", ::getpid()));
+}
+
+void OutputFolder::create_hidden(const fs::path& stem) {
   std::error_code ignored;  // an error is reported when it is created
   fs::path hidden = stem;
   for (int attempt = 1; fs::exists(fs::symlink_status(hidden, ignored)); ++attempt)
     hidden = fmt::format("{}-{}", stem.string(), attempt);
-  create_folder(hidden);
+  if (::mkdir(hidden.c_str(), 0777) != 0) throw_file_error(target_, errno, "creating a folder for its files", writable);
   unfinished_ = hidden;
 }
 
 // A folder with the name of a file would make commit() fail half-way.
-void OutputFolder::add(const std::string& file_name) {
+void OutputFolder::check(const std::string& file_name) const {
   std::error_code ignored;  // a path that cannot be read is not a folder
   const fs::path place = target_ / file_name;
   if (target_exists_ && fs::is_directory(fs::symlink_status(place, ignored)))
     throw ArgumentError(fmt::format("{}: found a folder, expected a file or nothing", place.string()));
+}
+
+void OutputFolder::add(const std::string& file_name) {
+  check(file_name);
   files_.push_back(file_name);
 }
 
@@ -110,14 +127,13 @@ void OutputFolder::add_text(const std::string& file_name, std::string_view text)
 }
 
 void OutputFolder::commit(const std::vector<std::string>& stale_names) {
-  if (target_exists_) {
-    for (const std::string& file : files_) rename_to(unfinished_ / file, target_ / file);
-    std::error_code ignored;  // files left by an earlier run do not affect those of this run
-    for (const std::string& name : stale_names)
-      if (std::find(files_.begin(), files_.end(), name) == files_.end()) fs::remove(target_ / name, ignored);
-    fs::remove(unfinished_, ignored);
-  } else {
+  std::vector<std::string> removed;
+  for (const std::string& name : stale_names)
+    if (std::find(files_.begin(), files_.end(), name) == files_.end()) removed.push_back(name);
+  if (!target_exists_) {
     rename_to(unfinished_, target_);
+  } else if (!replaces_whole_ || !replace_folder(unfinished_, target_, removed)) {
+    replace_files(unfinished_, target_, files_, removed);
   }
   committed_ = true;
 }

@@ -2,9 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <charconv>
+#include <condition_variable>
+#include <cstdio>
 #include <cstdlib>
+#include <mutex>
 #include <string_view>
+#include <thread>
 
 #include "backends/backends.hpp"
 #include "cpnsa/error.hpp"
@@ -32,9 +37,41 @@ std::optional<Number> number_of(const char* const (&variables)[count]) {
   return std::nullopt;
 }
 
+/// Ends the process if it still exists after the deadline: MPI_Init() waits for every process of the job, has no
+/// deadline itself, and cannot be left in another way.
+class StartLimit {
+ public:
+  explicit StartLimit(std::chrono::milliseconds deadline)
+      : thread_([this, deadline] {
+          std::unique_lock lock(mutex_);
+          if (over_.wait_for(lock, deadline, [this] { return started_; })) return;
+          fmt::print(stderr,
+                     "{}: error: MPI_Init: waited {} ms for the job's processes, expected all of them to start\n",
+                     program_invocation_short_name, deadline.count());
+          std::_Exit(1);
+        }) {}
+  ~StartLimit() {
+    {
+      const std::lock_guard lock(mutex_);
+      started_ = true;
+    }
+    over_.notify_one();
+    thread_.join();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable over_;
+  bool started_ = false;
+  std::thread thread_;  // last: it uses the others
+};
+
 class MpiRanks final : public RankGroup {
  public:
-  explicit MpiRanks(std::chrono::milliseconds deadline) : job_(backends::make_mpi_job(deadline)) {}
+  explicit MpiRanks(std::chrono::milliseconds deadline) {
+    const StartLimit limit(deadline);
+    job_ = backends::make_mpi_job(deadline);
+  }
   const Communicator& communicator() const { return job_->communicator(); }
   void run(const std::function<void(const RankPlace&)>& body) override {
     body({job_->communicator(), job_->local_rank(), job_->local_size()});

@@ -8,7 +8,6 @@
 #include <optional>
 
 #include "cpnsa/error.hpp"
-#include "cpnsa/schema.hpp"
 #include "tools/execution.hpp"
 #include "tools/layer_files.hpp"
 #include "tools/layer_memory.hpp"
@@ -52,6 +51,7 @@ class RankRun {
   }
 
  private:
+  bool selects() const { return files_->config().has_branch(1); }
   bool leads() const { return control_.rank() == 0; }
 
   void open() {
@@ -129,6 +129,10 @@ class RankRun {
     options.backward = backward;
     options.sum_parameter_gradients = true;
     options.timing = true;
+    for (const LayerFiles::Input& input : files_->inputs()) {
+      if (input.tensor.option == "compressed_query") options.compressed_query = true;
+      if (input.tensor.option == "sinks") options.sinks = true;
+    }
     Attention attention(files_->config(), *partition_, device, execution_->communicator(), options);
 
     std::optional<DeviceBuffer> workspace, saved_memory;
@@ -142,8 +146,8 @@ class RankRun {
     report_.tokens = attention.rows();
     progress_.show("forward");
     const Stopwatch forward;
-    attention.forward(memory_->inputs(), memory_->out().view(), memory_->selected(), backward ? &saved : nullptr,
-                      workspace->data(), stream_->get());
+    attention.forward(memory_->inputs(), memory_->out().view(), selects() ? memory_->selected() : nullptr,
+                      backward ? &saved : nullptr, workspace->data(), stream_->get());
     finish_step();
     report_.forward_seconds = forward.seconds();
     if (backward) {
@@ -170,12 +174,13 @@ class RankRun {
                               {result_type(dtype), {files_->tokens(), config.num_q_heads, config.head_dim_v}},
                               true,
                               memory_->out().view().data,
-                              dtype},
-                             {"selected.npy",
-                              {NpyType::i4, {files_->tokens(), config.num_kv_heads, config.select_count}},
-                              true,
-                              memory_->selected(),
-                              std::nullopt}};
+                              dtype}};
+    if (selects())
+      list.push_back({"selected.npy",
+                      {NpyType::i4, {files_->tokens(), config.num_kv_heads, config.select_count}},
+                      true,
+                      memory_->selected(),
+                      std::nullopt});
     if (files_->dout())
       for (const LayerFiles::Input& input : files_->inputs())
         list.push_back({fmt::format("d{}.npy", input.tensor.name),
@@ -197,7 +202,9 @@ class RankRun {
     agree_on(control_, "finish the output", [&] {
       if (!leads()) return;
       output_->add_text("stats.json", report.json());
-      output_->commit(possible_files());
+      std::vector<std::string> stale = gradient_files(files_->config(), files_->tokens());
+      stale.push_back("selected.npy");  // which a layer without the selected branch does not write
+      output_->commit(stale);
     });
     progress_.show("");
     if (leads()) fmt::print("{}", report.table());
@@ -228,16 +235,6 @@ class RankRun {
       }
     }
     file.close();
-  }
-
-  // Every file that a run can write. Those of an earlier run that this one does not write are removed.
-  std::vector<std::string> possible_files() const {
-    std::vector<std::string> names;
-    for (const LayerTensor& tensor : layer_tensors(files_->config(), files_->tokens(), false))
-      names.push_back(fmt::format("d{}.npy", tensor.name));
-    for (const schema::Tensor& tensor : schema::tensors)
-      names.push_back(fmt::format("{}.npy", tensor.gradient_name().view()));
-    return names;
   }
 
   RunReport gather_report() {

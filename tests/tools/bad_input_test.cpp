@@ -103,7 +103,7 @@ TEST(BadInput, CommandLineAlone) {
     SCOPED_TRACE(testing::PrintToString(arguments));
     expect_one_line(run_command(one_rank(), arguments), one_rank(), expected);
   };
-  expect({}, {"found no command", "expected run or bench"});
+  expect({}, {"found no command", "expected run, decode, bench, info, plan or doctor"});
   expect({"fly"}, {"fly", "expected one command"});
   expect({"--frobnicate"}, {"--frobnicate", "expected"});
   expect({"run"}, {"--in", "found nothing", "expected"});

@@ -52,6 +52,27 @@ TEST(Bench, ATableThatIsLostIsAnError) {
   }
 }
 
+TEST(Bench, DecodingStepsOfABatch) {
+  const TemporaryFolder folder;
+  const std::string path = folder.path() / "bench.json";
+  const Outcome outcome = bench(threads(2), {"--decode", "--batch", "3", "--queries", "2", "-J", path});
+  ASSERT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_EQ(rows_of(outcome.out).size(), 2u) << outcome.out;
+  const json report = json::parse(read_file(path));
+  ASSERT_EQ(report["rows"].size(), 2u);
+  EXPECT_EQ(report["batch"], 3);
+  EXPECT_EQ(report["rows"][1]["tokens"], 512);
+  EXPECT_GT(report["rows"][1]["read_bytes"], report["rows"][0]["read_bytes"]);
+  for (const char* stage : {"prepare", "append", "compress", "compressed", "importance", "tokens", "merge"})
+    EXPECT_TRUE(report["rows"][0]["stage_seconds"].contains(stage)) << stage;
+}
+
+TEST(Bench, AGraphNeedsAGpu) {
+  const Outcome outcome = bench(threads(1), {"--decode", "--graph"});
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("--graph: found the cpu device, expected cuda"));
+}
+
 TEST(Bench, JsonHoldsEveryRow) {
   const TemporaryFolder folder;
   const std::string path = folder.path() / "bench.json";
@@ -62,6 +83,9 @@ TEST(Bench, JsonHoldsEveryRow) {
   EXPECT_EQ(report["rows"][0]["tokens"], 256);
   EXPECT_EQ(report["rows"][1]["tokens"], 512);
   EXPECT_EQ(report["config"]["num_q_heads"], 2);
+  EXPECT_EQ(report["provenance"]["hosts"].size(), 2u);
+  EXPECT_EQ(report["provenance"]["nodes"], 1);
+  EXPECT_NE(report["provenance"]["commit"], "");
   EXPECT_FALSE(report["rows"][0].contains("backward"));
   EXPECT_TRUE(report["rows"][0]["forward"]["stage_seconds"].contains("selected"));
 

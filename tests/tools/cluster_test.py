@@ -1,6 +1,7 @@
 """bench/cluster.py on CPU ranks at sizes that take no time: that it runs everything, compares what it says it compares,
 and says what it did not run."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import xml.etree.ElementTree
 script, build, mpiexec = os.environ["CPNSA_SCRIPT"], os.environ["CPNSA_BUILD"], os.environ["CPNSA_MPIEXEC"]
 sys.path.insert(0, os.path.dirname(script))
 sys.dont_write_bytecode = True
+from cluster import Session  # noqa: E402
 from cluster_grid import grid  # noqa: E402
 from cluster_report import exposed_seconds, report, scaling_table, wrong  # noqa: E402
 
@@ -30,6 +32,16 @@ def row(ranks, seconds, exchange_seconds=0.0, exchange="auto"):
             "exchange": exchange, "bench": {"rows": [entry], "hardware": "a card"}}
 
 
+class Launch(unittest.TestCase):
+    def test_a_node_is_filled_before_the_next(self):
+        arguments = argparse.Namespace(launch="srun -N {nodes} -n {ranks} --ntasks-per-node={per_node}",
+                                       ranks_per_node=8, time_limit=1)
+        commands = [" ".join(Session(arguments).launched(ranks, "cpnsa")) for ranks in (1, 2, 8, 16, 24)]
+        self.assertEqual(commands, [f"srun -N {nodes} -n {ranks} --ntasks-per-node={per_node} cpnsa"
+                                    for nodes, ranks, per_node in
+                                    ((1, 1, 1), (1, 2, 2), (1, 8, 8), (2, 16, 8), (3, 24, 8))])
+
+
 class Cluster(unittest.TestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -45,6 +57,8 @@ class Cluster(unittest.TestCase):
         self.assertTrue(all(layer["same_indices"] for layer in results["layers"]))
         self.assertEqual(len(results["rows"]), len(grid([1, 2], True)))
         self.assertEqual({row["bench"]["ranks"] for row in results["rows"]}, {1, 2})
+        self.assertTrue(results["provenance"]["version"])
+        self.assertEqual({len(row["bench"]["provenance"]["hosts"]) for row in results["rows"]}, {1, 2})
         self.assertEqual({row["bench"]["documents"] for row in results["rows"]}, {1, 8, 16})
         self.assertIn("of ideal", outcome.stdout)
         xml.etree.ElementTree.parse(os.path.join(self.out, "scaling.svg"))

@@ -18,11 +18,11 @@ TEST(ConfigFile, ReadsEveryKey) {
   const Config config = read(R"({"num_q_heads": 6, "num_kv_heads": 2, "head_dim_qk": 192, "head_dim_v": 128,
     "compress_block": 8, "compress_stride": 4, "select_block": 16, "select_count": 5, "init_blocks": 2,
     "local_blocks": 3, "window": 100, "softmax_scale": 0.25, "compressor": "linear", "activation": "gelu",
-    "gate": "values"})");
+    "gate": "values", "branches": "cmp_win"})");
   EXPECT_EQ(config.describe(),
             "num_q_heads=6 num_kv_heads=2 head_dim_qk=192 head_dim_v=128 compress_block=8 compress_stride=4 "
             "select_block=16 select_count=5 init_blocks=2 local_blocks=3 window=100 softmax_scale=0.25 "
-            "compressor=linear activation=gelu gate=values compress_hidden_k=0 compress_hidden_v=0");
+            "compressor=linear activation=gelu gate=values branches=cmp_win compress_hidden_k=0 compress_hidden_v=0");
 }
 
 TEST(ConfigFile, TheRestHasThePapersDefaults) {

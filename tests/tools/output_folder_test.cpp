@@ -49,6 +49,69 @@ TEST(OutputFolder, ReplacesFilesOfAnExistingFolder) {
   EXPECT_EQ(read_file(folder.path() / "one"), "new");
 }
 
+// The folder is then exchanged for another.
+TEST(OutputFolder, AnExistingFolderKeepsWhatIsNotReplaced) {
+  const TemporaryFolder folder;
+  const fs::path target = folder.path() / "out";
+  fs::create_directory(target);
+  fs::permissions(target, fs::perms(0750));
+  write_file(target / "one", "old");
+  write_file(target / "stale", "old");
+  write_file(target / "other", "old");
+  fs::create_symlink("nowhere", target / "link");
+  fs::create_symlink("out", folder.path() / "to_out");
+  {
+    tool::OutputFolder output(folder.path() / "to_out");
+    output.add_text("one", "new");
+    output.commit({"stale"});
+  }
+  EXPECT_EQ(names_in(target), (Names{"link", "one", "other"}));
+  EXPECT_EQ(read_file(target / "one"), "new");
+  EXPECT_EQ(read_file(target / "other"), "old");
+  EXPECT_EQ(fs::read_symlink(target / "link"), "nowhere");
+  EXPECT_EQ(fs::status(target).permissions(), fs::perms(0750));
+  EXPECT_EQ(names_in(folder.path()), (Names{"out", "to_out"}));
+}
+
+// A process that works in the folder must find the results there.
+TEST(OutputFolder, TheWorkingFolderIsFilledFileByFile) {
+  const TemporaryFolder folder;
+  const fs::path before = fs::current_path();
+  fs::current_path(folder.path());
+  {
+    tool::OutputFolder output(".");
+    output.add_text("one", "1");
+    output.commit({});
+  }
+  EXPECT_EQ(read_file("one"), "1");
+  EXPECT_EQ(names_in("."), Names{"one"});
+  fs::current_path(before);
+}
+
+// A file that cannot be moved, after others that were.
+TEST(OutputFolder, AnErrorWhileMovingLeavesAllAsItWas) {
+  const TemporaryFolder folder;
+  for (const char* name : {"one", "three", "stale"}) write_file(folder.path() / name, "old");
+  {
+    tool::OutputFolder output(folder.path());
+    for (const char* name : {"new", "one", "two", "three"}) output.add_text(name, "new");
+    fs::create_directory(folder.path() / "two");
+    EXPECT_THROW(output.commit({"stale"}), ArgumentError);
+  }
+  EXPECT_EQ(names_in(folder.path()), (Names{"one", "stale", "three", "two"}));
+  for (const char* name : {"one", "three", "stale"}) EXPECT_EQ(read_file(folder.path() / name), "old");
+}
+
+TEST(OutputFolder, ATextIsReplacedWholeOrNotAtAll) {
+  const TemporaryFolder folder;
+  tool::replace_text(folder.path() / "a", "one");
+  tool::replace_text(folder.path() / "a", "two");
+  EXPECT_EQ(read_file(folder.path() / "a"), "two");
+  fs::create_directory(folder.path() / "b");
+  EXPECT_THROW(tool::replace_text(folder.path() / "b", "three"), ArgumentError);
+  EXPECT_EQ(names_in(folder.path()), (Names{"a", "b"}));
+}
+
 TEST(OutputFolder, RefusesWhatIsNoFolder) {
   const TemporaryFolder folder;
   write_file(folder.path() / "file", "");
