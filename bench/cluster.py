@@ -7,6 +7,7 @@ scaling.svg. What did not run is listed with its reason. Usually started by scri
 import argparse
 import datetime
 import json
+import math
 import os
 import shlex
 import signal
@@ -28,7 +29,10 @@ def parse_arguments():
     parser.add_argument("--out", required=True, metavar="DIR",
                         help="folder of the results; an existing one is an error")
     parser.add_argument("--ranks", type=int, default=0, help="most ranks, a GPU each (0: the GPUs of this machine)")
-    parser.add_argument("--launch", default="mpirun --bind-to none -n {ranks}", help="what starts {ranks} ranks")
+    parser.add_argument("--launch", default="mpirun --bind-to none -n {ranks}",
+                        help="what starts {ranks} ranks, on {nodes} nodes of --ranks-per-node, {per_node} on each")
+    parser.add_argument("--ranks-per-node", type=int, default=0, metavar="N",
+                        help="the ranks that fill a node before the next one gets any (0: all are on one)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try this out, at tiny sizes")
     parser.add_argument("--time-limit", type=float, default=600, metavar="S", help="what comes after is left out")
     parser.add_argument("--step-limit", type=float, default=90, metavar="S", help="seconds that one step may take")
@@ -50,7 +54,9 @@ class Session:
         return os.access(self.program(name), os.X_OK)
 
     def launched(self, ranks, *command):
-        return [*shlex.split(self.arguments.launch.format(ranks=ranks)), *command]
+        per_node = min(ranks, self.arguments.ranks_per_node or ranks)
+        launch = self.arguments.launch.format(ranks=ranks, nodes=math.ceil(ranks / per_node), per_node=per_node)
+        return [*shlex.split(launch), *command]
 
     def run(self, title, command, environment=()):
         """True if the program ended well; a failure is noted with its reason."""
@@ -175,6 +181,12 @@ def run_examples(session, counts):
     return results
 
 
+def provenance(session):
+    """Version, commit, libraries and GPUs, as `cpnsa info` says; the hosts of a run are in its `bench`."""
+    outcome = subprocess.run([session.program("cpnsa"), "info", "-J"], capture_output=True, text=True, check=False)
+    return json.loads(outcome.stdout) if outcome.returncode == 0 else {}
+
+
 def main():
     arguments = parse_arguments()
     gpus = gpus_here()
@@ -189,7 +201,8 @@ def main():
         sys.exit(f"cluster.py: error: --out: {arguments.out} exists already, expected a new folder")
 
     session, counts = Session(arguments), rank_counts(most)
-    results = {"date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    results = {"provenance": provenance(session),
+               "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
                "device": arguments.device, "ranks": most, "gpus_of_this_machine": gpus, "launch": arguments.launch}
     # Correctness comes before speed, and the largest rank count before the others: time may run out.
     results["layers"] = compare_layers(session, counts)

@@ -1,4 +1,4 @@
-"""Two kinds of charts as SVG, side by side in one picture, by the standard library alone."""
+"""Three kinds of charts as SVG, side by side in one picture, by the standard library alone."""
 
 import math
 import textwrap
@@ -37,13 +37,13 @@ def _frame(title, x_label, y_label):
 
 
 class Lines:
-    """series: {name: [(x, y), ...]}; the x axis is logarithmic and marked by x_names, the y axis is logarithmic or
-    starts at 0. ideals: {name: [(x, y), ...]}, dashed in the colour of the series of that name. level: (y, text), a
-    dashed horizontal line."""
+    """series: {name: [(x, y), ...]}; the x axis is logarithmic and marked by x_names, the y axis is logarithmic,
+    starts at 0, or (`from_zero` false) at the tick below the lowest y. ideals: {name: [(x, y), ...]}, dashed in the
+    colour of the series of that name. level: (y, text), a dashed horizontal line."""
 
-    def __init__(self, title, x_label, y_label, series, x_names, log_y=True, ideals=None, level=None):
+    def __init__(self, title, x_label, y_label, series, x_names, log_y=True, ideals=None, level=None, from_zero=True):
         self.title, self.x_label, self.y_label, self.series, self.x_names = title, x_label, y_label, series, x_names
-        self.log_y, self.ideals, self.level = log_y, ideals or {}, level
+        self.log_y, self.ideals, self.level, self.from_zero = log_y, ideals or {}, level, from_zero
 
     def names(self):
         return list(self.series)
@@ -61,9 +61,10 @@ class Lines:
             y_high = max(math.ceil(math.log10(max(ys))), y_low + 1)
             scale, ticks = math.log10, [10.0**power for power in range(y_low, y_high + 1)]
         else:
-            step = _tick(max(ys))
-            y_low, y_high = 0, step * math.ceil(max(ys) / step)
-            scale, ticks = float, [step * i for i in range(round(y_high / step) + 1)]
+            step = _tick(max(ys) if self.from_zero else max(max(ys) - min(ys), 1e-6))
+            y_low = 0 if self.from_zero else step * math.floor(min(ys) / step)
+            y_high = max(step * math.ceil(max(ys) / step), y_low + step)
+            scale, ticks = float, [y_low + step * i for i in range(round((y_high - y_low) / step) + 1)]
         place_y = lambda y: HEIGHT - BOTTOM - (scale(y) - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
         for tick in ticks:
             y = place_y(tick)
@@ -118,6 +119,46 @@ class StackedBars:
                 )
             shapes.append(_text(LEFT + (i + 0.5) * slot, HEIGHT - BOTTOM + 18, label))
         return shapes
+
+
+class HeatMap:
+    """cells: {row: {column: share in [0, 1] or None}}, a rectangle per cell with its per cent, from red to green."""
+
+    SCALE = ((200, 60, 60), (246, 218, 120), (70, 160, 95))  # of the shares 0, 1/2 and 1
+    ROW_NAMES = 150  # pixels
+
+    def __init__(self, title, x_label, cells):
+        self.title, self.x_label, self.cells = title, x_label, cells
+
+    def names(self):
+        return []
+
+    def draw(self, colours):
+        columns = list(dict.fromkeys(column for row in self.cells.values() for column in row))
+        shapes = [_text(WIDTH / 2, 20, self.title, more='font-weight="bold"'),
+                  _text((self.ROW_NAMES + WIDTH) / 2, HEIGHT - 10, self.x_label)]
+        if not columns:
+            return shapes
+        wide = (WIDTH - RIGHT - self.ROW_NAMES) / len(columns)
+        high = (HEIGHT - TOP - BOTTOM) / len(self.cells)
+        for y, (row, cells) in enumerate(self.cells.items()):
+            shapes.append(_text(self.ROW_NAMES - 8, TOP + (y + 0.5) * high + 4, row, "end"))
+            for x, column in enumerate(columns):
+                share = cells.get(column)
+                left, top = self.ROW_NAMES + x * wide, TOP + y * high
+                fill = "#eee" if share is None else self._colour(share)
+                shapes.append(f'<rect x="{left:.1f}" y="{top:.1f}" width="{wide:.1f}" height="{high:.1f}" '
+                              f'fill="{fill}" stroke="white"/>')
+                shapes.append(_text(left + wide / 2, top + high / 2 + 4, "" if share is None else f"{100 * share:.0f}"))
+        for x, column in enumerate(columns):
+            shapes.append(_text(self.ROW_NAMES + (x + 0.5) * wide, HEIGHT - BOTTOM + 18, str(column)))
+        return shapes
+
+    def _colour(self, share):
+        place = min(max(share, 0.0), 1.0) * (len(self.SCALE) - 1)
+        below = min(int(place), len(self.SCALE) - 2)
+        mixed = (round(a + (b - a) * (place - below)) for a, b in zip(self.SCALE[below], self.SCALE[below + 1]))
+        return "#" + "".join(f"{part:02x}" for part in mixed)
 
 
 def picture(panels, title="", setting=""):

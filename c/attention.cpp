@@ -1,28 +1,16 @@
 #include "cpnsa/attention.hpp"
 
-#include <exception>
 #include <memory>
 #include <tuple>
 
 #include "c/objects.hpp"
 #include "c/parameters.hpp"
+#include "cpnsa/presets.hpp"
 
 using namespace cpnsa::c;
 using cpnsa::Attention;
 
 namespace {
-
-// The result of `prepare`, which converts the arguments of a collective call to the library's types. Only this can fail
-// on one rank alone; `refuse` then tells the ranks that are waiting in the call.
-template <class Prepare, class Refuse>
-auto prepared_or_refused(const Prepare& prepare, const Refuse& refuse) {
-  try {
-    return prepare();
-  } catch (const std::exception& problem) {
-    refuse(problem.what());
-    throw;
-  }
-}
 
 // Runs one collective call of a layer with its prepared arguments.
 template <class Prepare, class Call>
@@ -45,6 +33,13 @@ struct UsedSaved {
 };
 
 }  // namespace
+
+cpnsa_status cpnsa_config_preset(const char* name, cpnsa_config* config) {
+  return guarded(__func__, [&] {
+    not_null(name, "name");
+    write(cpnsa::preset(name), config);
+  });
+}
 
 cpnsa_status cpnsa_attention_create(const cpnsa_config* config, const cpnsa_options* options, cpnsa_partition partition,
                                     cpnsa_device device, cpnsa_communicator communicator, cpnsa_attention* out) {
@@ -98,6 +93,18 @@ cpnsa_status cpnsa_forward(cpnsa_attention attention, const cpnsa_tensors* input
         [&](Attention& layer, const auto& prepared) {
           const auto& [views, out_view, used] = prepared;
           layer.forward(views, out_view, selected, used.get(), workspace, {stream});
+        });
+  });
+}
+
+cpnsa_status cpnsa_forward_outputs(cpnsa_attention attention, const cpnsa_tensors* inputs, const cpnsa_outputs* outputs,
+                                   cpnsa_saved saved, void* workspace, void* stream) {
+  return guarded(__func__, [&] {
+    run(
+        attention, [&] { return std::tuple(to_inputs(inputs), to_outputs(outputs), UsedSaved(saved)); },
+        [&](Attention& layer, const auto& prepared) {
+          const auto& [views, to, used] = prepared;
+          layer.forward(views, to.out, to.selected, used.get(), workspace, {stream}, to.log_sum_exp);
         });
   });
 }

@@ -32,4 +32,9 @@ Table<SavedObject, cpnsa_saved>& saved_forwards() {
   return *table;
 }
 
+Table<DecoderObject, cpnsa_decoder>& decoders() {
+  static auto* table = new Table<DecoderObject, cpnsa_decoder>("decoder");
+  return *table;
+}
+
 }  // namespace cpnsa::c

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "c/enumerators.hpp"
+#include "cpnsa/kv_cache.hpp"
 
 namespace cpnsa::c {
 namespace {
@@ -19,17 +20,14 @@ static_assert(matches<DType, cpnsa_dtype>("CPNSA_"));
 static_assert(matches<Compressor, cpnsa_compressor>("CPNSA_COMPRESSOR_"));
 static_assert(matches<Activation, cpnsa_activation>("CPNSA_ACTIVATION_"));
 static_assert(matches<GateKind, cpnsa_gate>("CPNSA_GATE_"));
+static_assert(matches<BranchSet, cpnsa_branch_set>("CPNSA_BRANCH_SET_"));
 static_assert(matches<Exchange, cpnsa_exchange>("CPNSA_EXCHANGE_"));
 static_assert(matches<PartitionKind, cpnsa_partition_kind>("CPNSA_PARTITION_"));
+static_assert(matches<CachePart, cpnsa_cache_part>("CPNSA_CACHE_"));
 
-template <NamedEnum Enum>
-std::int32_t to_number(Enum value) {
-  return static_cast<std::int32_t>(value) + 1;
-}
-
-bool to_bool(std::int32_t number, const char* name) {
-  if (number != 0 && number != 1) throw ArgumentError(fmt::format("{}: found {}, expected 0 or 1", name, number));
-  return number == 1;
+/// A member that a later version may give a meaning.
+void check_reserved(std::int32_t found, const char* name) {
+  if (found != 0) throw ArgumentError(fmt::format("{}.reserved: found {}, expected 0", name, found));
 }
 
 // Inputs and gradients have members of the same names; `name_of_tensor` is what messages call one.
@@ -40,18 +38,36 @@ Views to_views(const cpnsa_tensors* given, const char* name, const NameOfTensor&
   schema::for_each_tensor([&](const schema::Tensor& tensor, TensorView& to,
                               const cpnsa_tensor& from) { to = to_view(from, name_of_tensor(tensor).str()); },
                           views, tensors);
-  if constexpr (std::is_same_v<Views, AttentionInputs>) views.layer = tensors.layer;
+  check_reserved(tensors.reserved, name);
+  if constexpr (std::is_same_v<Views, AttentionInputs>) {
+    views.layer = tensors.layer;
+    views.summary_rotation = {to_view(tensors.rotation_cos, "rotation_cos"),
+                              to_view(tensors.rotation_sin, "rotation_sin"),
+                              to_bool(tensors.rotation_interleaved, "rotation_interleaved")};
+    views.selected = tensors.selected;
+  }
   return views;
 }
 
 // The members of cpnsa_config, in the order of schema::config_keys.
-constexpr std::tuple config_members{
-    &cpnsa_config::num_q_heads,       &cpnsa_config::num_kv_heads,     &cpnsa_config::head_dim_qk,
-    &cpnsa_config::head_dim_v,        &cpnsa_config::compress_block,   &cpnsa_config::compress_stride,
-    &cpnsa_config::select_block,      &cpnsa_config::select_count,     &cpnsa_config::init_blocks,
-    &cpnsa_config::local_blocks,      &cpnsa_config::window,           &cpnsa_config::softmax_scale,
-    &cpnsa_config::compressor,        &cpnsa_config::activation,       &cpnsa_config::gate,
-    &cpnsa_config::compress_hidden_k, &cpnsa_config::compress_hidden_v};
+constexpr std::tuple config_members{&cpnsa_config::num_q_heads,
+                                    &cpnsa_config::num_kv_heads,
+                                    &cpnsa_config::head_dim_qk,
+                                    &cpnsa_config::head_dim_v,
+                                    &cpnsa_config::compress_block,
+                                    &cpnsa_config::compress_stride,
+                                    &cpnsa_config::select_block,
+                                    &cpnsa_config::select_count,
+                                    &cpnsa_config::init_blocks,
+                                    &cpnsa_config::local_blocks,
+                                    &cpnsa_config::window,
+                                    &cpnsa_config::softmax_scale,
+                                    &cpnsa_config::compressor,
+                                    &cpnsa_config::activation,
+                                    &cpnsa_config::gate,
+                                    &cpnsa_config::branches,
+                                    &cpnsa_config::compress_hidden_k,
+                                    &cpnsa_config::compress_hidden_v};
 
 void set(std::string_view, std::int64_t& to, std::int64_t from) {
   to = from;
@@ -71,11 +87,6 @@ void set_all(Config& to, const cpnsa_config& from, std::index_sequence<i...>) {
   (set(keys[i].name, to.*std::get<keys[i].member.index()>(keys[i].member), from.*std::get<i>(config_members)), ...);
 }
 
-/// A member that a later version may give a meaning.
-void check_reserved(std::int32_t found, const char* name) {
-  if (found != 0) throw ArgumentError(fmt::format("{}.reserved: found {}, expected 0", name, found));
-}
-
 }  // namespace
 
 void check_struct_size(const char* name, std::size_t found, std::size_t first, std::size_t known) {
@@ -93,12 +104,43 @@ void check_unknown_members(const char* name, const void* given, std::size_t size
         known));
 }
 
+bool to_bool(std::int32_t number, const char* name) {
+  if (number != 0 && number != 1) throw ArgumentError(fmt::format("{}: found {}, expected 0 or 1", name, number));
+  return number == 1;
+}
+
 Config to_config(const cpnsa_config* given) {
   const auto config = read<cpnsa_config>(given, CPNSA_CONFIG_INIT, sizeof(cpnsa_config), "config");
   Config result;
   set_all(result, config, std::make_index_sequence<schema::config_keys.size()>());
-  check_reserved(config.reserved, "config");
   return result;
+}
+
+namespace {
+
+void put(std::int64_t& to, std::int64_t from) {
+  to = from;
+}
+void put(double& to, const std::optional<double>& from) {
+  to = from.value_or(0);
+}
+template <NamedEnum Enum>
+void put(std::int32_t& to, Enum from) {
+  to = to_number(from);
+}
+
+template <std::size_t... i>
+void put_all(cpnsa_config& to, const Config& from, std::index_sequence<i...>) {
+  constexpr auto& keys = schema::config_keys;
+  (put(to.*std::get<i>(config_members), from.*std::get<keys[i].member.index()>(keys[i].member)), ...);
+}
+
+}  // namespace
+
+void write(const Config& config, cpnsa_config* out) {
+  const std::size_t size = not_null(out, "config").struct_size;
+  check_struct_size("config", size, sizeof(cpnsa_config), sizeof(cpnsa_config));
+  put_all(*out, config, std::make_index_sequence<schema::config_keys.size()>());
 }
 
 AttentionOptions to_options(const cpnsa_options* given) {
@@ -115,6 +157,9 @@ AttentionOptions to_options(const cpnsa_options* given) {
   result.sum_parameter_gradients = to_bool(options.sum_parameter_gradients, "sum_parameter_gradients");
   result.timing = to_bool(options.timing, "timing");
   result.reuse_saved = to_bool(options.reuse_saved, "reuse_saved");
+  result.compressed_query = to_bool(options.compressed_query, "compressed_query");
+  result.sinks = to_bool(options.sinks, "sinks");
+  result.given_selection = to_bool(options.given_selection, "given_selection");
   result.compare_parameters = to_bool(options.compare_parameters, "compare_parameters");
   return result;
 }
@@ -135,6 +180,14 @@ TensorView to_view(const cpnsa_tensor& tensor, const std::string& name) {
 
 AttentionInputs to_inputs(const cpnsa_tensors* tensors) {
   return to_views<AttentionInputs>(tensors, "inputs", [](const schema::Tensor& tensor) { return tensor.name; });
+}
+
+Outputs to_outputs(const cpnsa_outputs* given) {
+  const auto outputs = read<cpnsa_outputs>(given, CPNSA_OUTPUTS_INIT, sizeof(cpnsa_outputs), "outputs");
+  return {to_view(outputs.out, "out"),
+          outputs.selected,
+          {to_view(outputs.log_sum_exp.cmp, "log_sum_exp.cmp"), to_view(outputs.log_sum_exp.slc, "log_sum_exp.slc"),
+           to_view(outputs.log_sum_exp.win, "log_sum_exp.win")}};
 }
 
 AttentionGradients to_gradients(const cpnsa_tensors* tensors) {

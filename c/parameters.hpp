@@ -45,9 +45,24 @@ Enum to_enum(std::int32_t number, const std::string& name) {
   throw ArgumentError(fmt::format("{}: found {}, expected one of {}", name, number, expected));
 }
 
+/// The number of an enum's value in the interface.
+template <NamedEnum Enum>
+std::int32_t to_number(Enum value) {
+  return static_cast<std::int32_t>(value) + 1;
+}
+
+bool to_bool(std::int32_t number, const char* name);
 Config to_config(const cpnsa_config* config);
+void write(const Config& config, cpnsa_config* out);
 AttentionOptions to_options(const cpnsa_options* options);
 TensorView to_view(const cpnsa_tensor& tensor, const std::string& name);
+/// The views of a cpnsa_outputs.
+struct Outputs {
+  TensorView out;
+  std::int32_t* selected;
+  BranchTensors log_sum_exp;
+};
+Outputs to_outputs(const cpnsa_outputs* outputs);
 AttentionInputs to_inputs(const cpnsa_tensors* tensors);
 AttentionGradients to_gradients(const cpnsa_tensors* tensors);
 void write(const Statistics& statistics, cpnsa_statistics* out);

@@ -39,7 +39,7 @@ install(
 )
 cpnsa_install_pc(cpnsa "Native Sparse Attention, distributed: C++20" "-lcpnsa -lm -pthread" "")
 if(TARGET cpnsa_c)
-  install(FILES include/cpnsa/cpnsa.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/cpnsa)
+  install(FILES include/cpnsa/cpnsa.h include/cpnsa/cpnsa_decode.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/cpnsa)
 endif()
 
 set(CPNSA_COMPONENT_FACTS "")

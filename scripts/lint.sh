@@ -32,7 +32,7 @@ mapfile -t sources < <(files '*.cpp' '*.hpp' '*.h' '*.c' '*.cu' '*.cuh')
 mapfile -t python < <(files '*.py')
 mapfile -t cmake < <(files '*CMakeLists.txt' '*.cmake')
 mapfile -t shell < <(files '*.sh' '*.sbatch' .ci/run)
-mapfile -t text < <(files ':!*.npy' ':!*.svg' ':!*.json' ':!LICENSE' ':!tests/golden/cases/*')
+mapfile -t text < <(files ':!*.npy' ':!*.svg' ':!*.json' ':!LICENSE' ':!tests/golden/cases/*' ':!tests/fuzz/corpus/*')
 
 failed=()
 check() {  # NAME command...

@@ -61,6 +61,16 @@ provide_python() {
     "$python" -m pip --quiet install 'nanobind>=2.5' 'scikit-build-core>=0.10'
 }
 
+# A virtual environment over nothing but PyPI with the newest packages that the Python tests run with; sets
+# `modern_python`. Fails where PyPI does not provide them.
+provide_modern_python() {
+  local environment=$PWD/build/pypi-python requirements=tests/python/requirements-modern.txt
+  modern_python=$environment/bin/python
+  if cmp --silent "$requirements" "$environment/requirements.txt"; then return; fi
+  /usr/bin/python3 -m venv --clear "$environment" && "$modern_python" -m pip --quiet install -r "$requirements" &&
+    cp "$requirements" "$environment/requirements.txt"
+}
+
 # Where nvcc is, if this machine has one; puts it on the path.
 find_nvcc() {
   if ! command -v nvcc > /dev/null && [ -x /usr/local/cuda/bin/nvcc ]; then PATH="/usr/local/cuda/bin:$PATH"; fi

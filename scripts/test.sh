@@ -1,9 +1,22 @@
 #!/usr/bin/env bash
 # Builds everything that this machine can build and runs every test that it can run; installs what is missing for that.
 # The last lines say what was run, and what could not be run and why. Fails when anything fails.
+#
+# With --pypi-python the Python tests of the library also run with the newest PyTorch and Megatron-core, from PyPI: 5 GB
+# under build/. With --fuzz libFuzzer runs over the parsers, where Clang is found; their corpora are always replayed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/packages.sh
+
+with_pypi_python=no
+with_fuzz=no
+for argument in "$@"; do
+  case $argument in
+    --pypi-python) with_pypi_python=yes ;;
+    --fuzz) with_fuzz=yes ;;
+    *) fail "found $argument, expected --pypi-python, --fuzz or nothing" ;;
+  esac
+done
 
 ran=()
 not_run=()
@@ -33,7 +46,7 @@ configure() {  # PRESET [cmake options]
   fi
   # GCC's warnings are no errors under sanitizers, whose code makes it see what is not there.
   local strict=ON
-  if [[ $1 = *san ]]; then strict=OFF; fi
+  if [[ $1 = *san || $1 = fuzz ]]; then strict=OFF; fi
   cmake --preset "$@" -G Ninja -DCPNSA_WARNINGS_AS_ERRORS=$strict "${launcher[@]}" > "build/$1.configure.log" 2>&1
 }
 build() {  # PRESET [targets]
@@ -98,6 +111,38 @@ fi
 begin "CPU, threads, MPI and Python: all tests"
 run_tests $preset --label-exclude gpu
 passed
+
+# One file of the Python tests, by the environment's Python; a file that skips itself whole has pytest's status 5.
+run_modern_python() {
+  local status=0
+  PYTHONPATH=build/$1/python PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 timeout 900 "$2" -m pytest -q -rs \
+    -p no:cacheprovider "$3" || status=$?
+  [ $status -eq 0 ] || [ $status -eq 5 ]
+}
+export -f run_modern_python
+if [ $with_pypi_python = no ]; then
+  not_run+=("Python tests with PyPI's PyTorch and Megatron-core: they take --pypi-python")
+elif [ ${#python_options[@]} -eq 0 ] || ! provide_modern_python; then
+  not_run+=("Python tests with PyPI's PyTorch and Megatron-core: PyPI did not provide them")
+else
+  begin "Python tests with PyPI's PyTorch and Megatron-core (tests/python/requirements-modern.txt)"
+  of_examples='test_(examples|generate|language_model|looks|quality|retrieval_tasks)'  # have run with Debian's packages
+  printf '%s\n' tests/python/test_*.py | grep -vE "$of_examples" |
+    xargs -P "$cores" -I FILE bash -c 'run_modern_python "$@"' _ $preset "$modern_python" FILE
+  passed
+fi
+
+if [ $with_fuzz = no ]; then
+  not_run+=("libFuzzer over the parsers: it takes --fuzz")
+elif ! command -v clang++ > /dev/null; then
+  not_run+=("libFuzzer over the parsers (preset fuzz): found no clang++")
+else
+  begin "libFuzzer over the parsers, under AddressSanitizer and UBSan (preset fuzz)"
+  configure fuzz || { cat build/fuzz.configure.log; exit 1; }
+  build fuzz fuzz_targets
+  run_tests fuzz --label-regex fuzz
+  passed
+fi
 
 begin "AddressSanitizer and UBSan (preset cpu-asan): all tests in one process"
 configure cpu-asan || { cat build/cpu-asan.configure.log; exit 1; }

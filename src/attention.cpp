@@ -12,6 +12,7 @@
 
 #include "cpnsa/error.hpp"
 #include "cpnsa/flight_recorder.hpp"
+#include "cpnsa/log.hpp"
 #include "src/layer/arguments.hpp"
 #include "src/layer/fingerprint.hpp"
 #include "src/layer/parameter_values.hpp"
@@ -130,6 +131,11 @@ Attention::Attention(const Config& given_config, const Partition& partition, Dev
   agree_on(communicator, "plan",
            [&] { impl_ = std::make_unique<Impl>(config, partition, device, communicator, options); });
   impl_->layer_number = number;
+  if (LogLevel::info >= log_level())
+    log(LogLevel::info,
+        fmt::format("rank {} of {}: layer {} on {} over {}: {} rows, workspace {} bytes, saved {} bytes; {}",
+                    communicator.rank(), communicator.size(), number, device.name(), communicator.name(), rows(),
+                    workspace_bytes(), saved_bytes(), config.describe()));
 }
 
 Attention::~Attention() {
@@ -153,13 +159,14 @@ std::size_t Attention::saved_bytes() const {
 }
 
 void Attention::forward(const AttentionInputs& inputs, const TensorView& out, std::int32_t* selected,
-                        SavedForward* saved, void* workspace, Stream stream) {
+                        SavedForward* saved, void* workspace, Stream stream, const BranchTensors& log_sum_exp) {
   Impl& self = *impl_;
-  const ForwardArguments given{inputs, out, selected, saved, workspace};
+  const ForwardArguments given{inputs, out, selected, saved, workspace, log_sum_exp};
   const FlightRecorder::Call call(self.wire.communicator.recorder(), "forward", self.layer_number, self.calls + 1);
-  self.enter(fmt::format("forward callers_layer={}", inputs.layer), [&] {
+  self.enter(fmt::format("forward callers_layer={} rotates={}", inputs.layer, inputs.summary_rotation.cos.given), [&] {
     self.wire.device.check_stream(stream);
     validate_forward(self.layer, self.wire.device, given);
+    validate_selection(self.layer, self.wire.device, self.wire.communicator, inputs.selected, stream);
   });
   const int agreements = 1 + self.compare_parameters(inputs, stream);
   self.wire.run(stream, [&] {

@@ -6,7 +6,13 @@ cpnsa_add_suite(golden SOURCES golden/golden_test.cpp)
 cpnsa_add_suite(golden_16_bit SOURCES golden/golden_16_bit_test.cpp)
 cpnsa_add_suite(
   kernel
-  SOURCES kernels/backward_test.cpp kernels/forward_test.cpp kernels/kernel_test.cpp kernels/moves_test.cpp
+  SOURCES
+    kernels/backward_test.cpp
+    kernels/decode_ops_test.cpp
+    kernels/forward_test.cpp
+    kernels/kernel_test.cpp
+    kernels/moves_test.cpp
+    kernels/variants_test.cpp
 )
 cpnsa_add_suite(
   communicator
@@ -29,6 +35,16 @@ cpnsa_add_suite(
     conformance/attention/order_test.cpp
     conformance/attention/repeats_test.cpp
     conformance/attention/statistics_test.cpp
+    conformance/attention/variants_test.cpp
+)
+cpnsa_add_suite(
+  decode
+  SOURCES
+    conformance/attention/attention_test.cpp
+    conformance/decode/decode_test.cpp
+    conformance/decode/errors_test.cpp
+    conformance/decode/pages_test.cpp
+    conformance/decode/rows_test.cpp
 )
 
 # --- Backends ---
@@ -72,8 +88,13 @@ cpnsa_add_test(
   LABEL conformance
   SUITES attention
   BACKENDS cpu threads
-  SOURCES conformance/attention/devices_that_fail_test.cpp
+  SOURCES
+    conformance/attention/devices_that_fail_test.cpp
+    conformance/attention/late_streams_test.cpp
+    support/late_device.cpp
 )
+
+cpnsa_add_test(decode_test LABEL conformance SUITES decode BACKENDS cpu threads)
 
 # --- The caller's own functions ---
 cpnsa_add_test(
@@ -87,6 +108,13 @@ cpnsa_add_test(
   attention_callbacks_test
   LABEL conformance
   SUITES attention
+  BACKENDS cpu callbacks
+  ENVIRONMENT CPNSA_TEST_SEEDS=1-2
+)
+cpnsa_add_test(
+  decode_callbacks_test
+  LABEL conformance
+  SUITES decode
   BACKENDS cpu callbacks
   ENVIRONMENT CPNSA_TEST_SEEDS=1-2
 )
@@ -104,11 +132,16 @@ cpnsa_add_test(
     conformance/communicator/mpi_test.cpp
 )
 cpnsa_add_test(attention_mpi_test SUITES attention BACKENDS cpu mpi RANKS 1 2 4 8 ENVIRONMENT CPNSA_TEST_SEEDS=1-2)
+cpnsa_add_test(decode_mpi_test SUITES decode BACKENDS cpu mpi RANKS 2 4 ENVIRONMENT CPNSA_TEST_SEEDS=1-2)
+if(TARGET decode_mpi_test)
+  set_property(TEST mpi/decode_mpi_test_4 APPEND PROPERTY ENVIRONMENT "GTEST_FILTER=*Errors*:*Random*:*Messages*")
+endif()
 
 # --- The CUDA device alone, and ranks that are threads and share a GPU with whatever else is tested on it ---
 cpnsa_add_test(kernels_cuda_test SUITES kernel BACKENDS cuda)
 cpnsa_add_test(golden_cuda_test SUITES golden_16_bit BACKENDS cuda threads)
 cpnsa_add_test(attention_cuda_test SUITES attention BACKENDS cuda threads TIMEOUT 900)
+cpnsa_add_test(decode_cuda_test SUITES decode BACKENDS cuda threads)
 if(CPNSA_TOOLS) # the command's random numbers fill the GPU's memory
   cpnsa_add_test(
     long_sequence_test

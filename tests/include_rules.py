@@ -18,7 +18,10 @@ UNITS = {
     "src/planning": [PUBLIC],
     "src/layer": [PUBLIC, "src/planning", COLLECTIVES],
     "src/wire": [PUBLIC, "src/planning", "src/layer"],
+    "src/forecast": [PUBLIC, "src/planning", "src/layer"],
     "src/steps": [PUBLIC, "src/planning", "src/layer", "src/wire", COLLECTIVES],
+    "src/inference": [PUBLIC, "src/planning", "src/layer"],
+    "src/decoder.cpp": [PUBLIC, "src/inference"],
     "src/attention.cpp": [PUBLIC, "src/planning", "src/layer", "src/wire", "src/steps"],
     # Algorithms over the interface of Communicator, which know no transport.
     COLLECTIVES: [PUBLIC],
@@ -33,9 +36,10 @@ UNITS = {
     "kernels/cuda/ptx": [],
     "kernels/cuda/common": CUDA_SHARED,
     "kernels/cuda/schedule": CUDA_SHARED,
+    "kernels/cuda/decode": CUDA_SHARED,
     "kernels/cuda/sm80": CUDA_SHARED,
     "kernels/cuda/sm90": CUDA_SHARED,
-    "kernels/cuda": [*CUDA_SHARED, "kernels/cuda/sm80", "kernels/cuda/sm90"],
+    "kernels/cuda": [*CUDA_SHARED, "kernels/cuda/decode", "kernels/cuda/sm80", "kernels/cuda/sm90"],
     # The doors to the library know what a build may not have through backends/ alone.
     "backends": [PUBLIC],
     "backends/with": [PUBLIC, "include/cpnsa/cuda", "include/cpnsa/mpi", "include/cpnsa/nccl", "backends"],

@@ -11,6 +11,7 @@
 #include "backends/backends.hpp"
 #include "cpnsa/error.hpp"
 #include "cpnsa/mpi/communicator.hpp"
+#include "cpnsa/mpi/info.hpp"
 
 namespace cpnsa::backends {
 namespace {
@@ -71,6 +72,10 @@ class Job final : public MpiJob {
 
 std::unique_ptr<MpiJob> make_mpi_job(std::chrono::milliseconds deadline) {
   return std::make_unique<Job>(deadline);
+}
+
+std::vector<LibraryVersion> mpi_versions() {
+  return {mpi::library_version()};
 }
 
 void abort_mpi_job(int status) {

@@ -6,6 +6,7 @@
 #include "backends/backends.hpp"
 #include "cpnsa/error.hpp"
 #include "cpnsa/nccl/communicator.hpp"
+#include "cpnsa/nccl/info.hpp"
 
 namespace cpnsa::backends {
 
@@ -32,6 +33,10 @@ void make_nccl_id(void* id) {
     throw CommunicationError(std::string("ncclGetUniqueId: found \"") + ncclGetErrorString(status) +
                              "\", expected success");
   std::memcpy(id, &made, sizeof made);
+}
+
+std::vector<LibraryVersion> nccl_versions() {
+  return {nccl::library_version()};
 }
 
 }  // namespace cpnsa::backends

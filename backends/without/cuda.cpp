@@ -11,4 +11,20 @@ std::unique_ptr<Device> make_cuda_device(int) {
   refuse("CUDA", "CPNSA_CUDA");
 }
 
+std::vector<LibraryVersion> cuda_versions() {
+  return {};
+}
+
+std::vector<GpuInfo> cuda_gpus() {
+  return {};
+}
+
+std::vector<OpKernel> cuda_kernels_of(const Config&, DType, int) {
+  refuse("CUDA", "CPNSA_CUDA");
+}
+
+std::unique_ptr<CapturedWork> capture(Stream, const std::function<void()>&) {
+  refuse("CUDA", "CPNSA_CUDA");
+}
+
 }  // namespace cpnsa::backends

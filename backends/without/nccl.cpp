@@ -19,4 +19,8 @@ void make_nccl_id(void*) {
   refuse("NCCL", "CPNSA_NCCL");
 }
 
+std::vector<LibraryVersion> nccl_versions() {
+  return {};
+}
+
 }  // namespace cpnsa::backends

@@ -58,14 +58,4 @@ Curve read_curve(const std::string& path) {
   return curve;
 }
 
-void write_file(const std::string& path, const std::string& content) {
-  errno = 0;
-  std::ofstream file(path, std::ios::binary);
-  file << content;
-  file.close();
-  if (!file)
-    throw cpnsa::ArgumentError(
-        fmt::format("--out: found {} ({}), expected a file that can be written", path, std::strerror(errno)));
-}
-
 }  // namespace language_model

@@ -17,7 +17,4 @@ std::string to_csv(const Curve& curve);
 /// Reads a file written by to_csv(); the curve gets the name of the file's folder. Throws cpnsa::ArgumentError.
 Curve read_curve(const std::string& path);
 
-/// Writes a whole file. Throws cpnsa::ArgumentError.
-void write_file(const std::string& path, const std::string& content);
-
 }  // namespace language_model

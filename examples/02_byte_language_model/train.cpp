@@ -4,7 +4,6 @@
 
 #include <chrono>
 #include <cstdio>
-#include <filesystem>
 #include <optional>
 
 #include "cpnsa/error.hpp"
@@ -13,26 +12,20 @@
 #include "report.hpp"
 #include "text.hpp"
 #include "tools/execution.hpp"
+#include "tools/output_folder.hpp"
 #include "trainer.hpp"
 
 namespace language_model {
 namespace {
 
-void create_folder(const std::string& path) {
-  std::error_code error;
-  std::filesystem::create_directories(path, error);
-  if (error || !std::filesystem::is_directory(path))
-    throw cpnsa::ArgumentError(fmt::format("--out: found {} ({}), expected a folder that can be created", path,
-                                           error ? error.message() : "no folder"));
-}
-
-void write_results(const Options& options, const Text& text, const std::vector<Curve>& curves) {
-  const std::filesystem::path folder(options.out);
-  write_file((folder / "loss.csv").string(), to_csv(curves.front()));
+void write_results(const Options& options, const Text& text, const std::vector<Curve>& curves,
+                   cpnsa::tool::OutputFolder& output) {
+  output.add_text("loss.csv", to_csv(curves.front()));
   const std::string title =
       fmt::format("Loss of a byte-level language model: {} bytes per sequence, {} layers of width {}, {} / {} heads",
                   options.tokens, options.layers, options.width, options.heads, options.kv_heads);
-  write_file((folder / "loss.svg").string(), plot(curves, text.unigram_entropy(), title));
+  output.add_text("loss.svg", plot(curves, text.unigram_entropy(), title));
+  output.commit({});
 }
 
 // If this rank fails alone, ends the waits of the others too; no effect if all ranks fail with the same error.
@@ -62,6 +55,7 @@ void train(const Options& options, const cpnsa::tool::RankPlace& place) {
   std::vector<Curve> curves{{name, {}}};  // the curve of this run, and those to compare it with
   std::optional<Text> text;
   std::optional<cpnsa::tool::Execution> execution;
+  std::optional<cpnsa::tool::OutputFolder> output;  // on rank 0
   std::unique_ptr<model::Operations> operations;
   cpnsa::agree_on(control, "open", [&] {
     text.emplace(options.text, options.tokens);
@@ -70,7 +64,8 @@ void train(const Options& options, const cpnsa::tool::RankPlace& place) {
     execution->device().check_supported(options.attention().config, execution->dtype());
     if (first) {
       for (const std::string& path : options.compare) curves.push_back(read_curve(path));
-      create_folder(options.out);
+      output.emplace(options.out);
+      for (const char* file : {"loss.csv", "loss.svg"}) output->check(file);
     }
   });
   cpnsa::agree(control,
@@ -89,7 +84,7 @@ void train(const Options& options, const cpnsa::tool::RankPlace& place) {
   curves.front() = run(trainer, options, name, communicator);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   cpnsa::agree_on(control, "results", [&] {
-    if (first) write_results(options, *text, curves);
+    if (first) write_results(options, *text, curves, *output);
   });
   if (first) print_summary(options, *text, curves.front(), seconds.count(), operations->peak_bytes());
 }

@@ -48,6 +48,12 @@ struct AttentionOptions {
   /// Makes the first forward() of each layer check that all ranks hold the same compressor parameters, before anything
   /// is computed with them: MismatchError names the parameter otherwise. Waits for the device once.
   bool compare_parameters = true;
+  /// Declares that inputs have AttentionInputs::q_cmp.
+  bool compressed_query = false;
+  /// Declares that inputs may have attention sinks.
+  bool sinks = false;
+  /// Declares that inputs have AttentionInputs::selected, which takes the place of importance and top-n.
+  bool given_selection = false;
 };
 
 /// The keys or the values of the compressed, selected and window branch. The three views may be equal.
@@ -67,15 +73,35 @@ struct CompressorTensors {
   TensorView b2;      ///< [G, d], mlp
 };
 
+/// Rotates summaries of keys before attention and importance, as rotary embeddings do: with x the first and y the
+/// second channel of pair p, summary i of each document becomes x cos[i, p] - y sin[i, p] and x sin[i, p] + y cos[i,
+/// p]. The tables have the accumulating type, a row for each summary of the longest document at least, and no
+/// gradients; the channels behind the pairs are left alone.
+struct SummaryRotation {
+  TensorView cos;            ///< [summaries of a document, pairs], at most d_qk / 2 pairs
+  TensorView sin;            ///< the same shape
+  bool interleaved = false;  ///< pair p: channels 2p and 2p + 1; otherwise p and p + pairs
+};
+
 /// This rank's rows, in the order of its Partition ranges, and the compressors' parameters, the same on every rank. All
 /// tensors have the layer's type.
 struct AttentionInputs {
-  TensorView q;     ///< [rows, H, d_qk]
-  BranchTensors k;  ///< [rows, G, d_qk]
-  BranchTensors v;  ///< [rows, G, d_v]
-  TensorView gate;  ///< [rows, H, 3]: compressed, selected, window
+  TensorView q;      ///< [rows, H, d_qk]
+  BranchTensors k;   ///< [rows, G, d_qk]
+  BranchTensors v;   ///< [rows, G, d_v]
+  TensorView gate;   ///< [rows, H, 3]: compressed, selected, window
+  TensorView q_cmp;  ///< [rows, H, d_qk]: the query of the compressed branch and of importance, if compressed_query
   CompressorTensors compress_k;
   CompressorTensors compress_v;
+  /// [H], optional, if AttentionOptions::sinks: a logit per head that takes part in the softmax of the selected or of
+  /// the window branch and has no value.
+  TensorView sink_slc;
+  TensorView sink_win;
+  SummaryRotation summary_rotation{};  ///< optional
+  /// int32 [rows, G, n] in device memory, if AttentionOptions::given_selection: the blocks of each row and KV head, in
+  /// their documents, ascending, none beyond the row's own, padded with -1; at least one. The host reads and checks it
+  /// in each forward, which waits for the stream.
+  const std::int32_t* selected = nullptr;
   /// The caller's own number of the layer, where one Attention serves several: ranks that call them in different orders
   /// get a MismatchError. A backward has that of its forward.
   std::int64_t layer = 0;
@@ -89,8 +115,11 @@ struct AttentionGradients {
   BranchTensors k;
   BranchTensors v;
   TensorView gate;
+  TensorView q_cmp;  ///< that of q_cmp; the same memory as q gets the sum of both
   CompressorTensors compress_k;
   CompressorTensors compress_v;
+  TensorView sink_slc;
+  TensorView sink_win;
 };
 
 /// The kinds of data that a rank receives; indices of Statistics::bytes_received.
@@ -217,10 +246,12 @@ class Attention {
   /// G, n] in device memory, indices in their documents, ascending, padded with -1. `workspace` is device memory of
   /// workspace_bytes(), 256-byte aligned, on the CPU 64-byte aligned at least; tensors are aligned to their elements,
   /// on CUDA to 16 bytes. `saved` is null exactly if options.backward is false.
+  /// `log_sum_exp`: the log-sum-exps of the branches whose views are given, [rows, H] of the accumulating type, natural
+  /// logarithms, with the sink; -infinity for a row that sees no key.
   ///
   /// Errors: ArgumentError, MismatchError, CommunicationError, DeviceError.
   void forward(const AttentionInputs& inputs, const TensorView& out, std::int32_t* selected, SavedForward* saved,
-               void* workspace, Stream stream);
+               void* workspace, Stream stream, const BranchTensors& log_sum_exp = {});
 
   /// Gradients of sum(out * dout) with the selection held fixed. `inputs` and `saved` are those of the forward. With
   /// AttentionOptions::reuse_saved the backward writes to the saved memory, and `saved` serves no other.

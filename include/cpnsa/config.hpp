@@ -25,6 +25,13 @@ constexpr auto names_of(GateKind) {
   return std::to_array<std::string_view>({"logits", "values"});
 }
 
+/// The branches that a layer has. One that is off costs nothing and adds 0: its gates, keys and values are not read,
+/// and their gradients are 0. Without the compressed branch its scores are still computed where they select blocks.
+enum class BranchSet { all, cmp_slc, cmp_win, slc_win, cmp, slc, win };
+constexpr auto names_of(BranchSet) {
+  return std::to_array<std::string_view>({"all", "cmp_slc", "cmp_win", "slc_win", "cmp", "slc", "win"});
+}
+
 /// Hyperparameters of one Native Sparse Attention layer (arXiv 2502.11089). The member names are the keys of
 /// config.json; schema.hpp lists them, docs/algorithm.md has the formulas they appear in.
 struct Config {
@@ -46,12 +53,18 @@ struct Config {
   Compressor compressor = Compressor::mlp;
   Activation activation = Activation::silu;  ///< activation of the mlp compressor
   GateKind gate = GateKind::logits;
+  BranchSet branches = BranchSet::all;
 
   /// Width of the mlp compressors' hidden layer, for keys and for values; 0 stands for twice the head dimension.
   /// Ignored unless compressor == mlp. No keys of config.json: `cpnsa run` reads them off the shape of w1.
   std::int64_t compress_hidden_k = 0;
   std::int64_t compress_hidden_v = 0;
 
+  /// Tells whether the layer has the compressed (0), selected (1) or window branch (2).
+  constexpr bool has_branch(int branch) const {
+    constexpr int sets[] = {7, 3, 5, 6, 1, 2, 4};  // bit b: branch b, in the order of BranchSet
+    return (sets[static_cast<int>(branches)] >> branch & 1) != 0;
+  }
   std::int64_t heads_per_group() const { return num_q_heads / num_kv_heads; }  ///< R
   double scale() const;                                                        ///< softmax_scale, or 1 / sqrt(d_qk)
   std::int64_t summaries_of(std::int64_t length) const;                        ///< C of a document of `length` tokens

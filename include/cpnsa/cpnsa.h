@@ -57,6 +57,47 @@ CPNSA_API cpnsa_status cpnsa_version(int* major, int* minor, int* patch);
 CPNSA_API int cpnsa_has_cuda(void);
 CPNSA_API int cpnsa_has_nccl(void);
 
+/* Facts about the library and this machine. Texts are valid until the process ends; "" where there is nothing. */
+typedef struct cpnsa_info {
+  size_t struct_size;
+  const char* version;       /* "0.1.0" */
+  const char* commit;        /* of the sources when they were configured; "unknown" outside of a repository */
+  const char* compiler;      /* "GNU 12.2.0" */
+  const char* cpu_arch;      /* the CPU that the CPU device was compiled for, as -march names it */
+  const char* cuda_compiled; /* versions of the CUDA runtime, the driver and NCCL */
+  const char* cuda_found;
+  const char* cuda_driver;
+  const char* nccl_compiled;
+  const char* nccl_found;
+  int32_t gpus; /* that this process sees */
+  int32_t reserved;
+} cpnsa_info;
+#define CPNSA_INFO_INIT \
+  { sizeof(cpnsa_info), "", "", "", "", "", "", "", "", "", 0, 0 }
+
+CPNSA_API cpnsa_status cpnsa_get_info(cpnsa_info* info);
+
+/* --- messages ----------------------------------------------------------------------------------------------------- */
+
+typedef enum cpnsa_log_level {
+  CPNSA_LOG_DEBUG = 1,
+  CPNSA_LOG_INFO = 2,
+  CPNSA_LOG_WARNING = 3,
+  CPNSA_LOG_ERROR = 4,
+  CPNSA_LOG_OFF = 5 /* of cpnsa_set_log_level() alone */
+} cpnsa_log_level;
+
+/* Receives a message of one line. Several threads may call it at once, in the middle of a collective call: it
+ * must not call the library. `message` is valid during the call. */
+typedef void (*cpnsa_log_hook)(void* user, int32_t level, const char* message);
+
+/* Replaces the receiver of messages. The first one, and NULL, write "cpnsa: warning: ..." to standard error. */
+CPNSA_API cpnsa_status cpnsa_set_log_hook(cpnsa_log_hook hook, void* user);
+
+/* Messages below this cpnsa_log_level are dropped. Unless set: the environment variable CPNSA_LOG, one of debug, info,
+ * warning, error and off; otherwise warning. */
+CPNSA_API cpnsa_status cpnsa_set_log_level(int32_t level);
+
 /* --- device ------------------------------------------------------------------------------------------------------- */
 
 typedef struct cpnsa_device_object* cpnsa_device;
@@ -207,6 +248,17 @@ typedef enum cpnsa_gate {
   CPNSA_GATE_VALUES = 2  /* used as they are */
 } cpnsa_gate;
 
+/* The branches of a layer; one that is off costs nothing and adds 0. */
+typedef enum cpnsa_branch_set {
+  CPNSA_BRANCH_SET_ALL = 1,
+  CPNSA_BRANCH_SET_CMP_SLC = 2,
+  CPNSA_BRANCH_SET_CMP_WIN = 3,
+  CPNSA_BRANCH_SET_SLC_WIN = 4,
+  CPNSA_BRANCH_SET_CMP = 5,
+  CPNSA_BRANCH_SET_SLC = 6,
+  CPNSA_BRANCH_SET_WIN = 7
+} cpnsa_branch_set;
+
 /* How blocks of other ranks that queries selected are brought in. */
 typedef enum cpnsa_exchange {
   CPNSA_EXCHANGE_AUTOMATIC = 1, /* decided a call at a time, all ranks alike */
@@ -232,7 +284,7 @@ typedef struct cpnsa_config {
   int32_t compressor;        /* cpnsa_compressor */
   int32_t activation;        /* cpnsa_activation, of the mlp compressor */
   int32_t gate;              /* cpnsa_gate */
-  int32_t reserved;          /* 0 */
+  int32_t branches;          /* cpnsa_branch_set */
   int64_t compress_hidden_k; /* width of the mlp compressors' hidden layers; 0: twice the head dimension */
   int64_t compress_hidden_v;
 } cpnsa_config;
@@ -240,8 +292,12 @@ typedef struct cpnsa_config {
 #define CPNSA_CONFIG_INIT                                                                                          \
   {                                                                                                                \
     sizeof(cpnsa_config), 0, 0, 0, 0, 32, 16, 64, 16, 1, 2, 512, 0.0, CPNSA_COMPRESSOR_MLP, CPNSA_ACTIVATION_SILU, \
-        CPNSA_GATE_LOGITS, 0, 0, 0                                                                                 \
+        CPNSA_GATE_LOGITS, CPNSA_BRANCH_SET_ALL, 0, 0                                                              \
   }
+
+/* The configuration of this name: "paper-27b", "wide-128", "small"; config->struct_size says how much may be written.
+ */
+CPNSA_API cpnsa_status cpnsa_config_preset(const char* name, cpnsa_config* config);
 
 typedef struct cpnsa_options {
   size_t struct_size;
@@ -256,9 +312,12 @@ typedef struct cpnsa_options {
   int32_t reuse_saved;              /* whether it may write over `saved`: less memory, and once a forward */
   int32_t parameter_gradient_dtype; /* of the compressors' gradients: dtype; 0: f64 for f64 layers, f32 for others */
   int32_t compare_parameters;       /* whether the first forward makes sure that all ranks hold the same parameters */
+  int32_t compressed_query;         /* whether inputs have q_cmp */
+  int32_t sinks;                    /* whether inputs may have sink_slc and sink_win */
+  int32_t given_selection;          /* whether inputs have `selected`, in place of importance and top-n */
 } cpnsa_options;
 #define CPNSA_OPTIONS_INIT \
-  { sizeof(cpnsa_options), CPNSA_F32, CPNSA_EXCHANGE_AUTOMATIC, 0, 1, 1, 0, 0, 0, 0, 0, 1 }
+  { sizeof(cpnsa_options), CPNSA_F32, CPNSA_EXCHANGE_AUTOMATIC, 0, 1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0 }
 
 /* A dense C-order tensor in the device's memory; one of rank 0, as {0} is, stands for "not given". */
 typedef struct cpnsa_tensor {
@@ -297,6 +356,19 @@ typedef struct cpnsa_tensors {
   /* The caller's own number of the layer, where one cpnsa_attention serves several; read from inputs alone. Ranks that
    * call the layers in different orders get CPNSA_ERROR_MISMATCH. A backward has that of its forward. */
   int64_t layer;
+  /* Optional; what follows them is read from inputs alone. */
+  cpnsa_tensor q_cmp;    /* [rows, H, d_qk], the query of the compressed branch, if options.compressed_query */
+  cpnsa_tensor sink_slc; /* [H], a logit of the selected branch's softmax that has no value, if options.sinks */
+  cpnsa_tensor sink_win; /* [H], of the window's */
+  /* Angles that summaries of keys are rotated by, [summaries of a document, pairs], f64 for f64 layers, f32 for others:
+   * pair p is the channels 2p and 2p + 1 if `interleaved`, else p and p + pairs. */
+  cpnsa_tensor rotation_cos;
+  cpnsa_tensor rotation_sin;
+  int32_t rotation_interleaved;
+  int32_t reserved; /* 0 */
+  /* int32 [rows, G, n] in device memory, if options.given_selection: ascending blocks of each row's document, none
+   * beyond the row's own, at least one, padded with -1. The host reads it in each forward. */
+  const int32_t* selected;
 } cpnsa_tensors;
 #define CPNSA_TENSOR_NONE \
   {                       \
@@ -308,10 +380,11 @@ typedef struct cpnsa_tensors {
   { CPNSA_TENSOR_NONE, CPNSA_TENSOR_NONE, CPNSA_TENSOR_NONE }
 #define CPNSA_COMPRESSOR_NONE \
   { CPNSA_TENSOR_NONE, CPNSA_TENSOR_NONE, CPNSA_TENSOR_NONE, CPNSA_TENSOR_NONE, CPNSA_TENSOR_NONE, CPNSA_TENSOR_NONE }
-#define CPNSA_TENSORS_INIT                                                                                 \
-  {                                                                                                        \
-    sizeof(cpnsa_tensors), CPNSA_TENSOR_NONE, CPNSA_BRANCHES_NONE, CPNSA_BRANCHES_NONE, CPNSA_TENSOR_NONE, \
-        CPNSA_COMPRESSOR_NONE, CPNSA_COMPRESSOR_NONE, 0                                                    \
+#define CPNSA_TENSORS_INIT                                                                                        \
+  {                                                                                                               \
+    sizeof(cpnsa_tensors), CPNSA_TENSOR_NONE, CPNSA_BRANCHES_NONE, CPNSA_BRANCHES_NONE, CPNSA_TENSOR_NONE,        \
+        CPNSA_COMPRESSOR_NONE, CPNSA_COMPRESSOR_NONE, 0, CPNSA_TENSOR_NONE, CPNSA_TENSOR_NONE, CPNSA_TENSOR_NONE, \
+        CPNSA_TENSOR_NONE, CPNSA_TENSOR_NONE, 0, 0, NULL                                                          \
   }
 
 /* One layer over a sequence sharded by a partition over the ranks of a communicator. */
@@ -319,6 +392,19 @@ typedef struct cpnsa_attention_object* cpnsa_attention;
 
 /* The state of a forward that its backward reads. */
 typedef struct cpnsa_saved_object* cpnsa_saved;
+
+/* The kernels of one op of a layer on a GPU. Texts are valid until the thread's next call of cpnsa_get_kernels(). */
+typedef struct cpnsa_kernel {
+  const char* op;     /* e.g. "selected_attention_backward" */
+  const char* family; /* "hopper" or "portable" */
+  const char* reason; /* why a Hopper GPU runs portable kernels, or what the choice depends on; may be "" */
+} cpnsa_kernel;
+
+/* The kernels of each op that has more than one, on a GPU of this compute capability (80, 90); needs no GPU. *count of
+ * them, written to kernels[capacity] if that is enough; with kernels NULL only counts. UNSUPPORTED if the layer does
+ * not run on GPUs, saying what does, and in a library built without CUDA. */
+CPNSA_API cpnsa_status cpnsa_get_kernels(const cpnsa_config* config, int32_t dtype, int32_t capability,
+                                         cpnsa_kernel* kernels, size_t capacity, size_t* count);
 
 /* Creating a layer, cpnsa_forward() and cpnsa_backward() are collective: every rank calls them in the same order. An
  * error on one rank is an error on every rank, except for an invalid handle of the communicator or of the layer.
@@ -342,6 +428,22 @@ CPNSA_API cpnsa_status cpnsa_saved_destroy(cpnsa_saved saved);
  * to 16 bytes. */
 CPNSA_API cpnsa_status cpnsa_forward(cpnsa_attention attention, const cpnsa_tensors* inputs, const cpnsa_tensor* out,
                                      int32_t* selected, cpnsa_saved saved, void* workspace, void* stream);
+
+/* Tensors that a forward writes. log_sum_exp: the log-sum-exps of the branches that are given, [rows, H], f64 for f64
+ * layers, f32 for others, natural logarithms; -infinity for a row that sees no key. */
+typedef struct cpnsa_outputs {
+  size_t struct_size;
+  cpnsa_tensor out;
+  int32_t* selected; /* or NULL */
+  cpnsa_branches log_sum_exp;
+} cpnsa_outputs;
+#define CPNSA_OUTPUTS_INIT \
+  { sizeof(cpnsa_outputs), CPNSA_TENSOR_NONE, NULL, CPNSA_BRANCHES_NONE }
+
+/* cpnsa_forward() with all of its outputs. */
+CPNSA_API cpnsa_status cpnsa_forward_outputs(cpnsa_attention attention, const cpnsa_tensors* inputs,
+                                             const cpnsa_outputs* outputs, cpnsa_saved saved, void* workspace,
+                                             void* stream);
 
 /* Gradients of sum(out * dout), the selection held fixed, overwritten. `inputs` and `saved` are the forward's. Those of
  * q, k, v and gate must be given, in options.gradient_dtype; branches whose gradients are the same memory get their
@@ -381,5 +483,7 @@ CPNSA_API cpnsa_status cpnsa_attention_destroy(cpnsa_attention attention);
 #ifdef __cplusplus
 }
 #endif
+
+#include "cpnsa/cpnsa_decode.h" /* prefill and decoding over paged KV caches */
 
 #endif /* CPNSA_H */

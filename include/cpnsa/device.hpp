@@ -1,11 +1,13 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 
+#include "cpnsa/decode_ops.hpp"
 #include "cpnsa/ops.hpp"
 
 namespace cpnsa {
@@ -54,6 +56,10 @@ class Device : public OpInterface<DeviceOps> {
   /// Throws UnsupportedError, listing what is supported, unless every op runs with this configuration and type.
   virtual void check_supported(const Config& config, DType dtype) const = 0;
 
+  /// Throws UnsupportedError, naming the device and listing what is supported, unless every op that decodes runs with
+  /// this configuration, this type and pages of `page` tokens.
+  virtual void check_decode_supported(const Config& config, DType dtype, std::int64_t page) const;
+
   /// Throws ArgumentError unless `pointer` is this device's memory, aligned for its kernels. Null with 0 bytes passes.
   virtual void check_pointer(const void* pointer, std::size_t bytes, const std::string& name) const = 0;
 
@@ -91,6 +97,11 @@ class Device : public OpInterface<DeviceOps> {
   // --- preparation of ops --------------------------------------------------------------------------------------
   /// The largest OpContext::scratch, in bytes, that an op of a rank of this size needs.
   virtual std::size_t scratch_bytes(const ProblemSize&) const { return 0; }
+
+  /// Bytes of DecodeContext::scratch for a decoder of this size.
+  virtual std::size_t decode_scratch_bytes(const DecodeSize&) const { return 0; }
+  /// Bytes of the schedule that PrepareDecode writes for a decoder of this size.
+  virtual std::size_t decode_schedule_bytes(const DecodeSize&) const { return 0; }
 
   /// Prepares a rank's segments; called when planning, may allocate.
   virtual std::unique_ptr<SegmentSchedule> schedule(std::span<const Segment> segments, const Config&);

@@ -1,6 +1,7 @@
 #pragma once
 
-// The ops of a Device: one small struct of arguments per op, a shape on each pointer, and the list of all of them.
+// The ops of a Device for training and prefill: one small struct of arguments per op, a shape on each pointer, and the
+// list of them. decode_ops.hpp has those that decode.
 //
 // Symbols are those of docs/algorithm.md: H query heads; G KV heads, each with its group of R = H / G query heads; d_qk
 // and d_v head dimensions; compression block l and stride s; selection block m; n selected blocks; window w. `rows` is
@@ -153,6 +154,21 @@ struct CompressBackward : OpContext {
   ListView<SummaryRun> runs;
 };
 
+/// Rotates pairs of channels of rows, in place: see SummaryRotation. Row `destination + i` of a range is rotated by the
+/// angles in row `source + i` of the tables.
+struct RotateRows {
+  void* data;       ///< [.., heads, dim] of type `dtype`
+  const void* cos;  ///< acc [table rows, pairs], accumulate_dtype(dtype)
+  const void* sin;  ///< acc [table rows, pairs]
+  std::int64_t heads;
+  std::int64_t dim;
+  std::int64_t pairs;
+  bool interleaved;
+  bool inverse;  ///< by the negative angles
+  DType dtype;
+  ListView<RowRange> ranges;
+};
+
 /// o_cmp and its log-sum-exp: softmax over the visible summaries (those with i s + l - 1 <= t) of the row's document.
 /// A row that sees no summary gets output 0 and log-sum-exp -infinity.
 struct CompressedAttention : OpContext {
@@ -241,6 +257,24 @@ struct WindowAttention : OpContext {
   const void* halo_v;  ///< [halo rows, G, d_v]
   void* out;           ///< [rows, H, d_v]
   void* log_sum_exp;   ///< acc [rows, H]
+};
+
+/// Lets a branch's sinks take part in its softmax: with l' = log(exp(l) + exp(sink)) of each log-sum-exp l, out becomes
+/// exp(l - l') out, and l becomes l'.
+struct AddSinks : OpContext {
+  std::int64_t rows;
+  const void* sinks;  ///< [H]
+  void* out;          ///< [rows, H, d_v]
+  void* log_sum_exp;  ///< acc [rows, H]
+};
+
+/// The gradient of AddSinks: dsinks[h] += - sum over the rows of exp(sink - l') delta, in one order of the rows.
+struct AddSinksBackward : OpContext {
+  std::int64_t rows;
+  const void* sinks;        ///< [H]
+  const void* log_sum_exp;  ///< acc [rows, H]: l'
+  const void* deltas;       ///< acc [rows, H], of CombineBranchesBackward for this branch
+  void* dsinks;             ///< acc [H], "+="
 };
 
 /// out = g0 o_cmp + g1 o_slc + g2 o_win, g = sigmoid(gate) or gate.
@@ -337,11 +371,10 @@ struct ProblemSize {
 template <class... Types>
 struct OpList {};
 
-/// Every op of a Device, by its struct of arguments. This is the only list of them: Device, its implementations and the
-/// tests' devices are made from it.
-using DeviceOps =
-    OpList<CopyRows, AddRows, Convert, PackBlocks, AddBlocks, MarkNeeds, Compress, CompressedAttention, SelectBlocks,
-           SelectedAttention, WindowAttention, CombineBranches, CombineBranchesBackward, WindowAttentionBackward,
-           SelectedAttentionBackward, CompressedAttentionBackward, CompressBackward>;
+/// The ops of a layer, by their structs of arguments; decode_ops.hpp joins them with those that decode.
+using LayerOps = OpList<CopyRows, AddRows, Convert, PackBlocks, AddBlocks, MarkNeeds, Compress, CompressedAttention,
+                        SelectBlocks, SelectedAttention, WindowAttention, CombineBranches, CombineBranchesBackward,
+                        WindowAttentionBackward, SelectedAttentionBackward, CompressedAttentionBackward,
+                        CompressBackward, RotateRows, AddSinks, AddSinksBackward>;
 
 }  // namespace cpnsa

@@ -123,6 +123,7 @@ struct Tensor {
   bool required = true;                 ///< if the compressor uses it
   std::optional<Compressor> only = {};  ///< the one compressor that uses it; without a value, all do
   std::string_view shared = {};         ///< "k" or "v" for a branch's: what one tensor for all three branches is called
+  std::string_view option = {};         ///< the option of AttentionOptions that a layer with this tensor sets
 
   constexpr bool used_by(Compressor compressor) const { return !only || *only == compressor; }
   constexpr Name gradient_name() const { return {"d", name}; }  ///< "dq"
@@ -162,15 +163,18 @@ constexpr void for_each_compressor_member(Visit&& visit, Sets&&... sets) {
   visit(i++, sets.b2...);
 }
 
-inline constexpr std::size_t num_token_tensors = 8;
+inline constexpr std::size_t num_token_tensors = 9;
+inline constexpr std::size_t num_sinks = 2;
 
-/// The tensors with a row for each token, then the parameters of the compressor of keys, then that of values.
+/// The tensors with a row for each token, then the parameters of the compressor of keys, of that of values, and the
+/// attention sinks.
 inline constexpr std::array tensors = [] {
   constexpr Shape q{Extent::tokens, Extent::num_q_heads, Extent::head_dim_qk};
   constexpr Shape k{Extent::tokens, Extent::num_kv_heads, Extent::head_dim_qk};
   constexpr Shape v{Extent::tokens, Extent::num_kv_heads, Extent::head_dim_v};
   constexpr Shape gate{Extent::tokens, Extent::num_q_heads, Extent::branches};
-  std::array<Tensor, num_token_tensors + key_parameters.size() + value_parameters.size()> all{
+  constexpr Shape sink{Extent::num_q_heads};
+  std::array<Tensor, num_token_tensors + key_parameters.size() + value_parameters.size() + num_sinks> all{
       {{.name = "q", .shape = q},
        {.name = "k_cmp", .shape = k, .shared = "k"},
        {.name = "k_slc", .shape = k, .shared = "k"},
@@ -178,7 +182,8 @@ inline constexpr std::array tensors = [] {
        {.name = "v_cmp", .shape = v, .shared = "v"},
        {.name = "v_slc", .shape = v, .shared = "v"},
        {.name = "v_win", .shape = v, .shared = "v"},
-       {.name = "gate", .shape = gate}}};
+       {.name = "gate", .shape = gate},
+       {.name = "q_cmp", .shape = q, .required = false, .option = "compressed_query"}}};
   Tensor* next = all.data() + num_token_tensors;
   const auto append = [&](const auto& parameters, std::string_view prefix) {
     for (const Tensor& parameter : parameters) {
@@ -188,11 +193,15 @@ inline constexpr std::array tensors = [] {
   };
   append(key_parameters, "compress_k_");
   append(value_parameters, "compress_v_");
+  for (const char* name : {"sink_slc", "sink_win"})
+    *next++ = {.name = name, .shape = sink, .per_token = false, .required = false, .option = "sinks"};
   return all;
 }();
 
 /// The shape of out and of its gradient, which have the layer's type, and that of the int32 block indices.
 inline constexpr Shape out_shape{Extent::tokens, Extent::num_q_heads, Extent::head_dim_v};
+/// The shape of a branch's log-sum-exps, which have the accumulating type.
+inline constexpr Shape log_sum_exp_shape{Extent::tokens, Extent::num_q_heads};
 inline constexpr Shape selected_shape{Extent::tokens, Extent::num_kv_heads, Extent::select_count};
 
 /// The members of tensor sets, side by side in the order of `tensors`: calls visit(tensor, sets.q...),
@@ -208,15 +217,18 @@ constexpr void for_each_token_tensor(Visit&& visit, Sets&&... sets) {
   visit(*tensor++, sets.v.slc...);
   visit(*tensor++, sets.v.win...);
   visit(*tensor++, sets.gate...);
+  visit(*tensor++, sets.q_cmp...);
 }
 
-/// The same for the parameters of both compressors alone.
+/// The same for the parameters alone: those of both compressors, and the sinks.
 template <class Visit, class... Sets>
 constexpr void for_each_parameter(Visit&& visit, Sets&&... sets) {
   const Tensor* tensor = tensors.data() + num_token_tensors;
   const auto next = [&](std::size_t, auto&&... members) { visit(*tensor++, members...); };
   for_each_compressor_member(next, sets.compress_k...);
   for_each_compressor_member(next, sets.compress_v...);
+  visit(*tensor++, sets.sink_slc...);
+  visit(*tensor++, sets.sink_win...);
 }
 
 template <class Visit, class... Sets>
@@ -230,7 +242,7 @@ constexpr void for_each_tensor(Visit&& visit, Sets&&... sets) {
 /// A member of Config. Its default is what Config{} has.
 struct ConfigKey {
   using Member = std::variant<std::int64_t Config::*, std::optional<double> Config::*, Compressor Config::*,
-                              Activation Config::*, GateKind Config::*>;
+                              Activation Config::*, GateKind Config::*, BranchSet Config::*>;
 
   std::string_view name;  ///< of the member, and of the key in config.json
   Member member;
@@ -260,6 +272,7 @@ inline constexpr std::array config_keys{
     ConfigKey{"activation", &Config::activation, "activation of the mlp compressor"},
     ConfigKey{"gate", &Config::gate,
               "what the gate holds: logits, to which a sigmoid is applied, or values, used as they are"},
+    ConfigKey{"branches", &Config::branches, "the branches that the layer has; one that is off costs nothing"},
     ConfigKey{"compress_hidden_k", &Config::compress_hidden_k,
               "width of the mlp compressor's hidden layer for keys; 0 stands for 2 head_dim_qk", 0, false, true},
     ConfigKey{"compress_hidden_v", &Config::compress_hidden_v,

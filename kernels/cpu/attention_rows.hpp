@@ -56,19 +56,21 @@ class AttentionRows {
     }
   }
 
-  /// Writes the tile's rows of out [rows, H, d_v] and log_sum_exp [rows, H].
-  void finish(const QueryTile& tile, T* out, A* log_sum_exp) {
-    const auto outputs = heads_of_group(out, config_, tile.group, d_v_);
-    const auto sums = heads_of_group(log_sum_exp, config_, tile.group, 1);
+  /// Writes the tile's rows of out [rows, H, d_v], of type T or A, and log_sum_exp [rows, H]; null: not wanted.
+  template <class Out>
+  void finish(const QueryTile& tile, Out* out, A* log_sum_exp) {
     for (std::int64_t i = 0; i < tile.count; ++i)
       for (std::int64_t head = 0; head < heads_per_group_; ++head) {
         const std::int64_t row = i * heads_per_group_ + head;
         const SoftmaxState<A>& state = states_[static_cast<std::size_t>(row)];
-        T* destination = outputs.row(tile.row(i)) + head * d_v_;
         const A* source = out_.data() + row * out_stride_;
         const A sum = state.empty() ? A{1} : state.sum();
-        for (std::int64_t c = 0; c < d_v_; ++c) destination[c] = narrow<T>(source[c] / sum);
-        sums.row(tile.row(i))[head] = state.log_sum_exp();
+        if (out) {
+          Out* const destination = heads_of_group(out, config_, tile.group, d_v_).row(tile.row(i)) + head * d_v_;
+          for (std::int64_t c = 0; c < d_v_; ++c) destination[c] = narrow<Out>(source[c] / sum);
+        }
+        if (log_sum_exp)
+          heads_of_group(log_sum_exp, config_, tile.group, 1).row(tile.row(i))[head] = state.log_sum_exp();
       }
   }
 

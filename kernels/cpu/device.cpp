@@ -10,6 +10,8 @@
 #include <thread>
 
 #include "cpnsa/error.hpp"
+#include "kernels/cpu/decode_schedule.hpp"
+#include "kernels/cpu/level.hpp"
 
 namespace cpnsa::cpu {
 namespace {
@@ -25,6 +27,7 @@ Clock::time_point& reading(Event event) {
 }  // namespace
 
 std::unique_ptr<Device> make_device() {
+  check_level();
   return std::make_unique<CpuDevice>();
 }
 
@@ -37,6 +40,14 @@ void CpuDevice::check_supported(const Config&, DType dtype) const {
   if (std::find(known.begin(), known.end(), dtype) == known.end())
     throw UnsupportedError(fmt::format("cpu device: found dtype number {}, supported are f64, f32, bf16 and f16",
                                        static_cast<int>(dtype)));
+}
+
+void CpuDevice::check_decode_supported(const Config& config, DType dtype, std::int64_t) const {
+  check_supported(config, dtype);
+}
+
+std::size_t CpuDevice::decode_schedule_bytes(const DecodeSize& size) const {
+  return DecodeSchedule::bytes(size.max_sequences);
 }
 
 // The element type is not known here, so only the alignment of the narrowest type, two bytes, can be checked.

@@ -13,6 +13,7 @@ class CpuDevice : public DeviceImplementation<CpuDevice> {
   std::string description() const override;
   bool host_accessible() const override { return true; }
   void check_supported(const Config& config, DType dtype) const override;
+  void check_decode_supported(const Config& config, DType dtype, std::int64_t page) const override;
   void check_pointer(const void* pointer, std::size_t bytes, const std::string& name) const override;
 
   void* allocate(std::size_t bytes) override;
@@ -32,6 +33,8 @@ class CpuDevice : public DeviceImplementation<CpuDevice> {
 
   void copy(void* destination, const void* source, std::size_t bytes, Stream) override;
   void fill_zero(void* destination, std::size_t bytes, Stream) override;
+
+  std::size_t decode_schedule_bytes(const DecodeSize& size) const override;
 
   template <class Op>
   void enqueue(const Op& op, Stream) {

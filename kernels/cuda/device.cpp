@@ -2,16 +2,18 @@
 
 // The dispatch page: which kernel runs, for every op. Hopper's kernels (sm90) run where they serve the layer, those
 // for every GPU (sm80) elsewhere; nothing else in this folder decides it. common/ has the kernels that are the same for
-// both.
+// both, decode/ those that decode, for every GPU.
 
 #include <algorithm>
 
 #include "kernels/cuda/common/check.hpp"
 #include "kernels/cuda/common/run_op.hpp"
+#include "kernels/cuda/decode/run_op.hpp"
 #include "kernels/cuda/schedule/segment_schedule.hpp"
 #include "kernels/cuda/sm80/run_op.hpp"
 #include "kernels/cuda/sm80/shapes.hpp"
 #include "kernels/cuda/sm90/run_op.hpp"
+#include "kernels/cuda/sm90/selection/select_blocks_plan.hpp"
 #include "kernels/cuda/sm90/shapes.hpp"
 
 namespace cpnsa::cuda {
@@ -87,6 +89,18 @@ void CudaDevice::enqueue(const CombineBranchesBackward& a, Stream s) {
   sm80::run_op(a, native(s));
 }
 template <>
+void CudaDevice::enqueue(const AddSinks& a, Stream s) {
+  sm80::run_op(a, native(s));
+}
+template <>
+void CudaDevice::enqueue(const AddSinksBackward& a, Stream s) {
+  sm80::run_op(a, native(s));
+}
+template <>
+void CudaDevice::enqueue(const RotateRows& a, Stream s) {
+  cuda::run_op(a, native(s));
+}
+template <>
 void CudaDevice::enqueue(const CopyRows& a, Stream s) {
   cuda::run_op(a, native(s));
 }
@@ -97,6 +111,59 @@ void CudaDevice::enqueue(const AddRows& a, Stream s) {
 template <>
 void CudaDevice::enqueue(const Convert& a, Stream s) {
   cuda::run_op(a, native(s));
+}
+
+template <>
+void CudaDevice::enqueue(const PrepareDecode& a, Stream s) {
+  decode::run_op(a, gpu_, native(s));
+}
+template <>
+void CudaDevice::enqueue(const DecodeAppend& a, Stream s) {
+  decode::run_op(a, gpu_, native(s));
+}
+template <>
+void CudaDevice::enqueue(const DecodeCompress& a, Stream s) {
+  decode::run_op(a, gpu_, native(s));
+}
+template <>
+void CudaDevice::enqueue(const DecodeCompressedAttention& a, Stream s) {
+  decode::run_op(a, gpu_, native(s));
+}
+template <>
+void CudaDevice::enqueue(const DecodeSelectBlocks& a, Stream s) {
+  decode::run_op(a, gpu_, native(s));
+}
+template <>
+void CudaDevice::enqueue(const DecodeTokenAttention& a, Stream s) {
+  decode::run_op(a, gpu_, native(s));
+}
+template <>
+void CudaDevice::enqueue(const DecodeMergeSums& a, Stream s) {
+  decode::run_op(a, gpu_, native(s));
+}
+template <>
+void CudaDevice::enqueue(const DecodeMergeCandidates& a, Stream s) {
+  decode::run_op(a, gpu_, native(s));
+}
+template <>
+void CudaDevice::enqueue(const DecodeWeighParts& a, Stream s) {
+  decode::run_op(a, gpu_, native(s));
+}
+template <>
+void CudaDevice::enqueue(const DecodeMergeParts& a, Stream s) {
+  decode::run_op(a, gpu_, native(s));
+}
+
+void CudaDevice::check_decode_supported(const Config& config, DType dtype, std::int64_t page) const {
+  decode::check_limits(config, dtype, page);
+}
+
+std::size_t CudaDevice::decode_scratch_bytes(const DecodeSize& size) const {
+  return decode::scratch_bytes(size);
+}
+
+std::size_t CudaDevice::decode_schedule_bytes(const DecodeSize& size) const {
+  return decode::schedule_bytes(size);
 }
 
 bool CudaDevice::combines_selected(const Config& config, DType dtype, const SegmentSchedule& queries) const {
@@ -111,9 +178,14 @@ std::unique_ptr<SegmentSchedule> CudaDevice::schedule(std::span<const Segment> s
   activate();
   TileSizes sizes{sm80::query_tiles(config), sm80::keys_per_tile};  // some stages of a layer may run on sm80's kernels
   if (on_hopper(config, DType::bf16)) {
-    const std::vector<int> queries = sm90::query_tiles(sm90::shapes[sm90::index_of(config)]);
-    sizes.queries.insert(sizes.queries.end(), queries.begin(), queries.end());
-    sizes.keys = sm90::keys_per_tile;
+    const int dense = sm90::dense_row(config);
+    for (const int row : {dense, sm90::index_of(config), sm90::any_heads_row(config)}) {
+      if (row < 0) continue;
+      const std::vector<int> queries = sm90::query_tiles(sm90::shapes[row], config.heads_per_group());
+      sizes.queries.insert(sizes.queries.end(), queries.begin(), queries.end());
+    }
+    if (const int queries = sm90::any_heads_select_queries(config); queries > 0) sizes.queries.push_back(queries);
+    sizes.keys = sm90::shapes[dense].key_gradients.keys;
   }
   return std::make_unique<CudaSegmentSchedule>(segments, config, sizes);
 }

@@ -18,6 +18,7 @@ class CudaDevice final : public DeviceImplementation<CudaDevice> {
   std::string description() const override { return description_; }
   bool host_accessible() const override { return false; }
   void check_supported(const Config& config, DType dtype) const override;
+  void check_decode_supported(const Config& config, DType dtype, std::int64_t page) const override;
   void check_pointer(const void* pointer, std::size_t bytes, const std::string& name) const override;
   void check_stream(Stream stream) const override;
   void activate() override;
@@ -40,6 +41,8 @@ class CudaDevice final : public DeviceImplementation<CudaDevice> {
   void copy(void* destination, const void* source, std::size_t bytes, Stream) override;
   void fill_zero(void* destination, std::size_t bytes, Stream) override;
   std::size_t scratch_bytes(const ProblemSize&) const override;
+  std::size_t decode_scratch_bytes(const DecodeSize&) const override;
+  std::size_t decode_schedule_bytes(const DecodeSize&) const override;
   std::unique_ptr<SegmentSchedule> schedule(std::span<const Segment> segments, const Config&) override;
 
   bool combines_selected(const Config&, DType, const SegmentSchedule&) const override;

@@ -8,9 +8,11 @@
 #include <cstdint>
 
 #include "cpnsa/error.hpp"
+#include "cpnsa/log.hpp"
 #include "kernels/cuda/common/check.hpp"
 #include "kernels/cuda/common/limits.hpp"
 #include "kernels/cuda/sm80/compression/compress_layout.hpp"
+#include "kernels/cuda/sm90/run_op.hpp"
 
 namespace cpnsa::cuda {
 namespace {
@@ -81,6 +83,16 @@ CudaDevice::CudaDevice(int index) : index_(index) {
 
 void CudaDevice::check_supported(const Config& config, DType dtype) const {
   check_limits(config, dtype);
+  SelectBlocks select{};
+  SelectedAttention selected{};
+  select.config = selected.config = &config;
+  select.dtype = selected.dtype = dtype;
+  if (gpu_.is_hopper() && !(sm90::serves(config, dtype) && sm90::serves(select) && sm90::serves(selected)))
+    warn_once("portable kernels " + config.describe(),
+              fmt::format("cuda device {}: all or some stages with head dimensions {} and {}, blocks of {} tokens and "
+                          "softmax scale {} run on the portable kernels, which are slower than Hopper's own; `cpnsa "
+                          "info` lists the kernel of each stage and why",
+                          index_, config.head_dim_qk, config.head_dim_v, config.select_block, config.scale()));
   check(cudaSetDevice(index_), "cudaSetDevice");
   sm80::prepare_compress(config, dtype, handles_->products);
 }
@@ -107,6 +119,9 @@ void CudaDevice::check_pointer(const void* pointer, std::size_t bytes, const std
 
 void CudaDevice::check_stream(Stream stream) const {
   if (!stream.handle) return;
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(native(stream), &capture), "cudaStreamIsCapturing");
+  if (capture != cudaStreamCaptureStatusNone) return;  // cudaStreamGetDevice fails then
   int device = 0;
   check(cudaStreamGetDevice(native(stream), &device), "cudaStreamGetDevice");
   if (device != index_)

@@ -4,75 +4,84 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
 #include <string>
+#include <vector>
 
-#include "cpnsa/arena.hpp"
 #include "cpnsa/error.hpp"
+#include "cpnsa/log.hpp"
 #include "cpnsa/schema.hpp"
+#include "src/layer/tensor_checks.hpp"
 
 namespace cpnsa {
 namespace {
 
-/// Checks one call's tensors.
-class TensorChecks {
- public:
-  TensorChecks(const LayerPlan& layer, const Device& device) : layer_(layer), device_(device) {}
+void check_gradients(const TensorChecks& check, const LayerPlan& layer, const AttentionInputs& inputs,
+                     const AttentionGradients& gradients) {
+  schema::for_each_tensor(
+      [&](const schema::Tensor& tensor, const TensorView& view, const TensorView& input) {
+        const std::string name = tensor.gradient_name().str();
+        check.used(view, tensor, name);
+        const DType dtype = tensor.per_token ? layer.gradient_dtype : layer.parameter_gradient_dtype;
+        if (view || (tensor.per_token && input)) check.tensor(view, name, dtype, tensor.shape);
+        if (view && !input)
+          throw ArgumentError(fmt::format("{}: found one, expected none without {}", name, tensor.name.view()));
+      },
+      gradients, inputs);
+}
 
-  void tensor(const TensorView& view, const std::string& name, DType dtype, const schema::Shape& shape) const {
-    expect(view, name, dtype, schema::sizes_of(shape, layer_.config, layer_.plan.rows));
-    memory(view.data, view.bytes(), size_of(dtype), name);
-  }
+TensorChecks checks_of(const LayerPlan& layer, const Device& device) {
+  return {layer.config, layer.options.dtype, layer.plan.rows, device, layer.options};
+}
 
-  void memory(const void* pointer, std::size_t bytes, std::size_t alignment, const std::string& name) const {
-    device_.check_pointer(pointer, bytes, name);
-    const auto address = reinterpret_cast<std::uintptr_t>(pointer);
-    if (bytes > 0 && address % alignment != 0)
-      throw ArgumentError(
-          fmt::format("{}: found address {:#x}, expected one aligned to {} bytes", name, address, alignment));
-  }
-  /// A workspace or saved memory. Host allocators of other libraries align to a cache line.
-  void buffer(const void* pointer, std::size_t bytes, const std::string& name) const {
-    memory(pointer, bytes, device_.host_accessible() ? 64 : Arena::alignment, name);
-  }
+[[noreturn]] void no_branch(const LayerPlan& layer, const std::string& name) {
+  throw ArgumentError(
+      fmt::format("{}: found one, expected none: the layer's branches are {}", name, name_of(layer.config.branches)));
+}
 
-  void inputs(const AttentionInputs& inputs) const {
-    schema::for_each_tensor(
-        [&](const schema::Tensor& tensor, const TensorView& view) {
-          const std::string name = tensor.name.str();
-          check_used(view, tensor, name);
-          if (view || (tensor.required && tensor.used_by(layer_.config.compressor)))
-            this->tensor(view, name, layer_.options.dtype, tensor.shape);
-        },
-        inputs);
-  }
+void check_rotation(const TensorChecks& check, const LayerPlan& layer, const SummaryRotation& rotation) {
+  if (!rotation.cos && !rotation.sin) return;
+  std::int64_t summaries = 0;
+  for (const planning::Document& document : layer.plan.layout.documents)
+    summaries = std::max(summaries, document.summaries);
+  const std::int64_t pairs = rotation.cos.rank == 2 ? rotation.cos.shape[1] : 0;
+  if (pairs < 1 || 2 * pairs > layer.config.head_dim_qk || rotation.cos.shape[0] < summaries)
+    throw ArgumentError(fmt::format("summary_rotation.cos: found {}, expected [at least {} summaries, 1 to {} pairs]",
+                                    describe(rotation.cos), summaries, layer.config.head_dim_qk / 2));
+  const std::array shape{rotation.cos.shape[0], pairs};
+  const auto table = [&](const TensorView& view, const std::string& name) {
+    expect(view, name, layer.accumulate, shape);
+    check.memory(view.data, view.bytes(), size_of(layer.accumulate), name);
+  };
+  table(rotation.cos, "summary_rotation.cos");
+  table(rotation.sin, "summary_rotation.sin");
+}
 
-  void gradients(const AttentionInputs& inputs, const AttentionGradients& gradients) const {
-    schema::for_each_tensor(
-        [&](const schema::Tensor& tensor, const TensorView& view, const TensorView& input) {
-          const std::string name = tensor.gradient_name().str();
-          check_used(view, tensor, name);
-          const DType dtype = tensor.per_token ? layer_.gradient_dtype : layer_.parameter_gradient_dtype;
-          if (view || tensor.per_token) this->tensor(view, name, dtype, tensor.shape);
-          if (view && !input)
-            throw ArgumentError(fmt::format("{}: found one, expected none without {}", name, tensor.name.view()));
-        },
-        gradients, inputs);
-  }
+void check_inputs(const TensorChecks& check, const LayerPlan& layer, const AttentionInputs& inputs) {
+  check.inputs(inputs);
+  if (layer.options.compressed_query && !inputs.q_cmp)
+    throw ArgumentError("q_cmp: found none, expected one (compressed_query)");
+  if (inputs.sink_slc && !layer.has_branch(1)) no_branch(layer, "sink_slc");
+  if (inputs.sink_win && !layer.has_branch(2)) no_branch(layer, "sink_win");
+  if (layer.plan.rows > 0 && layer.options.given_selection != (inputs.selected != nullptr))
+    throw ArgumentError(fmt::format("inputs.selected: found {}, expected {} (given_selection)",
+                                    inputs.selected ? "one" : "none", inputs.selected ? "none" : "one"));
+  if (inputs.selected) check.memory(inputs.selected, layer.selected_bytes(), alignof(std::int32_t), "inputs.selected");
+  check_rotation(check, layer, inputs.summary_rotation);
+}
 
- private:
-  void check_used(const TensorView& view, const schema::Tensor& tensor, const std::string& name) const {
-    const Compressor compressor = layer_.config.compressor;
-    if (view && !tensor.used_by(compressor))
-      throw ArgumentError(fmt::format("{}: found {}, expected no tensor with the {} compressor", name, describe(view),
-                                      name_of(compressor)));
+void check_log_sum_exps(const TensorChecks& check, const LayerPlan& layer, const BranchTensors& views) {
+  const std::array list{&views.cmp, &views.slc, &views.win};
+  for (std::size_t branch = 0; branch < list.size(); ++branch) {
+    if (!*list[branch]) continue;
+    const std::string name = fmt::format("log_sum_exp.{}", schema::branches[branch]);
+    if (!layer.has_branch(static_cast<int>(branch))) no_branch(layer, name);
+    check.tensor(*list[branch], name, layer.accumulate, schema::log_sum_exp_shape);
   }
-
-  const LayerPlan& layer_;
-  const Device& device_;
-};
+}
 
 // Throws ConfigError for sizes whose products might not fit in 63 bits. Every buffer of a layer is smaller than one of
 // these, and there are far fewer than 2^10 of them.
@@ -105,6 +114,7 @@ void check_sizes(const Config& config, std::int64_t tokens) {
 
 void validate_layer(const Config& config, const Partition& partition, Device& device, const Communicator& communicator,
                     const AttentionOptions& options) {
+  static_cast<void>(log_level());  // reports a wrong CPNSA_LOG
   config.validate();
   device.check_supported(config, options.dtype);
   communicator.check_device(device);
@@ -125,9 +135,11 @@ void validate_layer(const Config& config, const Partition& partition, Device& de
 }
 
 void validate_forward(const LayerPlan& layer, const Device& device, const ForwardArguments& given) {
-  const TensorChecks check(layer, device);
-  check.inputs(given.inputs);
+  const TensorChecks check = checks_of(layer, device);
+  check_inputs(check, layer, given.inputs);
   check.tensor(given.out, "out", layer.options.dtype, schema::out_shape);
+  check_log_sum_exps(check, layer, given.log_sum_exp);
+  if (given.selected && !layer.has_branch(1)) no_branch(layer, "selected");
   if (given.selected) check.memory(given.selected, layer.selected_bytes(), alignof(std::int32_t), "selected");
   if (layer.options.backward != (given.saved != nullptr))
     throw ArgumentError(fmt::format("saved: found {}, expected {}", given.saved ? "one" : "none",
@@ -136,11 +148,35 @@ void validate_forward(const LayerPlan& layer, const Device& device, const Forwar
   check.buffer(given.workspace, layer.forward_bytes, "workspace");
 }
 
+void validate_selection(const LayerPlan& layer, Device& device, Communicator& communicator,
+                        const std::int32_t* selected, Stream stream) {
+  if (!layer.options.given_selection || !layer.has_branch(1) || layer.plan.rows == 0) return;
+  std::vector<std::int32_t> copy(layer.selected_bytes() / sizeof(std::int32_t));
+  device.copy(copy.data(), selected, layer.selected_bytes(), stream);
+  communicator.wait(device, stream);
+  const std::int64_t groups = layer.config.num_kv_heads, count = layer.config.select_count;
+  for (const Segment& segment : layer.plan.segments)
+    for (std::int64_t i = 0; i < segment.rows * groups; ++i) {
+      const std::int64_t row = segment.row + i / groups, group = i % groups;
+      const std::int64_t last = (segment.position + i / groups) / layer.config.select_block;
+      const std::int32_t* const blocks = copy.data() + (row * groups + group) * count;
+      for (std::int64_t n = 0; n < count; ++n) {
+        const bool padding = n > 0 && blocks[n] == -1;
+        const bool follows = n == 0 || (blocks[n - 1] != -1 && blocks[n] > blocks[n - 1]);
+        if (padding || (follows && blocks[n] >= 0 && blocks[n] <= last)) continue;
+        throw ArgumentError(fmt::format(
+            "inputs.selected: found block {} at row {}, KV head {}, entry {}; expected blocks from 0 to {}, "
+            "ascending, at least one, then -1",
+            blocks[n], row, group, n, last));
+      }
+    }
+}
+
 void validate_backward(const LayerPlan& layer, const Device& device, const BackwardArguments& given) {
-  const TensorChecks check(layer, device);
-  check.inputs(given.inputs);
+  const TensorChecks check = checks_of(layer, device);
+  check_inputs(check, layer, given.inputs);
   check.tensor(given.dout, "dout", layer.options.dtype, schema::out_shape);
-  check.gradients(given.inputs, given.gradients);
+  check_gradients(check, layer, given.inputs, given.gradients);
   check.buffer(given.saved_memory, layer.saved_bytes, "saved");
   check.buffer(given.workspace, layer.backward_bytes, "workspace");
 }

@@ -14,6 +14,7 @@ struct ForwardArguments {
   std::int32_t* selected;     ///< or null
   const SavedForward* saved;  ///< or null
   void* workspace;
+  const BranchTensors& log_sum_exp;  ///< views of the branches whose log-sum-exps are wanted
 
   void* saved_memory() const { return saved ? saved->memory : nullptr; }
 };
@@ -32,6 +33,9 @@ struct BackwardArguments {
 void validate_layer(const Config& config, const Partition& partition, Device& device, const Communicator& communicator,
                     const AttentionOptions& options);
 void validate_forward(const LayerPlan& layer, const Device& device, const ForwardArguments& given);
+/// Checks AttentionInputs::selected, if the layer has one, on the host; waits for the stream.
+void validate_selection(const LayerPlan& layer, Device& device, Communicator& communicator,
+                        const std::int32_t* selected, Stream stream);
 void validate_backward(const LayerPlan& layer, const Device& device, const BackwardArguments& given);
 
 }  // namespace cpnsa

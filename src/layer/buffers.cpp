@@ -82,6 +82,7 @@ BackwardBuffers::BackwardBuffers(Arena& arena, const LayerPlan& layer, const Bra
     return outputs.used() + bytes <= room ? outputs.take(bytes) : arena.take(bytes);
   };
   dq = sum(sizes.q_heads * layer.config.head_dim_qk);
+  dq_cmp = layer.options.compressed_query ? sum(sizes.q_heads * layer.config.head_dim_qk) : dq;
   for (void*& gradient : dk) gradient = sum(sizes.k_width);
   for (void*& gradient : dv) gradient = sum(sizes.v_width);
 

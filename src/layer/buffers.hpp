@@ -118,6 +118,7 @@ struct BackwardBuffers {
   void* weights;            ///< acc [3, rows, H]
   void* deltas;             ///< acc [3, rows, H]
   void* dgate;              ///< acc, where the caller wants another type
+  void* dq_cmp;             ///< acc, as dgate, if AttentionOptions::compressed_query
   void* dq;                 ///< acc, as dgate; dq, dk, dv may reuse the memory of the branches' outputs
   std::array<void*, 3> dk;  ///< acc [rows, G, d_qk] by branch
   std::array<void*, 3> dv;

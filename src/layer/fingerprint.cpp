@@ -38,13 +38,15 @@ std::string fingerprint(const Config& config, const Partition& partition, const 
   return fmt::format(
       "{} tokens={} documents={} cu_seqlens={} partition_hash={:x} dtype={} exchange={} backward={} "
       "refetch_blocks={} recompute_branches={} reuse_saved={} gradient_dtype={} "
-      "parameter_gradient_dtype={} sum_parameter_gradients={} compare_parameters={}",
+      "parameter_gradient_dtype={} sum_parameter_gradients={} compare_parameters={} compressed_query={} sinks={} "
+      "given_selection={}",
       config.describe(), partition.tokens(), partition.cu_seqlens().size() - 1,
       describe_documents(partition.cu_seqlens()), ownership, name_of(options.dtype), name_of(options.exchange),
       options.backward, options.refetch_blocks, options.recompute_branches, options.reuse_saved,
       name_of(options.gradient_dtype.value_or(options.dtype)),
       name_of(options.parameter_gradient_dtype.value_or(accumulate_dtype(options.dtype))),
-      options.sum_parameter_gradients, options.compare_parameters);
+      options.sum_parameter_gradients, options.compare_parameters, options.compressed_query, options.sinks,
+      options.given_selection);
 }
 
 }  // namespace cpnsa

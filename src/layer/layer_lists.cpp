@@ -29,6 +29,17 @@ std::size_t HaloLists::device_bytes() const {
   return bytes;
 }
 
+namespace {
+
+std::vector<RowRange> summaries_of_documents(const planning::Layout& layout) {
+  std::vector<RowRange> ranges;
+  for (const planning::Document& document : layout.documents)
+    if (document.summaries > 0) ranges.push_back({0, document.summary, document.summaries});
+  return ranges;
+}
+
+}  // namespace
+
 LayerLists::LayerLists(Device& device, const Config& config, const planning::Plan& plan)
     : queries(device.schedule(plan.segments, config)),
       summary_halo(device, plan.summary_halo),
@@ -39,13 +50,14 @@ LayerLists::LayerLists(Device& device, const Config& config, const planning::Pla
       gathered_to_all(device, plan.gathered_to_all),
       all_to_gathered(device, plan.all_to_gathered),
       own_to_all(device, plan.own_to_all),
+      documents_summaries(device, summaries_of_documents(plan.layout)),
       one_row(device, {{0, 0, 1}}),
       gather_all(std::make_shared<planning::BlockSchedule>(plan.blocks.gather())),
       own_table(device, plan.blocks.any_reachable() ? std::vector<BlockLocation>{} : gather_all->table) {}
 
 std::size_t LayerLists::device_bytes() const {
   std::size_t bytes = summary_halo.device_bytes() + window_halo.device_bytes();
-  for (const auto* list : {&own_to_gathered, &gathered_to_all, &all_to_gathered, &own_to_all})
+  for (const auto* list : {&own_to_gathered, &gathered_to_all, &all_to_gathered, &own_to_all, &documents_summaries})
     bytes += list->device_bytes();
   return bytes + own_runs.device_bytes() + halo_runs.device_bytes() + own_table.device_bytes();
 }

@@ -35,6 +35,7 @@ struct LayerLists {
   DeviceList<RowRange> gathered_to_all;
   DeviceList<RowRange> all_to_gathered;
   DeviceList<RowRange> own_to_all;
+  DeviceList<RowRange> documents_summaries;                   ///< summary of its document -> index among all C
   DeviceList<RowRange> one_row;                               ///< {0, 0, 1}: a whole buffer as one row
   std::shared_ptr<const planning::BlockSchedule> gather_all;  ///< the schedule of Exchange::gather
   DeviceList<BlockLocation> own_table;                        ///< its table, where no rank needs blocks of another

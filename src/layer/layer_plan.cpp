@@ -1,5 +1,6 @@
 #include "src/layer/layer_plan.hpp"
 
+#include "cpnsa/schema.hpp"
 #include "src/layer/buffers.hpp"
 #include "src/layer/parameters.hpp"
 
@@ -19,7 +20,7 @@ LayerSizes::LayerSizes(const Config& config, const planning::Plan& plan, const A
       saves_blocks(options.backward && !options.refetch_blocks),
       saves_branches(!options.backward || !options.recompute_branches),
       reuses_branches(options.backward && (options.reuse_saved || !saves_branches)),
-      combines_selected(facts.combines_selected),
+      combines_selected(facts.combines_selected && config.has_branch(1) && !options.sinks),
       forward_stores_o_selected(!combines_selected || (options.backward && saves_branches)) {}
 
 LayerPlan::LayerPlan(const Config& config_, const AttentionOptions& options_, const planning::Plan& plan_,
@@ -32,7 +33,8 @@ LayerPlan::LayerPlan(const Config& config_, const AttentionOptions& options_, co
       parameter_gradient_dtype(options.parameter_gradient_dtype.value_or(accumulate)),
       sizes(config, plan, options, facts),
       scratch_bytes(facts.scratch_bytes),
-      parameter_elements(count_parameters(config)) {
+      parameter_elements(count_parameters(config) +
+                         (options.sinks ? static_cast<std::int64_t>(schema::num_sinks) * config.num_q_heads : 0)) {
   // The constructors that lay the buffers out also say, over an arena of no memory, how large they are.
   Arena saved, forward, backward;
   SavedBuffers(options.backward ? saved : forward, *this);

@@ -58,7 +58,7 @@ struct LayerPlan {
   const DType parameter_gradient_dtype;
   const LayerSizes sizes;
   const std::size_t scratch_bytes;
-  const std::int64_t parameter_elements;  ///< of both compressors
+  const std::int64_t parameter_elements;  ///< of both compressors and the sinks
   std::size_t saved_bytes = 0;            ///< of one SavedForward
   std::size_t forward_bytes = 0;          ///< of a forward's workspace
   std::size_t backward_bytes = 0;
@@ -67,6 +67,8 @@ struct LayerPlan {
   int ranks() const { return plan.layout.ranks(); }
   bool alone() const { return ranks() == 1; }  ///< nothing travels
   std::int64_t own_summaries() const { return at(plan.layout.own_summaries, rank()); }
+  bool has_branch(int branch) const { return config.has_branch(branch); }
+  bool needs_summaries() const { return planning::Plan::needs_summaries(config, options); }
   bool sums_parameters() const { return options.sum_parameter_gradients && !alone(); }
   /// True if the host reads the need matrix before blocks are exchanged.
   bool reads_needs() const { return plan.blocks.any_reachable() && options.exchange != Exchange::gather; }

@@ -8,7 +8,7 @@ namespace cpnsa {
 std::int64_t count_parameters(const Config& config) {
   std::int64_t elements = 0;
   for (const schema::Tensor& tensor : schema::tensors) {
-    if (tensor.per_token || !tensor.used_by(config.compressor)) continue;
+    if (tensor.per_token || !tensor.option.empty() || !tensor.used_by(config.compressor)) continue;
     std::int64_t product = 1;
     for (const std::int64_t extent : schema::sizes_of(tensor.shape, config, 0))
       product = checked_product({product, extent}, "parameter");

@@ -11,8 +11,8 @@
 
 namespace cpnsa {
 
-/// Parameters that the two compressors can have.
-inline constexpr std::size_t max_parameters = 12;
+/// Parameters that a layer can have: those of the two compressors, and the sinks.
+inline constexpr std::size_t max_parameters = 14;
 
 /// Elements of all parameters of both compressors.
 std::int64_t count_parameters(const Config& config);

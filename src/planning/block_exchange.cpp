@@ -35,11 +35,12 @@ NeedMatrix::NeedMatrix(int ranks, std::int64_t blocks, std::int64_t kv_heads)
   words_.resize(to_size(ranks * words_per_rank_));
 }
 
-BlockPlanner::BlockPlanner(const Layout& layout, std::int64_t kv_heads, int rank)
+BlockPlanner::BlockPlanner(const Layout& layout, std::int64_t kv_heads, int rank, bool selects)
     : layout_(&layout), kv_heads_(kv_heads), rank_(rank), reachable_(layout.ranks(), layout.blocks, kv_heads) {
   const auto ranks = to_size(layout.ranks());
   pool_slots_.resize(ranks);
   send_slots_.resize(ranks);
+  if (!selects) return;
   for (int r = 0; r < layout.ranks(); ++r)
     for (const std::int64_t block : layout.reachable_blocks(r)) {
       for (std::int64_t group = 0; group < kv_heads; ++group) reachable_.want(r, block, group);

@@ -77,7 +77,8 @@ class NeedMatrix {
 /// what the queries select: KV heads share a round only if every rank's pool and send buffer still suffice.
 class BlockPlanner {
  public:
-  BlockPlanner(const Layout& layout, std::int64_t kv_heads, int rank);
+  /// `selects`: whether queries select blocks at all; if not, none is reachable.
+  BlockPlanner(const Layout& layout, std::int64_t kv_heads, int rank, bool selects = true);
 
   std::int64_t pool_slots() const { return at(pool_slots_, rank_); }
   std::int64_t send_slots() const { return at(send_slots_, rank_); }

@@ -4,11 +4,28 @@
 
 namespace cpnsa::planning {
 
-Plan::Plan(const Config& config, const Partition& partition, int rank, const AttentionOptions& options)
+namespace {
+
+Config without_absent_branches(Config config, const AttentionOptions& options) {
+  if (!config.has_branch(2)) config.window = 1;
+  if (!Plan::needs_summaries(config, options)) config.compress_block = std::int64_t{1} << 62;  // longer than documents
+  return config;
+}
+
+}  // namespace
+
+bool Plan::needs_summaries(const Config& config, const AttentionOptions& options) {
+  return config.has_branch(0) || (config.has_branch(1) && !options.given_selection);
+}
+
+Plan::Plan(const Config& given, const Partition& partition, int rank, const AttentionOptions& options)
+    : Plan(partition, without_absent_branches(given, options), rank, options) {}
+
+Plan::Plan(const Partition& partition, const Config& config, int rank, const AttentionOptions& options)
     : layout(config, partition),
       summary_halo(at(plan_halo(layout, summary_halo_ranges(layout, config)), rank)),
       window_halo(at(plan_halo(layout, window_halo_ranges(layout, config)), rank)),
-      blocks(layout, config.num_kv_heads, rank),
+      blocks(layout, config.num_kv_heads, rank, config.has_branch(1)),
       rank(rank),
       rows(at(layout.rows, rank)),
       config_(config),
@@ -72,9 +89,13 @@ std::array<std::int64_t, traffic_kinds> Plan::bytes_backward(const BlockSchedule
   std::array<std::int64_t, traffic_kinds> bytes{};
   at(bytes, Traffic::refetched_blocks) = refetched * block_elements * element;
   at(bytes, Traffic::block_gradients) = sent * block_elements * accumulated;
-  at(bytes, Traffic::summary_gradients) =
-      (layout.ranks() - 1) * at(layout.own_summaries, rank) * token_elements * accumulated;
-  at(bytes, Traffic::halo_gradients) = (summary_halo.sent_rows + window_halo.sent_rows) * token_elements * accumulated;
+  // Without the compressed branch summaries serve importance, which has no gradient.
+  const bool compressed = config_.has_branch(0);
+  if (compressed)
+    at(bytes, Traffic::summary_gradients) =
+        (layout.ranks() - 1) * at(layout.own_summaries, rank) * token_elements * accumulated;
+  at(bytes, Traffic::halo_gradients) =
+      ((compressed ? summary_halo.sent_rows : 0) + window_halo.sent_rows) * token_elements * accumulated;
   return bytes;
 }
 

@@ -18,6 +18,9 @@ struct Plan {
   Plan(const Plan&) = delete;  // `blocks` refers to `layout`
   Plan& operator=(const Plan&) = delete;
 
+  /// Tells whether anything reads summaries: the compressed branch, or importance.
+  static bool needs_summaries(const Config& config, const AttentionOptions& options);
+
   Layout layout;
   RankHalo summary_halo;
   RankHalo window_halo;
@@ -42,7 +45,10 @@ struct Plan {
   std::array<std::int64_t, traffic_kinds> bytes_backward(const BlockSchedule& schedule) const;
 
  private:
-  Config config_;
+  /// `config` as planned.
+  Plan(const Partition& partition, const Config& config, int rank, const AttentionOptions& options);
+
+  Config config_;  ///< as planned: a branch that is off reaches nothing
   AttentionOptions options_;
 };
 

@@ -29,6 +29,7 @@ class BackwardStep {
   void recompute_branches();
   void combine();
   void zero_accumulators();
+  void sinks();
   void window();
   void selected();
   void compressed();
@@ -48,9 +49,9 @@ class BackwardStep {
   Arguments branch_arguments(Branch branch) const {
     auto arguments = layer.arguments<Arguments>(work.scratch);
     arguments.queries = lists.queries.get();
-    arguments.q = in.q.data;
+    arguments.q = branch == cmp && in.q_cmp ? in.q_cmp.data : in.q.data;
     arguments.gradient = gradient_of(branch);
-    arguments.dq = sums.q;
+    arguments.dq = branch == cmp ? sums.q_cmp : sums.q;
     return arguments;
   }
   std::size_t sum_bytes(std::int64_t count, std::int64_t width) const {
@@ -108,14 +109,17 @@ BackwardStep::BackwardStep(const LayerPlan& layer_, const LayerLists& lists_, Wi
 BackwardResult BackwardStep::run() {
   BackwardResult result;
   if (!layer.sizes.saves_branches) recompute_branches();
-  rounds.bring_last();
+  if (layer.has_branch(slc)) rounds.bring_last();
   combine();            // while the first blocks travel
   zero_accumulators();  // after it: sums may lie where the branches' outputs were
-  window();
-  selected();
-  compressed();
-  reduce_summary_gradients();
-  compress();
+  sinks();
+  if (layer.has_branch(win)) window();
+  if (layer.has_branch(slc)) selected();
+  if (layer.has_branch(cmp)) {
+    compressed();
+    reduce_summary_gradients();
+    compress();
+  }
   result.parameter_bytes = sum_parameters();
   convert();
   wire.hand_over(wire.stream(), compute);
@@ -126,19 +130,22 @@ BackwardResult BackwardStep::run() {
 // and the backward begins with those. The forward's stages are timed as those of the backward that they are part of.
 void BackwardStep::recompute_branches() {
   const BranchAttention attend(layer, lists, device, in, saved, branches, work.scratch, compute);
-  rounds.bring_first();
+  if (layer.has_branch(slc)) rounds.bring_first();
   {
     const auto timed = wire.timed(Stage::window_backward, compute);
     attend.window();
   }
   {
     const auto timed = wire.timed(Stage::compressed_backward, compute);
-    attend.compressed();
+    if (layer.has_branch(cmp)) attend.compressed();
+    attend.clear_compressed();
   }
+  if (!layer.has_branch(slc)) return attend.finish_selected();
   rounds.first_to_last([&](std::size_t round, const void* pool) {
     const auto timed = wire.timed(Stage::selected_backward, compute);
     attend.selected(schedule.rounds[round], pool, rounds.table());
   });
+  attend.finish_selected();
 }
 
 void BackwardStep::combine() {
@@ -167,6 +174,22 @@ void BackwardStep::zero_accumulators() {
   zero(work.dsummaries, plan.layout.summaries);
   zero(work.dsummary_halo, plan.summary_halo.rows);
   zero(work.dwindow_halo, plan.window_halo.rows);
+}
+
+void BackwardStep::sinks() {
+  const auto backward = [&](Branch branch, const TensorView& sinks, const TensorView& dsinks) {
+    if (!sinks || !dsinks || plan.rows == 0) return;
+    const BranchGradient gradient = gradient_of(branch);
+    auto add = layer.arguments<AddSinksBackward>(work.scratch);
+    add.rows = plan.rows;
+    add.sinks = sinks.data;
+    add.log_sum_exp = gradient.log_sum_exp;
+    add.deltas = gradient.deltas;
+    add.dsinks = dsinks.data;
+    device.run(add, compute);
+  };
+  backward(slc, in.sink_slc, sums.parameters.sink_slc);
+  backward(win, in.sink_win, sums.parameters.sink_win);
 }
 
 BranchGradient BackwardStep::gradient_of(Branch branch) const {
@@ -262,6 +285,8 @@ void BackwardStep::compressed() {
   compressed.dkeys = work.dsummaries.k;
   compressed.dvalues = work.dsummaries.v;
   device.run(compressed, compute);
+  if (in.summary_rotation.cos)
+    device.run(summary_rotation(layer, lists, in.summary_rotation, work.dsummaries.k, layer.accumulate, true), compute);
 }
 
 void BackwardStep::reduce_summary_gradients() {

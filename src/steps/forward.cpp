@@ -3,6 +3,7 @@
 
 #include "src/steps/forward.hpp"
 
+#include <array>
 #include <vector>
 
 #include "src/layer/parameters.hpp"
@@ -23,6 +24,8 @@ class ForwardStep {
   void exchange_halos();
   void compress();
   void gather_summaries();
+  void rotate_summaries();
+  void write_log_sum_exps();
   void window_attention();
   void compressed_attention();
   void select_blocks();
@@ -91,6 +94,7 @@ ForwardResult ForwardStep::run() {
   result.blocks = requests.read(layer, lists, wire);
   selected_attention(*result.blocks.schedule);
   combine();
+  write_log_sum_exps();
   if (given.selected && plan.rows > 0) device.copy(given.selected, saved.selected, layer.selected_bytes(), compute);
   // The caller may free the workspace once `compute` has drained.
   if (!layer.alone()) wire.hand_over(wire.stream(), compute);
@@ -171,15 +175,28 @@ void ForwardStep::compressed_attention() {
     device.wait(compute, wire.summaries_arrived.get());
     rows.from_tokens(lists.gathered_to_all.view(), work.gathered, saved.summaries, element);
   }
+  rotate_summaries();
   if (plan.rows == 0) return;
   const auto timed = wire.timed(Stage::compressed, compute);
   attend.compressed();
 }
 
+// Every rank rotates all summaries of keys: that is less than a row of attention over them.
+void ForwardStep::rotate_summaries() {
+  if (!in.summary_rotation.cos) return;
+  device.run(summary_rotation(layer, lists, in.summary_rotation, saved.summaries.k, layer.options.dtype), compute);
+}
+
 void ForwardStep::select_blocks() {
   if (plan.rows == 0) return;
   const auto timed = wire.timed(Stage::select, compute);
-  attend.select();
+  if (layer.has_branch(slc)) {
+    if (layer.options.given_selection)
+      device.copy(saved.selected, in.selected, layer.selected_bytes(), compute);
+    else
+      attend.select();
+  }
+  attend.clear_compressed();
 }
 
 // Marks the blocks that this rank's queries need and tells the other ranks, or the statistics alone.
@@ -199,6 +216,7 @@ std::int64_t ForwardStep::request_blocks() {
 }
 
 void ForwardStep::selected_attention(const planning::BlockSchedule& schedule) {
+  if (!layer.has_branch(slc)) return attend.finish_selected();
   BlockRounds rounds(wire, layer, lists, round_resources,
                      {.schedule = schedule,
                       .buffers = work.exchange,
@@ -215,12 +233,20 @@ void ForwardStep::selected_attention(const planning::BlockSchedule& schedule) {
     attend.selected(schedule.rounds[round], pool, rounds.table(),
                     layer.sizes.combines_selected ? &combination : nullptr);
   });
+  attend.finish_selected();
 }
 
 void ForwardStep::combine() {
   if (plan.rows == 0 || layer.sizes.combines_selected) return;
   const auto timed = wire.timed(Stage::combine, compute);
   device.run(combination(), compute);
+}
+
+void ForwardStep::write_log_sum_exps() {
+  const std::array wanted{&given.log_sum_exp.cmp, &given.log_sum_exp.slc, &given.log_sum_exp.win};
+  for (std::size_t branch = 0; branch < wanted.size(); ++branch)
+    if (*wanted[branch] && plan.rows > 0)
+      device.copy(wanted[branch]->data, branches.log_sum_exp[branch], wanted[branch]->bytes(), compute);
 }
 
 CombineBranches ForwardStep::combination() const {

@@ -24,6 +24,8 @@ GradientSums::GradientSums(const LayerPlan& layer, Device& device, const Attenti
     : parameters(wanted), layer_(layer), device_(device), wanted_(wanted) {
   const bool in_place = layer.gradient_dtype == layer.accumulate;
   q = in_place ? wanted.q.data : workspace.dq;
+  const bool own_query = layer.options.compressed_query && wanted.q_cmp.data != wanted.q.data;
+  q_cmp = !own_query ? q : in_place ? wanted.q_cmp.data : workspace.dq_cmp;
   gate = in_place ? wanted.gate.data : workspace.dgate;
   const auto choose = [&](const BranchTensors& views, const std::array<void*, 3>& own, std::array<void*, 3>& chosen) {
     const std::array<void*, 3> caller{views.cmp.data, views.slc.data, views.win.data};
@@ -50,6 +52,7 @@ void GradientSums::zero(Stream stream) const {
     zero_bytes(memory, LayerSizes::bytes(layer_.plan.rows, width, layer_.sizes.accumulated));
   };
   zero_rows(q, layer_.config.num_q_heads * layer_.config.head_dim_qk);
+  if (q_cmp != q) zero_rows(q_cmp, layer_.config.num_q_heads * layer_.config.head_dim_qk);
   for_each_sum(k, [&](std::size_t branch) { zero_rows(k[branch], layer_.sizes.k_width); });
   for_each_sum(v, [&](std::size_t branch) { zero_rows(v[branch], layer_.sizes.v_width); });
   if (own_parameters_) return zero_bytes(own_parameters_, own_parameter_bytes_);
@@ -67,6 +70,7 @@ void GradientSums::convert(Stream stream) const {
   };
   if (layer_.gradient_dtype != layer_.accumulate) {
     add(wanted_.q, q);
+    if (q_cmp != q) add(wanted_.q_cmp, q_cmp);
     add(wanted_.gate, gate);
     add_branches(wanted_.k, k);
     add_branches(wanted_.v, v);

@@ -24,10 +24,11 @@ class GradientSums {
   KeyValue of(Branch branch) const { return {k[branch], v[branch]}; }
 
   void* q = nullptr;         ///< [rows, H, d_qk]
+  void* q_cmp = nullptr;     ///< [rows, H, d_qk], of the compressed branch: q itself without a query of its own
   void* gate = nullptr;      ///< [rows, H, 3]
   std::array<void*, 3> k{};  ///< [rows, G, d_qk] by branch; the same memory for branches that share the caller's
   std::array<void*, 3> v{};
-  AttentionGradients parameters;  ///< the compressors' gradients; its other tensors are unused
+  AttentionGradients parameters;  ///< those of parameters; its other tensors are unused
 
  private:
   const LayerPlan& layer_;

@@ -36,6 +36,41 @@ TEST_F(CBadInput, VersionAndNames) {
   EXPECT_EQ(cpnsa_stage_name(32), nullptr);
 }
 
+TEST_F(CBadInput, InfoSaysWhatTheLibraryIs) {
+  cpnsa_info info = CPNSA_INFO_INIT;
+  check_c(cpnsa_get_info(&info));
+  EXPECT_EQ(std::string(info.version), std::to_string(CPNSA_VERSION_MAJOR) + "." + std::to_string(CPNSA_VERSION_MINOR) +
+                                           "." + std::to_string(CPNSA_VERSION_PATCH));
+  EXPECT_NE(std::string(info.commit), "");
+  EXPECT_NE(std::string(info.compiler), "");
+  EXPECT_EQ(std::string(info.cuda_compiled).empty(), !cpnsa_has_cuda());
+  EXPECT_EQ(std::string(info.nccl_compiled).empty(), !cpnsa_has_nccl());
+  info.struct_size = 3;
+  EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, cpnsa_get_info(&info), HasSubstr("struct_size"));
+  EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, cpnsa_get_info(nullptr), HasSubstr("info: found NULL"));
+}
+
+TEST_F(CBadInput, KernelsOfALayer) {
+  cpnsa_config config = CPNSA_CONFIG_INIT;
+  config.num_q_heads = 64, config.num_kv_heads = 4, config.head_dim_qk = 128, config.head_dim_v = 128;
+  std::size_t count = 99;
+  const cpnsa_status status = cpnsa_get_kernels(&config, CPNSA_BF16, 90, nullptr, 0, &count);
+  if (!cpnsa_has_cuda()) {
+    EXPECT_STATUS(CPNSA_ERROR_UNSUPPORTED, status, HasSubstr("built without CUDA"));
+    EXPECT_EQ(count, 0u);
+    return;
+  }
+  check_c(status);
+  ASSERT_GT(count, 0u);
+  std::vector<cpnsa_kernel> kernels(count);
+  check_c(cpnsa_get_kernels(&config, CPNSA_BF16, 90, kernels.data(), kernels.size(), &count));
+  for (const cpnsa_kernel& kernel : kernels) EXPECT_STREQ(kernel.family, "hopper") << kernel.op;
+  check_c(cpnsa_get_kernels(&config, CPNSA_BF16, 80, kernels.data(), kernels.size(), &count));
+  for (const cpnsa_kernel& kernel : kernels) EXPECT_STREQ(kernel.family, "portable") << kernel.op;
+  EXPECT_STATUS(CPNSA_ERROR_UNSUPPORTED, cpnsa_get_kernels(&config, CPNSA_F64, 90, nullptr, 0, &count),
+                HasSubstr("dtype f64"));
+}
+
 TEST_F(CBadInput, HandlesThatAreNone) {
   check_c(step->create());
   const auto none = [](auto status) {
@@ -224,7 +259,8 @@ TEST_F(CBadInput, NumbersThatAreNoneOfAnEnum) {
     refused(step->options.parameter_gradient_dtype, value, "parameter_gradient_dtype: found");
     refused(step->options.backward, value, "backward: found");
     refused(step->options.timing, value, "timing: found");
-    refused(step->config.reserved, value, "config.reserved: found");
+    refused(step->config.branches, value, "branches: found");
+    refused(step->options.sinks, value, "sinks: found");
   }
   refused(step->options.dtype, 0, "expected one of 1 (f64)");
   const std::int64_t bounds[] = {0, tokens};

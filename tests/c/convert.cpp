@@ -36,7 +36,7 @@ cpnsa_config to_c(const Config& config) {
   c.window = config.window;
   c.softmax_scale = config.softmax_scale.value_or(0);
   c.compressor = to_c(config.compressor), c.activation = to_c(config.activation);
-  c.gate = to_c(config.gate);
+  c.gate = to_c(config.gate), c.branches = to_c(config.branches);
   c.compress_hidden_k = config.compress_hidden_k, c.compress_hidden_v = config.compress_hidden_v;
   return c;
 }
@@ -50,6 +50,8 @@ cpnsa_options to_c(const AttentionOptions& options) {
   c.refetch_blocks = options.refetch_blocks, c.recompute_branches = options.recompute_branches;
   c.reuse_saved = options.reuse_saved;
   c.compare_parameters = options.compare_parameters;
+  c.compressed_query = options.compressed_query, c.sinks = options.sinks;
+  c.given_selection = options.given_selection;
   c.sum_parameter_gradients = options.sum_parameter_gradients;
   return c;
 }
@@ -63,7 +65,12 @@ cpnsa_tensor to_c(const TensorView& view) {
 }
 
 cpnsa_tensors to_c(const AttentionInputs& inputs) {
-  return all_of(inputs);
+  cpnsa_tensors tensors = all_of(inputs);
+  tensors.layer = inputs.layer;
+  tensors.rotation_cos = to_c(inputs.summary_rotation.cos), tensors.rotation_sin = to_c(inputs.summary_rotation.sin);
+  tensors.rotation_interleaved = inputs.summary_rotation.interleaved;
+  tensors.selected = inputs.selected;
+  return tensors;
 }
 
 cpnsa_tensors to_c(const AttentionGradients& gradients) {

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <numeric>
 #include <span>
+#include <string>
 
 #include "cpnsa/attention.hpp"
 #include "cpnsa/partition.hpp"
@@ -24,6 +25,28 @@ TEST(CDefaults, AreTheLibrarys) {
   // Without the padding behind the last member, which nobody sets.
   const std::size_t end = offsetof(cpnsa_options, compare_parameters) + sizeof options.compare_parameters;
   EXPECT_EQ(std::memcmp(&options, &library_options, end), 0);
+}
+
+TEST_F(CBadInput, MessagesReachTheHook) {
+  struct Received {
+    std::int32_t level = 0;
+    std::string text;
+  } received;
+  const cpnsa_log_hook hook = [](void* user, std::int32_t level, const char* message) {
+    *static_cast<Received*>(user) = {level, message};
+  };
+  check_c(cpnsa_set_log_hook(hook, &received));
+  check_c(cpnsa_set_log_level(CPNSA_LOG_INFO));
+  check_c(step->create());
+  check_c(cpnsa_set_log_level(CPNSA_LOG_WARNING));
+  EXPECT_EQ(received.level, CPNSA_LOG_INFO);
+  EXPECT_THAT(received.text, AllOf(HasSubstr("rank 0 of 1: layer 1 on cpu"), HasSubstr("select_count=")));
+  received = {};
+  check_c(step->create());
+  EXPECT_EQ(received.text, "");
+  check_c(cpnsa_set_log_hook(nullptr, nullptr));
+  EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, cpnsa_set_log_level(0),
+                HasSubstr("level: found 0, expected one of 1 (debug), 2 (info), 3 (warning), 4 (error), 5 (off)"));
 }
 
 TEST_F(CBadInput, Partitions) {

@@ -10,6 +10,9 @@ list(TRANSFORM lines REPLACE " .*" "" OUTPUT_VARIABLE exported)
 list(SORT exported)
 
 file(READ ${HEADER} text)
+get_filename_component(folder ${HEADER} DIRECTORY)
+file(READ ${folder}/cpnsa_decode.h decode_text) # which the header includes
+string(APPEND text "${decode_text}")
 string(REGEX MATCHALL "CPNSA_API [^;]*;" declarations "${text}")
 set(declared "")
 foreach(declaration IN LISTS declarations)

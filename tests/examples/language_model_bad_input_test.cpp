@@ -34,7 +34,7 @@ TEST(LanguageModelBadInput, IsOneLineAndAFailure) {
       {{"--text", path, "--out", out}, "folder"},
       {{"--text", path + "/short", "--out", out}, "16 bytes"},
       {{"--text", text, "--out", out, "--tokens", "5000"}, "5001"},
-      {{"--text", text, "--out", text}, "--out"},
+      {{"--text", text, "--out", text}, "no folder"},
       {{"--text", text, "--out", "/proc/none"}, "/proc/none"},
       {{"--text", text, "--out", out, "--nonsense", "1"}, "nonsense"},
       {{"--text", text, "--out", out, "--steps", "0"}, "--steps"},

@@ -74,8 +74,8 @@ TEST(Needle, BadInputIsOneLineAndAFailure) {
       {{"--learning-rate", "0"}, "--learning-rate: found 0"},
       {{"--device", "cpu", "--dtype", "bf16"}, "bf16"},
       {{"--device", "tpu"}, "--device: found tpu"},
-      {{"--out", (folder.path() / "file").string()}, "--out: found"},
-      {{"--out", (folder.path() / "taken").string()}, "needle.svg (Is a directory)"},  // said before it has trained
+      {{"--out", (folder.path() / "file").string()}, "no folder"},
+      {{"--out", (folder.path() / "taken").string()}, "needle.svg: found a folder"},  // said before it has trained
   };
   std::vector<Launcher> launchers{one_rank(), threads(3)};
   if (const std::optional<Launcher> launcher = processes(2)) launchers.push_back(*launcher);

@@ -1,6 +1,8 @@
-# cmake -DPREFIX=... -DLIBDIR=... -DPAGE=... -DLANGUAGE=... -DPROGRAM=... -DWORK_DIR=... -P page.cmake
+# cmake -DPREFIX=... -DLIBDIR=... -DPAGE=... -DLANGUAGE=... -DPROGRAM=... -DWORK_DIR=... [-DEMPTY_SHELL=ON]
+#   -P page.cmake
 # Writes a page's program and its CMakeLists.txt to a fresh folder and runs all its shell commands there, with the
-# package where the compilers find it.
+# package where the compilers find it; with EMPTY_SHELL in an environment of nothing but a PATH and a home folder, whose
+# folder cpnsa is the prefix.
 file(READ ${PAGE} text)
 
 # The content of the first block of a language from `from` on, and where the text goes on behind it; -1: no block.
@@ -42,6 +44,21 @@ while(NOT from EQUAL -1)
 endwhile()
 file(WRITE ${WORK_DIR}/run.sh "${script}")
 
+if(EMPTY_SHELL)
+  file(CREATE_LINK ${PREFIX} ${WORK_DIR}/cpnsa SYMBOLIC)
+  if(NOT LIBDIR STREQUAL "lib" AND NOT EXISTS ${PREFIX}/lib)
+    file(CREATE_LINK ${PREFIX}/${LIBDIR} ${PREFIX}/lib SYMBOLIC)
+  endif()
+  # The MPI of a container refuses root, and more ranks than cores, unless told otherwise.
+  execute_process(
+    COMMAND
+      env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=${WORK_DIR} OMPI_ALLOW_RUN_AS_ROOT=1
+      OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 sh run.sh
+    WORKING_DIRECTORY ${WORK_DIR}
+    COMMAND_ERROR_IS_FATAL ANY
+  )
+  return()
+endif()
 set(ENV{CMAKE_PREFIX_PATH} ${PREFIX})
 set(ENV{PKG_CONFIG_PATH} ${PREFIX}/${LIBDIR}/pkgconfig)
 set(ENV{LD_LIBRARY_PATH} ${PREFIX}/${LIBDIR}:$ENV{LD_LIBRARY_PATH})

@@ -39,7 +39,8 @@ def step(layer, run):
     plan = layer.plan(cu_seqlens)
     out = run(plan.shard(x))
     (out * plan.shard(torch.linspace(1, 2, T, dtype=torch.float64))[:, None]).sum().backward()
-    return plan, out.detach(), x.grad, {name: parameter.grad.clone() for name, parameter in layer.named_parameters()}
+    return plan, out.detach(), x.grad, {name: parameter.grad.clone() for name, parameter in layer.named_parameters()
+                                        if parameter.grad is not None}
 
 
 def summed(tensor, group):
@@ -58,7 +59,7 @@ def against_one_rank(group, **options):
     plan, out, dx, gradients = step(layer, lambda x: layer(x, cu_seqlens))
     whole = torch.zeros(T, 16, dtype=torch.float64)
     whole[plan.rows] = out
-    alone = layer_of()
+    alone = layer_of(**{name: options[name] for name in ("attention", "sinks") if name in options})
     _, expected, expected_dx, expected_gradients = step(alone, lambda x: alone(x, cu_seqlens))
     errors = [error_of(summed(whole, group), expected), error_of(summed(dx, group), expected_dx)]
     errors += [error_of(summed(gradients[name], group), expected_gradients[name]) for name in gradients]
@@ -76,6 +77,30 @@ def unsharded(rank, group):
     expected = torch.zeros_like(whole)
     expected[plan.rows] = 10.0  # 1 + 2 + 3 + 4
     return [torch.equal(found, whole), torch.equal(turned, whole.T), torch.equal(whole.grad, expected)]
+
+
+def tensor_parallel(rank):
+    """Heads over two ranks of a DeviceMesh, and tokens over two: output and gradients are those of one rank."""
+    try:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.tensor import DTensor
+    except ImportError:
+        return {}
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("cp", "tp"))
+    layer = cpnsa.torch.tensor_parallel(layer_of(mesh["cp"].get_group(), sinks=True), mesh["tp"])
+    assert all(isinstance(parameter, DTensor) for parameter in layer.parameters())
+    plan, out, dx, gradients = step(layer, lambda x: layer(x, cu_seqlens))
+    whole = torch.zeros(T, 16, dtype=torch.float64)
+    whole[plan.rows] = out
+    alone = layer_of(sinks=True)
+    _, expected, expected_dx, expected_gradients = step(alone, lambda x: alone(x, cu_seqlens))
+    cp = mesh["cp"].get_group()
+    errors = [error_of(summed(whole, cp), expected), error_of(summed(dx, cp), expected_dx)]
+    errors += [error_of(summed(gradients[name].full_tensor(), cp), expected_gradients[name]) for name in gradients]
+    same = all(torch.equal(parameter.full_tensor(), expected)
+               for parameter, expected in zip(layer.parameters(), alone.parameters()))
+    refused = raised(lambda: cpnsa.torch.tensor_parallel(layer, mesh["tp"]))
+    return {"tensor parallel": max(errors), "tensor parallel parameters": same, "tensor parallel twice": refused}
 
 
 def raised(body):
@@ -114,6 +139,10 @@ def checks(rank, ranks):
     results["sums"] = error_of(tensors[True], tensors[False])
 
     results["unshard"] = unsharded(rank, world)
+    if hasattr(torch.nn.functional, "scaled_dot_product_attention"):  # PyTorch 2.0
+        results["full attention"] = against_one_rank(world, attention="full")
+    results["sinks"] = against_one_rank(world, sinks=True)
+    results.update(tensor_parallel(rank))
 
     layer = layer_of(world)
     from torch.utils.checkpoint import checkpoint

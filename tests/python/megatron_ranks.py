@@ -134,6 +134,8 @@ def main():
     results = {}
     results["batch"], results["names"] = compare(cp, layer, alone, torch.randn(64, 3, hidden, dtype=torch.float64), [])
     results["packed"], _ = compare(cp, layer, alone, torch.randn(112, 1, hidden, dtype=torch.float64), [32, 16, 64])
+    results["any lengths"], _ = compare(cp, layer, alone, torch.randn(60, 1, hidden, dtype=torch.float64), [20, 4, 36])
+    results["any length of a batch"], _ = compare(cp, layer, alone, torch.randn(20, 3, hidden, dtype=torch.float64), [])
     branched, one = attention_of(ones, cp, branch_kv=True), attention_of(ones, ones, branch_kv=True)
     results["branches"], results["names"] = compare(
         cp, branched, one, torch.randn(112, 1, hidden, dtype=torch.float64), [32, 16, 64])
@@ -146,8 +148,8 @@ def main():
     # Tensor parallelism over a group that is not Megatron's global one, which has one rank here.
     results["other groups"] = over_tensor_ranks(cp, ones, groups)
     try:
-        bounds = torch.tensor([0, 24])
-        layer(torch.randn(12, 1, hidden, dtype=torch.float64), attention_mask=None,
+        bounds = torch.tensor([0, 22])
+        layer(torch.randn(11, 1, hidden, dtype=torch.float64), attention_mask=None,
               packed_seq_params=PackedSeqParams(qkv_format="thd", cu_seqlens_q=bounds, cu_seqlens_kv=bounds))
     except cpnsa.ArgumentError as error:
         results["uneven"] = str(error)

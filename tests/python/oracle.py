@@ -29,20 +29,28 @@ def summaries(config, x, p):
     return torch.stack(made) if made else x.new_zeros((0,) + x.shape[1:])
 
 
-def _softmax_attention(q, k, v, scale):
+def _softmax_attention(q, k, v, scale, sink=None):
     if k.shape[0] == 0:
         return torch.zeros_like(q[..., :1]).expand(q.shape[0], v.shape[-1]), q.new_zeros((q.shape[0], 0))
-    p = torch.softmax(q @ k.T * scale, -1)
+    scores = q @ k.T * scale
+    if sink is not None:  # one more key, whose value is zero
+        scores = torch.cat([scores, sink[:, None]], 1)
+        v = torch.cat([v, torch.zeros_like(v[:1])])
+    p = torch.softmax(scores, -1)
     return p @ v, p
 
 
-def document(config, q, k, v, gate, ck, cv):
-    """out [L, H, dv] and selected [L][G] lists; k and v are triples."""
+def document(config, q, k, v, gate, ck, cv, q_cmp=None, sinks=(None, None), turn=None, gates=False):
+    """out [L, H, dv] and selected [L][G] lists; k and v are triples. `turn` rotates the summaries of keys; `gates`:
+    the gate is used as it is."""
     l, s, m, n = config.compress_block, config.compress_stride, config.select_block, config.select_count
     L, H = q.shape[:2]
     R, scale = H // config.num_kv_heads, config.softmax_scale
     summary_k, summary_v = summaries(config, k[0], ck), summaries(config, v[0], cv)
-    g = torch.sigmoid(gate) if config.gate == "logits" else gate
+    if turn is not None and summary_k.shape[0] > 0:
+        summary_k = turn(summary_k)
+    g = torch.sigmoid(gate) if config.gate == "logits" and not gates else gate
+    sinks = [[None if sink is None else sink[i * R:(i + 1) * R] for i in range(config.num_kv_heads)] for sink in sinks]
     rows, chosen = [], []
     for t in range(L):
         heads, chosen_here = [], []
@@ -50,7 +58,8 @@ def document(config, q, k, v, gate, ck, cv):
         causal = t // m + 1
         for group in range(config.num_kv_heads):
             of_group = q[t, group * R:(group + 1) * R]
-            o_cmp, p = _softmax_attention(of_group, summary_k[:visible, group], summary_v[:visible, group], scale)
+            of_cmp = of_group if q_cmp is None else q_cmp[t, group * R:(group + 1) * R]
+            o_cmp, p = _softmax_attention(of_cmp, summary_k[:visible, group], summary_v[:visible, group], scale)
             blocks = list(range(causal))
             if causal > n:
                 score = [0.0] * causal
@@ -64,9 +73,11 @@ def document(config, q, k, v, gate, ck, cv):
                 blocks = sorted(forced | set(free[:n - len(forced)]))
             chosen_here.append(blocks)
             tokens = [u for j in blocks for u in range(j * m, min((j + 1) * m, t + 1))]
-            o_slc, _ = _softmax_attention(of_group, k[1][tokens, group], v[1][tokens, group], scale)
+            o_slc, _ = _softmax_attention(of_group, k[1][tokens, group], v[1][tokens, group], scale,
+                                          sinks[0][group])
             first = max(0, t - config.window + 1)
-            o_win, _ = _softmax_attention(of_group, k[2][first:t + 1, group], v[2][first:t + 1, group], scale)
+            o_win, _ = _softmax_attention(of_group, k[2][first:t + 1, group], v[2][first:t + 1, group], scale,
+                                          sinks[1][group])
             gates = g[t, group * R:(group + 1) * R]
             heads.append(gates[:, 0:1] * o_cmp + gates[:, 1:2] * o_slc + gates[:, 2:3] * o_win)
         rows.append(torch.cat(heads))

@@ -31,9 +31,23 @@ def results(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["world zigzag", "world contiguous", "world zigzag_per_document", "gather", "halves",
-                                  "strided", "alone", "sums", "no rows"])
+                                  "strided", "alone", "sums", "no rows", "sinks"])
 def test_same_as_one_rank(results, name):
     assert all(result[name] < 1e-12 for result in results)
+
+
+def test_full_attention(results):
+    if "full attention" not in results[0]:
+        pytest.skip(f"PyTorch {torch.__version__} has no scaled_dot_product_attention")
+    assert all(result["full attention"] < 1e-12 for result in results)
+
+
+def test_tensor_parallelism(results):
+    if "tensor parallel" not in results[0]:
+        pytest.skip(f"PyTorch {torch.__version__} has no torch.distributed.tensor")
+    for result in results:
+        assert result["tensor parallel"] < 1e-12 and result["tensor parallel parameters"]
+        assert "expected one before parallelism" in result["tensor parallel twice"]
 
 
 def test_fsdp2(results):

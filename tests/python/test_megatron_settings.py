@@ -265,7 +265,8 @@ def test_every_argument_of_forward_is_in_a_list():
     assert names - {"self"} <= settings.core_arguments.keys()
     own = inspect.signature(adapter.NativeSparseCoreAttention.forward).parameters
     assert settings.core_arguments.keys() <= set(own)
-    taken = {"self", "hidden_states", "attention_mask", "rotary_pos_emb", "packed_seq_params"}
+    taken = {"self", "hidden_states", "attention_mask", "rotary_pos_emb", "packed_seq_params", "inference_context",
+             "inference_params"}
     names = set(inspect.signature(megatron_attention.SelfAttention.forward).parameters)
     assert names == taken | adapter._refused_in_forward.keys()
 
@@ -298,7 +299,7 @@ def test_each_refused_setting_is_refused_by_name():
 @pytest.mark.parametrize("given, match", [
     (dict(attention_bias=torch.zeros(1)), "attention_bias: found"),
     (dict(key_value_states=torch.zeros(1)), "key_value_states: found"),
-    (dict(inference_context=object()), "inference_context: found one, expected none: decoding"),
+    (dict(inference_context=object()), "inference_context: found a object, expected a StaticInferenceContext"),
     (dict(sequence_len_offset=torch.zeros(1)), "sequence_len_offset: found"),
     (dict(rotary_pos_cos_sin=torch.zeros(1)), "rotary_pos_cos_sin: found"),
     (dict(packed_seq_params=packed_of(0, T, qkv_format="bshd")), "qkv_format: found 'bshd'"),

@@ -92,8 +92,8 @@ def test_layer_against_plain_pytorch(compressor, branch_kv, dtype, tolerance):
     def plain():
         y = x.double()
         q = exact.q_proj(y).view(T, 4, 4)
-        k = exact.k_proj(y).view(T, exact.branches, 2, 4).unbind(1)
-        v = exact.v_proj(y).view(T, exact.branches, 2, 3).unbind(1)
+        k = exact.k_proj(y).view(T, 2, exact.branches, 4).unbind(2)
+        v = exact.v_proj(y).view(T, 2, exact.branches, 3).unbind(2)
         k, v = (k, v) if branch_kv else (k[0], v[0])
         out = oracle.attention(config, cu_seqlens, q, k, v, exact.gate_proj(y).view(T, 4, 3),
                                exact.compress_k.tensors(), exact.compress_v.tensors())
@@ -316,7 +316,7 @@ def test_operators_are_well_formed():
 
     plan = cpnsa.torch.Plan(configured("mean"), [0, 40])
     tensors = [torch.randn(40, 4, 4), torch.randn(40, 2, 4), torch.randn(40, 2, 3), torch.randn(40, 4, 3)]
-    indices = [0, 1, 1, 1, 2, 2, 2, 3] + [-1] * 12
+    indices = [0, 1, 1, 1, 2, 2, 2, 3] + [-1] * 15
     arguments = (plan.token, torch.tensor([3]), plan.saved_bytes, plan.steps.head_dim_v, indices, tensors)
     torch.library.opcheck(compiled.attention_forward, arguments, test_utils=("test_schema", "test_faketensor"))
     out, memory, saved = compiled.attention_forward(*arguments)

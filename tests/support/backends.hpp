@@ -22,6 +22,7 @@ struct DeviceBackend {
   bool has_long_tiles = false;     ///< only documents of over 2048 tokens fill several tiles of its kernels
   bool zero_masked = false;        ///< its kernels multiply masked values by 0, so a NaN among them reaches the result
   bool selects_in_chunks = false;  ///< has_long_tiles for the kernel that selects blocks alone
+  bool pads_heads = false;         ///< its tiles have padding that depends on the number of heads per KV head
   bool is_slow = false;            ///< takes seconds for a problem of a few hundred tokens
 };
 

@@ -59,9 +59,10 @@ Values scatter_rows(const Partition& partition, int rank, const Values& packed) 
 
 TensorView view_of(const DeviceBuffer& buffer, DType dtype, const Shape& shape) {
   switch (shape.size()) {
+    case 1: return {buffer.data(), dtype, {shape[0]}};
     case 2: return {buffer.data(), dtype, {shape[0], shape[1]}};
     case 3: return {buffer.data(), dtype, {shape[0], shape[1], shape[2]}};
-    default: throw std::logic_error("a layer's tensors have 2 or 3 dimensions");
+    default: throw std::logic_error("a layer's tensors have 1 to 3 dimensions");
   }
 }
 
@@ -115,13 +116,47 @@ RankTensors::RankTensors(const Problem& problem, const Partition& partition, int
   share_branches(problem, inputs);
   share_branches(problem, gradients);
 
+  const auto table = [&](const Values& values, Tensor& memory, TensorView& view) {
+    if (values.empty()) return;
+    const std::vector<std::byte> content = encode(accumulate, values);
+    memory = {DeviceBuffer(device, content), content, accumulate};
+    const std::int64_t summaries = config.summaries_of(problem.tokens());
+    view = view_of(memory.buffer, accumulate, {summaries, static_cast<std::int64_t>(values.size()) / summaries});
+  };
+  table(problem.rotation_cos, cos_, inputs.summary_rotation.cos);
+  table(problem.rotation_sin, sin_, inputs.summary_rotation.sin);
+  inputs.summary_rotation.interleaved = problem.rotation_interleaved;
+  if (!problem.given_selection.empty()) {
+    const std::size_t width = problem.given_selection.size() / static_cast<std::size_t>(problem.tokens());
+    std::vector<std::int32_t> local(static_cast<std::size_t>(rows) * width);
+    partition.scatter(problem.given_selection.data(), local.data(), rank, width * sizeof(std::int32_t));
+    given_selection_ = DeviceBuffer(device, local);
+    inputs.selected = static_cast<const std::int32_t*>(given_selection_.data());
+  }
+  if (setting.log_sum_exp)
+    for (int branch = 0; branch < 3; ++branch) {
+      if (!config.has_branch(branch)) continue;
+      const std::array views{&log_sum_exp.cmp, &log_sum_exp.slc, &log_sum_exp.win};
+      const Shape shape{rows, config.num_q_heads};
+      const auto at = static_cast<std::size_t>(branch);
+      log_sum_exp_[at] = DeviceBuffer(device, static_cast<std::size_t>(elements_of(shape)) * size_of(accumulate));
+      *views[at] = view_of(log_sum_exp_[at], accumulate, shape);
+    }
+
   const Shape out_shape{rows, config.num_q_heads, config.head_dim_v};
   dout_ = input(scatter_rows(partition, rank, problem.dout));
   dout = view_of(dout_.buffer, setting.dtype, out_shape);
   out_ = DeviceBuffer(device, static_cast<std::size_t>(elements_of(out_shape)) * size_of(setting.dtype));
   out = view_of(out_, setting.dtype, out_shape);
   selected_ = poisoned_indices(device, rows * config.num_kv_heads * config.select_count);
-  selected = static_cast<std::int32_t*>(selected_.data());
+  selected = config.has_branch(1) ? static_cast<std::int32_t*>(selected_.data()) : nullptr;
+}
+
+std::array<Values, 3> RankTensors::log_sum_exp_values() const {
+  std::array<Values, 3> values;
+  for (std::size_t branch = 0; branch < values.size(); ++branch)
+    if (log_sum_exp_[branch].data()) values[branch] = log_sum_exp_[branch].values(accumulate_dtype(setting_.dtype));
+  return values;
 }
 
 Tensors RankTensors::gradient_values() const {
@@ -169,6 +204,10 @@ LayerResult collect(const Problem& problem, const Partition& partition, const La
   LayerResult result;
   result.out = gather_rows(partition, share(communicator, tensors.out_values()));
   result.selected = gather_rows(partition, share(communicator, tensors.selected_indices()));
+  const std::array<Values, 3> log_sum_exps = tensors.log_sum_exp_values();
+  for (std::size_t branch = 0; branch < log_sum_exps.size(); ++branch)
+    if (setting.log_sum_exp && problem.config.has_branch(static_cast<int>(branch)))
+      result.log_sum_exp[branch] = gather_rows(partition, share(communicator, log_sum_exps[branch]));
   for (const auto& one : share(communicator, std::vector<Statistics>{statistics})) result.statistics.push_back(one[0]);
   if (!setting.backward) return result;
 
@@ -199,12 +238,16 @@ LayerResult run_rank(const Problem& problem, const Partition& partition, const L
                      const DeviceBackend& backend, Communicator& communicator) {
   const std::unique_ptr<Device> device = backend.make();
   device->activate();
-  Attention layer(problem.config, partition, *device, communicator, options_of(setting));
+  AttentionOptions options = options_of(setting);
+  options.compressed_query = !problem.inputs.q_cmp.empty();
+  options.sinks = !problem.inputs.sink_slc.empty() || !problem.inputs.sink_win.empty();
+  options.given_selection = !problem.given_selection.empty();
+  Attention layer(problem.config, partition, *device, communicator, options);
   RankTensors tensors(problem, partition, communicator.rank(), setting, *device);
   LayerMemory memory(layer, *device);
 
   layer.forward(tensors.inputs, tensors.out, tensors.selected, setting.backward ? &memory.saved : nullptr,
-                memory.workspace(), Stream{});
+                memory.workspace(), Stream{}, tensors.log_sum_exp);
   device->synchronize(Stream{});
   if (setting.backward) {
     memory.poison_workspace();

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <optional>
 #include <vector>
 
@@ -20,6 +21,7 @@ struct LayerSetting {
   bool reuse_saved = false;
   bool sum_parameter_gradients = true;
   bool timing = false;
+  bool log_sum_exp = false;                         ///< whether LayerResult has the log-sum-exps
   std::optional<DType> gradient_dtype{};            ///< of dq, dk, dv and dgate; accumulate_dtype() unless given
   std::optional<DType> parameter_gradient_dtype{};  ///< accumulate_dtype() unless given
 };
@@ -28,6 +30,7 @@ struct LayerSetting {
 struct LayerResult {
   Values out;
   std::vector<std::int32_t> selected;
+  std::array<Values, 3> log_sum_exp;  ///< [T, H] by branch
   Tensors gradients;  ///< those of parameters: rank 0's if the library sums them, else the sum over the ranks
   std::vector<Tensors> parameters_of;  ///< each rank's parameter gradients; the other tensors are empty
   std::vector<Statistics> statistics;  ///< each rank's
@@ -43,10 +46,12 @@ class RankTensors {
   TensorView dout;
   TensorView out;
   std::int32_t* selected = nullptr;
+  BranchTensors log_sum_exp;
   AttentionGradients gradients;
 
   Values out_values() const { return out_.values(setting_.dtype); }
   std::vector<std::int32_t> selected_indices() const { return selected_.indices(); }
+  std::array<Values, 3> log_sum_exp_values() const;
   Tensors gradient_values() const;
   /// Whether the bits of every input are unchanged.
   bool inputs_unchanged() const;
@@ -60,8 +65,9 @@ class RankTensors {
 
   LayerSetting setting_;
   TensorSet<Tensor> input_memory_, gradient_memory_;
-  Tensor dout_;
-  DeviceBuffer out_, selected_;
+  Tensor dout_, cos_, sin_;
+  DeviceBuffer out_, selected_, given_selection_;
+  std::array<DeviceBuffer, 3> log_sum_exp_;
 };
 
 /// Workspace and saved memory of a layer, poisoned.

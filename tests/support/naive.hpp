@@ -45,14 +45,15 @@ struct Attended {
 /// are rounded to `storage` before they are multiplied by values, as in a matrix product of that type.
 template <class Real>
 Attended<Real> attend(const Real* query, const Rows<Real>& keys, const Rows<Real>& values, std::int64_t d_qk,
-                      std::int64_t d_v, Real scale, DType storage) {
+                      std::int64_t d_v, Real scale, DType storage, const Real* sink = nullptr) {
   Attended<Real> result;
   result.out.assign(static_cast<std::size_t>(d_v), 0);
   if (keys.empty()) return result;
   std::vector<Real> scores;
   for (const Real* key : keys) scores.push_back(scale * dot(query, key, d_qk));
-  const Real greatest = *std::max_element(scores.begin(), scores.end());
-  Real sum = 0;
+  Real greatest = *std::max_element(scores.begin(), scores.end());
+  if (sink) greatest = std::max(greatest, *sink);
+  Real sum = sink ? std::exp(*sink - greatest) : 0;
   for (const Real score : scores) sum += std::exp(score - greatest);
   result.log_sum_exp = greatest + std::log(sum);
   for (std::size_t i = 0; i < keys.size(); ++i) {

@@ -70,6 +70,7 @@ class Oracle {
       for (std::int64_t head = 0; head < config_.num_q_heads; ++head)
         backward_of(row, position, document, head, selected);
     });
+    if (!problem_.rotation_cos.empty()) rotate(dsummaries_k_, -1, DType::f64);
     compress_backward();
     if (summaries) *summaries = {narrow(dsummaries_k_), narrow(dsummaries_v_)};
     if (problem_.shared_k) sum_branches(gradients_.k);
@@ -152,6 +153,29 @@ class Oracle {
     };
     compress_one(inputs_.k.cmp, inputs_.compress_k, config_.head_dim_qk, config_.compress_hidden_k, summaries_k_);
     compress_one(inputs_.v.cmp, inputs_.compress_v, config_.head_dim_v, config_.compress_hidden_v, summaries_v_);
+    if (!problem_.rotation_cos.empty()) rotate(summaries_k_, 1, storage_);
+  }
+
+  // Every pair of channels as a complex number, times cos + i sin of its angle.
+  void rotate(Reals<Real>& summaries, Real sign, DType storage) const {
+    const std::int64_t summaries_of_all = config_.summaries_of(problem_.tokens());  // as of one document
+    const std::int64_t pairs = static_cast<std::int64_t>(problem_.rotation_cos.size()) / summaries_of_all;
+    for_each_document([&](const Range& document) {
+      for (std::int64_t i = 0; i < document.summaries * config_.num_kv_heads * pairs; ++i) {
+        const std::int64_t pair = i % pairs, head = i / pairs % config_.num_kv_heads;
+        const std::int64_t summary = i / pairs / config_.num_kv_heads;
+        Real* const row =
+            row_of(summaries, document.first_summary + summary, head, config_.num_kv_heads, config_.head_dim_qk);
+        Real& x = row[problem_.rotation_interleaved ? 2 * pair : pair];
+        Real& y = row[problem_.rotation_interleaved ? 2 * pair + 1 : pairs + pair];
+        const auto at = static_cast<std::size_t>(summary * pairs + pair);
+        const Real c = static_cast<Real>(problem_.rotation_cos[at]),
+                   s = sign * static_cast<Real>(problem_.rotation_sin[at]);
+        const Real rotated = x * c - y * s;
+        y = round_to(storage, x * s + y * c);
+        x = round_to(storage, rotated);
+      }
+    });
   }
 
   void compress_backward() {
@@ -212,8 +236,9 @@ class Oracle {
     return result;
   }
 
-  const Real* query_of(std::int64_t row, std::int64_t head) const {
-    return row_of(inputs_.q, row, head, config_.num_q_heads, config_.head_dim_qk);
+  const Real* query_of(std::int64_t row, std::int64_t head, Branch which) const {
+    return row_of(which == compressed && !inputs_.q_cmp.empty() ? inputs_.q_cmp : inputs_.q, row, head,
+                  config_.num_q_heads, config_.head_dim_qk);
   }
 
   const std::int32_t* chosen_by(const std::vector<std::int32_t>& selected, std::int64_t row,
@@ -227,8 +252,8 @@ class Oracle {
     Reals<Real> importance(static_cast<std::size_t>(visible_summaries(position, document)), 0);  // P
     const Attention attention = branch(compressed, position, document, kv_head, nullptr);
     for (std::int64_t head = kv_head * heads_per_group; head < (kv_head + 1) * heads_per_group; ++head) {
-      const Attended<Real> attended = attend(query_of(row, head), attention.keys, attention.values, config_.head_dim_qk,
-                                             config_.head_dim_v, scale_, storage_);
+      const Attended<Real> attended = attend(query_of(row, head, compressed), attention.keys, attention.values,
+                                             config_.head_dim_qk, config_.head_dim_v, scale_, storage_);
       for (std::size_t i = 0; i < importance.size(); ++i) importance[i] += attended.probabilities[i];
     }
     Reals<Real> scores(static_cast<std::size_t>(position / config_.select_block + 1), 0);  // S
@@ -260,10 +285,15 @@ class Oracle {
     return branch(which, position, document, kv_head, chosen_by(selected, row, kv_head));
   }
 
+  const Real* sink_of(Branch which, std::int64_t head) const {
+    if (which == compressed) return nullptr;
+    return row_of(which == window ? inputs_.sink_win : inputs_.sink_slc, head, 0, 1, 1);
+  }
+
   // A branch's output, rounded as a plain implementation stores it.
-  Attended<Real> attended_by(std::int64_t row, std::int64_t head, const Attention& attention) const {
-    Attended<Real> result = attend(query_of(row, head), attention.keys, attention.values, config_.head_dim_qk,
-                                   config_.head_dim_v, scale_, storage_);
+  Attended<Real> attended_by(std::int64_t row, std::int64_t head, Branch which, const Attention& attention) const {
+    Attended<Real> result = attend(query_of(row, head, which), attention.keys, attention.values, config_.head_dim_qk,
+                                   config_.head_dim_v, scale_, storage_, sink_of(which, head));
     for (Real& value : result.out) value = round_to(storage_, value);
     return result;
   }
@@ -275,8 +305,10 @@ class Oracle {
     const std::vector<Real> gate = gates(row, head);
     Reals<Real> out(static_cast<std::size_t>(config_.head_dim_v), 0);
     for (int which = 0; which < branch_count; ++which) {
+      if (!config_.has_branch(which)) continue;
+      const auto branch = static_cast<Branch>(which);
       const Attended<Real> attended =
-          attended_by(row, head, branch_of(static_cast<Branch>(which), row, position, document, head, selected));
+          attended_by(row, head, branch, branch_of(branch, row, position, document, head, selected));
       for (std::size_t c = 0; c < out.size(); ++c) out[c] += gate[static_cast<std::size_t>(which)] * attended.out[c];
       outs[which]->insert(outs[which]->end(), attended.out.begin(), attended.out.end());
       lses[which]->push_back(static_cast<double>(attended.log_sum_exp));
@@ -287,19 +319,25 @@ class Oracle {
   void backward_of(std::int64_t row, std::int64_t position, const Range& document, std::int64_t head,
                    const std::vector<std::int32_t>& selected) {
     const Real* dout = row_of(dout_, row, head, config_.num_q_heads, config_.head_dim_v);
-    Real* dquery = row_of(gradients_.q, row, head, config_.num_q_heads, config_.head_dim_qk);
     Real* dgate = row_of(gradients_.gate, row, head, config_.num_q_heads, 3);
     const std::vector<Real> gate = gates(row, head);
     for (int which = 0; which < branch_count; ++which) {
-      const Attention attention = branch_of(static_cast<Branch>(which), row, position, document, head, selected);
-      const Attended<Real> attended = attended_by(row, head, attention);
+      if (!config_.has_branch(which)) continue;
+      const auto branch = static_cast<Branch>(which);
+      const Attention attention = branch_of(branch, row, position, document, head, selected);
+      const Attended<Real> attended = attended_by(row, head, branch, attention);
+      Reals<Real>& dq = branch == compressed && !gradients_.q_cmp.empty() ? gradients_.q_cmp : gradients_.q;
+      Real* dquery = row_of(dq, row, head, config_.num_q_heads, config_.head_dim_qk);
       const Real weight = gate[static_cast<std::size_t>(which)];
       const Real dweight = naive::dot(dout, attended.out.data(), config_.head_dim_v);
       dgate[which] = config_.gate == GateKind::logits ? dweight * weight * (1 - weight) : dweight;
       if (weight == 0) continue;  // no gradient
+      if (const Real* sink = sink_of(branch, head))
+        row_of(branch == window ? gradients_.sink_win : gradients_.sink_slc, head, 0, 1, 1)[0] -=
+            std::exp(*sink - attended.log_sum_exp) * weight * dweight;
       Reals<Real> dbranch;
       for (std::int64_t c = 0; c < config_.head_dim_v; ++c) dbranch.push_back(round_to(storage_, weight * dout[c]));
-      naive::attend_backward(query_of(row, head), attention.keys, attention.values, config_.head_dim_qk,
+      naive::attend_backward(query_of(row, head, branch), attention.keys, attention.values, config_.head_dim_qk,
                              config_.head_dim_v, scale_, storage_, attended, dbranch.data(), dquery, attention.dkeys,
                              attention.dvalues);
     }

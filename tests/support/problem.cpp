@@ -93,10 +93,15 @@ Problem make_problem(const Config& config, std::vector<std::int64_t> cu_seqlens,
 
   const std::int64_t rows = problem.tokens();
   const TensorSet<Shape> shapes = shapes_of(config, rows);
-  for_each_token_tensor([&](auto, Values& values, const Shape& shape) { values = random.normals(elements_of(shape)); },
-                        problem.inputs, shapes);
+  // Tensors of options come last, so that a seed gives the same numbers to the rest with and without them.
+  for_each_token_tensor(
+      [&](const schema::Tensor& tensor, Values& values, const Shape& shape) {
+        if (tensor.option.empty()) values = random.normals(elements_of(shape));
+      },
+      problem.inputs, shapes);
   for_each_parameter(
-      [&](auto, Values& values, const Shape& shape) {
+      [&](const schema::Tensor& tensor, Values& values, const Shape& shape) {
+        if (!tensor.option.empty()) return;
         // Weights are scaled by their fan-in, so that summaries have about the norm of keys.
         const double fan_in = shape.size() == 3 ? static_cast<double>(shape[1]) : 4.0;
         values = random.normals(elements_of(shape), 1.0 / std::sqrt(fan_in));
@@ -108,6 +113,15 @@ Problem make_problem(const Config& config, std::vector<std::int64_t> cu_seqlens,
   if (options.shared_v) problem.inputs.v.slc = problem.inputs.v.win = {};
   if (!options.pos_k) problem.inputs.compress_k.pos = {};
   if (!options.pos_v) problem.inputs.compress_v.pos = {};
+  if (options.q_cmp) problem.inputs.q_cmp = random.normals(elements_of(shapes.q_cmp));
+  if (options.sinks) problem.inputs.sink_slc = random.normals(config.num_q_heads);
+  if (options.sinks) problem.inputs.sink_win = random.normals(config.num_q_heads);
+  if (options.rotated_pairs > 0)
+    for (std::int64_t i = 0; i < config.summaries_of(rows) * options.rotated_pairs; ++i) {
+      const double angle = 6 * random.uniform();
+      problem.rotation_cos.push_back(std::cos(angle));
+      problem.rotation_sin.push_back(std::sin(angle));
+    }
   return problem;
 }
 
@@ -125,6 +139,8 @@ Problem random_problem(std::uint64_t seed, std::int64_t max_tokens, std::int64_t
 Problem rounded(Problem problem, DType dtype) {
   for_each_tensor([&](auto, Values& values) { values = round_to(dtype, std::move(values)); }, problem.inputs);
   problem.dout = round_to(dtype, std::move(problem.dout));
+  problem.rotation_cos = round_to(accumulate_dtype(dtype), std::move(problem.rotation_cos));
+  problem.rotation_sin = round_to(accumulate_dtype(dtype), std::move(problem.rotation_sin));
   return problem;
 }
 

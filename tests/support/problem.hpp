@@ -27,7 +27,9 @@ struct TensorSet {
   Tensor q;
   Branches<Tensor> k, v;
   Tensor gate;
+  Tensor q_cmp;
   CompressorSet<Tensor> compress_k, compress_v;
+  Tensor sink_slc, sink_win;
 };
 
 using schema::for_each_parameter;
@@ -52,6 +54,9 @@ struct Problem {
   Values dout;  ///< [T, H, d_v]
   bool shared_k = false;
   bool shared_v = false;
+  std::vector<std::int32_t> given_selection;  ///< [T, G, n], in place of importance, or none
+  Values rotation_cos, rotation_sin;          ///< [summaries of the longest document, pairs] of the summaries, or none
+  bool rotation_interleaved = false;
   std::uint64_t seed = 0;  ///< the argument of random_problem()
 
   std::int64_t tokens() const { return cu_seqlens.back(); }
@@ -66,6 +71,9 @@ struct ProblemOptions {
   bool shared_v = true;
   bool pos_k = true;
   bool pos_v = true;
+  bool q_cmp = false;  ///< a query of its own for the compressed branch
+  bool sinks = false;
+  std::int64_t rotated_pairs = 0;  ///< of summaries of keys
 };
 
 /// A problem with normally distributed inputs.

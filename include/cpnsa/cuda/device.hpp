@@ -19,15 +19,15 @@ inline constexpr int current_device = -1;
 /// Errors: DeviceError if there is no such GPU, UnsupportedError if its compute capability is below 8.0.
 std::unique_ptr<Device> make_device(int index = current_device);
 
-/// A layer shape that has kernels of its own on GPUs of compute capability 9.0.
-struct HopperShape {
+/// Head dimensions that a tile of the kernels for compute capability 9.0 holds.
+struct HopperTile {
   std::int64_t head_dim_qk;
   std::int64_t head_dim_v;
-  std::int64_t heads_per_group;  ///< num_q_heads / num_kv_heads
 };
 
-/// All of them, the same on every machine. Layers of other shapes run on the kernels for every GPU, as do layers whose
-/// softmax scale is not positive.
-std::span<const HopperShape> hopper_shapes();
+/// All of them, the same on every machine. A layer runs on the first tile that holds both its head dimensions, with any
+/// number of query heads per KV head. Layers with greater head dimensions run on the kernels for every GPU, as do
+/// layers whose softmax scale is not positive.
+std::span<const HopperTile> hopper_tiles();
 
 }  // namespace cpnsa::cuda
