@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <initializer_list>
 #include <mutex>
 #include <set>
 #include <string>
@@ -51,7 +52,7 @@ struct Attention::Impl {
   Impl(const Config& config, const Partition& partition, Device& device, Communicator& communicator,
        const AttentionOptions& options)
       : plan(config, partition, communicator.rank(), options),
-        lists(device, config, plan),
+        lists(device, config, plan, options.exchange),
         layer(config, options, plan, facts_of(device, config, options, plan, *lists.queries)),
         wire(device, communicator, options.timing),
         forward_rounds(device, layer.list_bytes()),
@@ -78,6 +79,27 @@ struct Attention::Impl {
     return 2;
   }
 
+  /// The schedule whose blocks a step counts as moved: with Exchange::pull the host learns of them later.
+  const planning::BlockSchedule& counted(const planning::BlockSchedule& schedule) const {
+    static const planning::BlockSchedule none;
+    return layer.pulls() ? none : schedule;
+  }
+  /// Adds the blocks that were pulled, by the needs that are on the host once the steps are over.
+  void count_pulled(Statistics& statistics) const {
+    if (!layer.pulls() || !plan.blocks.any_reachable()) return;
+    const auto add = [&](const Wire::ByTraffic& bytes, std::initializer_list<Traffic> kinds) {
+      for (const Traffic kind : kinds) {
+        at(statistics.bytes_received, kind) += at(bytes, kind);
+        at(statistics.bytes_predicted, kind) += at(bytes, kind);
+      }
+    };
+    const planning::BlockSchedule forward = requests.pulled_forward(layer);
+    statistics.blocks_fetched = forward.received;
+    add(plan.bytes_forward(forward), {Traffic::blocks});
+    if (backward_pulled)
+      add(plan.bytes_backward(requests.pulled_backward(layer)), {Traffic::refetched_blocks, Traffic::block_gradients});
+  }
+
   void check_saved(const SavedForward::State& saved, const AttentionInputs& inputs) const {
     if (!layer.options.backward) throw ArgumentError("backward: found options.backward = false, expected true");
     if (saved.layer == 0) throw ArgumentError("saved: found none, expected that of a forward");
@@ -100,6 +122,7 @@ struct Attention::Impl {
 
   BlockAgreement blocks;                   ///< of the last forward
   bool needs_uncounted = false;            ///< whether blocks.blocks_needed is counted when statistics are asked for
+  bool backward_pulled = false;            ///< whether the last backward follows the last forward and pulled blocks
   std::int64_t layer_number = 0;           ///< on the communicator, the same on every rank
   std::set<std::int64_t> compared_layers;  ///< AttentionInputs::layer of those whose parameters were compared
   std::int64_t calls = 0;
@@ -172,14 +195,14 @@ void Attention::forward(const AttentionInputs& inputs, const TensorView& out, st
   self.wire.run(stream, [&] {
     self.wire.reset();
     self.blocks = {};
-    self.needs_uncounted = false;
+    self.needs_uncounted = self.backward_pulled = false;
     if (saved) *saved->state_ = {};
     const ForwardResult result =
         run_forward(self.layer, self.lists, self.wire, self.forward_rounds, self.requests, given, stream);
     self.blocks = result.blocks;
     self.needs_uncounted = self.plan.blocks.any_reachable() && !self.layer.reads_needs();
     if (saved) *saved->state_ = {self.number, inputs.layer, self.calls, result.blocks.schedule};
-    auto predicted = self.plan.bytes_forward(*result.blocks.schedule);
+    auto predicted = self.plan.bytes_forward(self.counted(*result.blocks.schedule));
     at(predicted, Traffic::control) += result.request_bytes;
     self.wire.account(predicted, agreements);
   });
@@ -202,8 +225,9 @@ void Attention::backward(const AttentionInputs& inputs, const TensorView& dout, 
     saved.state_->spent = self.layer.sizes.reuses_branches && self.layer.sizes.saves_branches;
     const planning::BlockSchedule& schedule = *saved.state_->schedule;
     const BackwardResult result =
-        run_backward(self.layer, self.lists, self.wire, self.backward_rounds, schedule, given, stream);
-    auto predicted = self.plan.bytes_backward(schedule);
+        run_backward(self.layer, self.lists, self.wire, self.backward_rounds, self.requests, schedule, given, stream);
+    self.backward_pulled = self.layer.pulls();
+    auto predicted = self.plan.bytes_backward(self.counted(schedule));
     at(predicted, Traffic::parameter_gradients) += result.parameter_bytes;
     self.wire.account(predicted, 1);
   });
@@ -224,6 +248,7 @@ Statistics Attention::statistics() {
   statistics.bytes_predicted = self.wire.predicted();
   statistics.blocks_needed = self.blocks.blocks_needed;
   statistics.blocks_fetched = self.blocks.schedule ? self.blocks.schedule->received : 0;
+  if (self.blocks.schedule) self.count_pulled(statistics);
   statistics.workspace_bytes =
       static_cast<std::int64_t>(workspace_bytes() + self.layer.saved_bytes + self.lists.device_bytes());
   if (self.layer.options.timing) statistics.seconds = self.wire.seconds();

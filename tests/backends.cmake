@@ -33,6 +33,7 @@ cpnsa_add_suite(
     conformance/attention/gradients_test.cpp
     conformance/attention/memory_test.cpp
     conformance/attention/order_test.cpp
+    conformance/attention/pull_test.cpp
     conformance/attention/repeats_test.cpp
     conformance/attention/statistics_test.cpp
     conformance/attention/variants_test.cpp

@@ -71,6 +71,7 @@ class ModeExercise {
     std::vector<ModeResult> results;
     std::vector<std::int32_t> first;
     for (const Exchange exchange : enum_values<Exchange>) {
+      if (exchange == Exchange::pull && control_.size() > 1 && !execution_.communicator().one_sided()) continue;
       ModeResult result{exchange};
       result.seconds = time_steps(exchange, iterations);
       std::vector<std::int32_t> selected = download_selected();

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
 
 namespace cpnsa::threads {
 namespace {
@@ -109,6 +110,42 @@ void ThreadCommunicator::all_gather_host(const void* own, void* all, std::size_t
 
 void ThreadCommunicator::barrier() {
   run({.operation = Operation::barrier}, 0, 0, [] { return std::optional<Event>(); });
+}
+
+std::vector<const std::byte*> ThreadCommunicator::open(const void* own) {
+  std::vector<const std::byte*> all(static_cast<std::size_t>(size()));
+  all_gather_host(&own, all.data(), sizeof own);
+  return all;
+}
+
+void ThreadCommunicator::barrier(Device& device, Stream stream) {
+  run({.operation = Operation::barrier, .ready = mark(ready_, device, stream)}, 0, 0, [&] {
+    for (int peer = 0; peer < size(); ++peer)
+      if (peer != rank_) wait_for(device, stream, group_->call(peer).ready);
+    return std::optional<Event>();
+  });
+}
+
+void ThreadCommunicator::read(Device& device, Stream stream, const std::function<void()>& enqueue) {
+  guard_.run([&] {
+    group_->begin_read();
+    std::optional<Event> reads;
+    try {
+      enqueue();
+      reads = mark(reads_, device, stream);
+    } catch (...) {
+      group_->end_read(rank_, std::nullopt);
+      throw;
+    }
+    group_->end_read(rank_, reads);
+  });
+}
+
+void ThreadCommunicator::close(Device& device, Stream stream) noexcept {
+  try {
+    group_->after_reads(rank_, [&](Event reads) { device.wait(stream, reads); });
+  } catch (const std::exception&) {  // a device that has failed: nothing runs on it
+  }
 }
 
 }  // namespace cpnsa::threads

@@ -5,6 +5,7 @@
 #include "comm/cached.hpp"
 #include "comm/collective_guard.hpp"
 #include "comm/threads/group.hpp"
+#include "cpnsa/one_sided.hpp"
 #include "cpnsa/threads/communicator.hpp"
 
 namespace cpnsa::threads {
@@ -22,8 +23,9 @@ class ThreadGuard final : public comm::CollectiveGuard {
   int rank_;
 };
 
-/// One rank of a group. Receivers copy out of the senders' memory, each on its own stream.
-class ThreadCommunicator final : public Communicator {
+/// One rank of a group. Receivers copy out of the senders' memory, each on its own stream. Windows are plain pointers:
+/// the ranks' devices must reach each other's memory.
+class ThreadCommunicator final : public Communicator, private OneSided {
  public:
   ThreadCommunicator(std::shared_ptr<Group> group, int rank);
   ~ThreadCommunicator() override { group_->leave(rank_); }
@@ -39,10 +41,16 @@ class ThreadCommunicator final : public Communicator {
                   Stream stream) override;
   void all_gather_host(const void* own, void* all, std::size_t bytes) override;
   void barrier() override;
+  OneSided* one_sided() override { return this; }
   void check() override { guard_.check(); }
   void abort(std::string_view reason) noexcept override { guard_.abort(reason); }
 
  private:
+  std::vector<const std::byte*> open(const void* own) override;
+  void barrier(Device& device, Stream stream) override;
+  void read(Device& device, Stream stream, const std::function<void()>& enqueue) override;
+  void close(Device& device, Stream stream) noexcept override;
+
   /// The event, recorded on the stream; none after waiting for the stream where the host can read what is there.
   static std::optional<Event> mark(comm::CachedEvent& event, Device& device, Stream stream);
   /// Runs `read` between meeting the others and parting from them; it returns what to give to Group::part.
@@ -53,7 +61,7 @@ class ThreadCommunicator final : public Communicator {
   int rank_;
   std::chrono::milliseconds deadline_ = initial_deadline();
   ThreadGuard guard_;
-  comm::CachedEvent ready_, done_;
+  comm::CachedEvent ready_, done_, reads_;
 };
 
 }  // namespace cpnsa::threads

@@ -22,7 +22,8 @@ Group::Group(int size)
     : calls_(static_cast<std::size_t>(size)),
       arrived_(static_cast<std::size_t>(size)),
       left_(static_cast<std::size_t>(size)),
-      done_(static_cast<std::size_t>(size)) {}
+      done_(static_cast<std::size_t>(size)),
+      reads_(static_cast<std::size_t>(size)) {}
 
 void Group::meet(int rank, const Call& call, std::chrono::milliseconds limit, FlightRecorder& recorder) {
   const comm::Deadline deadline(limit);
@@ -71,6 +72,25 @@ void Group::part(int rank, std::optional<Event> done) {
   changed_.wait(lock, [&] { return reading_ == 0; });
 }
 
+void Group::begin_read() {
+  const std::lock_guard lock(mutex_);
+  if (failure_) failure_->raise();
+  ++readers_;
+}
+
+void Group::end_read(int rank, std::optional<Event> reads) {
+  const std::lock_guard lock(mutex_);
+  if (reads) reads_[static_cast<std::size_t>(rank)] = reads;
+  if (--readers_ == 0) changed_.notify_all();
+}
+
+void Group::after_reads(int rank, const std::function<void(Event)>& wait_for) {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return readers_ == 0; });
+  for (int peer = 0; peer < size(); ++peer)
+    if (const auto& reads = reads_[static_cast<std::size_t>(peer)]; reads && peer != rank) wait_for(*reads);
+}
+
 void Group::fail(int rank, const Failure& failure) noexcept {
   const std::lock_guard lock(mutex_);
   if (!failure_) {
@@ -87,6 +107,7 @@ void Group::fail(int rank, const Failure& failure) noexcept {
 void Group::leave(int rank) noexcept {
   const std::lock_guard lock(mutex_);
   left_[static_cast<std::size_t>(rank)] = true;
+  reads_[static_cast<std::size_t>(rank)] = std::nullopt;  // they are over, and their event goes with the communicator
   changed_.notify_all();
 }
 

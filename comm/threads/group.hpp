@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -48,6 +49,14 @@ class Group {
   /// The event given to the latest part(), until this rank meets the others again.
   const std::optional<Event>& done(int rank) const { return done_[static_cast<std::size_t>(rank)]; }
 
+  /// A rank reads other ranks' windows between begin_read() and end_read(), up to the point of its stream that `reads`
+  /// marks. After a failure begin_read() throws it.
+  void begin_read();
+  void end_read(int rank, std::optional<Event> reads);
+  /// After a failure: waits until no rank is between begin_read() and end_read(), then gives `wait_for` the event of
+  /// each other rank's last read.
+  void after_reads(int rank, const std::function<void(Event)>& wait_for);
+
   /// Releases every rank; only the group's first failure counts.
   void fail(int rank, const comm::Failure& failure) noexcept;
   /// The rank makes no more calls: those that wait for it learn it at once.
@@ -73,8 +82,10 @@ class Group {
   int arrivals_ = 0;
   long generation_ = 0;  // of meetings
   int reading_ = 0;      // ranks between meet() and part()
+  int readers_ = 0;      // ranks between begin_read() and end_read()
   std::string mismatch_;
   std::vector<std::optional<Event>> done_;
+  std::vector<std::optional<Event>> reads_;  // the last of each rank
   std::optional<comm::Failure> failure_;
   std::optional<int> failed_rank_;
 };

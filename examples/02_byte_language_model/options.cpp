@@ -59,8 +59,10 @@ void add_flags(CLI::App& app, Options& options) {
       {"f64", cpnsa::DType::f64}, {"f32", cpnsa::DType::f32}, {"bf16", cpnsa::DType::bf16}};
   const std::map<std::string, PartitionKind> partitions{{"contiguous", PartitionKind::contiguous},
                                                         {"zigzag", PartitionKind::zigzag}};
-  const std::map<std::string, cpnsa::Exchange> exchanges{
-      {"auto", cpnsa::Exchange::automatic}, {"fetch", cpnsa::Exchange::fetch}, {"gather", cpnsa::Exchange::gather}};
+  const std::map<std::string, cpnsa::Exchange> exchanges{{"auto", cpnsa::Exchange::automatic},
+                                                         {"fetch", cpnsa::Exchange::fetch},
+                                                         {"gather", cpnsa::Exchange::gather},
+                                                         {"pull", cpnsa::Exchange::pull}};
   const auto choice = [&](const char* flag, auto& value, const auto& choices, const char* names, const char* help) {
     app.add_option(flag, value, help)->transform(CLI::CheckedTransformer(choices))->type_name(names);
   };
@@ -108,7 +110,7 @@ void add_flags(CLI::App& app, Options& options) {
          "slowly; bf16 on CUDA, its parameters and sums f32");
   choice("--partition", execution.partition, partitions, "contiguous|zigzag",
          "which tokens a rank owns (default: zigzag)");
-  choice("--exchange", execution.exchange, exchanges, "auto|fetch|gather",
+  choice("--exchange", execution.exchange, exchanges, "auto|fetch|gather|pull",
          "how selected blocks of other ranks are brought in (default: auto)");
 }
 

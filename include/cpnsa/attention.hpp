@@ -19,10 +19,12 @@ namespace cpnsa {
 
 /// How a rank gets the selected blocks of other ranks. `fetch` moves only the (block, KV head) pairs that its queries
 /// selected. `gather` moves all blocks that its queries can reach, one KV head at a time, without waiting for the
-/// ranks' block requests. `automatic` chooses between them in each call from the block requests of all ranks.
-enum class Exchange { automatic, fetch, gather };
+/// ranks' block requests. `automatic` chooses between them in each call from the block requests of all ranks. `pull`
+/// sends nothing but the sums of parameters' gradients: each rank shows its part in a window of its workspace, and the
+/// others read from it what they need, one KV head at a time. It needs a communicator with Communicator::one_sided().
+enum class Exchange { automatic, fetch, gather, pull };
 constexpr auto names_of(Exchange) {
-  return std::to_array<std::string_view>({"auto", "fetch", "gather"});
+  return std::to_array<std::string_view>({"auto", "fetch", "gather", "pull"});
 }
 
 /// The options of a layer, the same on every rank.
@@ -222,7 +224,7 @@ class SavedForward {
 /// The constructor plans: it validates, checks that every rank was given the same configuration, partition and options,
 /// and allocates small index lists on the device. forward() and backward() enqueue on `stream` and on streams of the
 /// layer, and allocate nothing. They wait on the host in two cases: forward() reads the ranks' block requests once (not
-/// with Exchange::gather), and transports that work on the host wait for the data that they move.
+/// with Exchange::gather and pull), and transports that work on the host wait for the data that they move.
 ///
 /// The constructor, forward() and backward() are collective. An error on one rank is an exception on every rank. Not
 /// thread-safe. The device and the communicator must outlive the layer. Two runs of the same setting give equal bits;

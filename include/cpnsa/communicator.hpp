@@ -16,6 +16,7 @@
 namespace cpnsa {
 
 class FlightRecorder;
+class OneSided;
 
 struct SendMessage {
   int peer;
@@ -74,6 +75,9 @@ class Communicator {
   /// Waits on the host until `stream` has drained. For a transport that only enqueues messages, this is the wait that
   /// has the deadline and that a failure of the communicator ends.
   virtual void wait(Device& device, Stream stream) { device.synchronize(stream); }
+
+  /// Access of every rank to every other's memory, or null where the transport has none. See one_sided.hpp.
+  virtual OneSided* one_sided() { return nullptr; }
 
   /// Throws the failure that ended the communicator, if one has. Never waits.
   virtual void check() {}

@@ -263,7 +263,8 @@ typedef enum cpnsa_branch_set {
 typedef enum cpnsa_exchange {
   CPNSA_EXCHANGE_AUTOMATIC = 1, /* decided a call at a time, all ranks alike */
   CPNSA_EXCHANGE_FETCH = 2,     /* what was selected and no more; the host reads the demand once a forward */
-  CPNSA_EXCHANGE_GATHER = 3     /* everything, one KV head after another */
+  CPNSA_EXCHANGE_GATHER = 3,    /* everything, one KV head after another */
+  CPNSA_EXCHANGE_PULL = 4       /* what was selected, read out of the owners' memory; over threads alone */
 } cpnsa_exchange;
 
 /* Hyperparameters; enums are given as their values. */

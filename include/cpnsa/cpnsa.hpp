@@ -22,6 +22,7 @@
 #include "cpnsa/interrupt.hpp"
 #include "cpnsa/kv_cache.hpp"
 #include "cpnsa/log.hpp"
+#include "cpnsa/one_sided.hpp"
 #include "cpnsa/page_allocator.hpp"
 #include "cpnsa/partition.hpp"
 #include "cpnsa/presets.hpp"

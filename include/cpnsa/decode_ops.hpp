@@ -219,8 +219,8 @@ struct JoinedOps<OpList<First...>, OpList<Second...>> {
   using type = OpList<First..., Second...>;
 };
 
-/// Every op of a Device, by its struct of arguments. Device, its implementations and the tests' devices are made from
-/// this list.
+/// The ops of a Device that reach this rank's memory alone, by their structs of arguments. AllOps, in device.hpp, are
+/// these and those of pull_ops.hpp.
 using DeviceOps = JoinedOps<LayerOps, DecodeOps>::type;
 
 }  // namespace cpnsa

@@ -9,6 +9,7 @@
 
 #include "cpnsa/decode_ops.hpp"
 #include "cpnsa/ops.hpp"
+#include "cpnsa/pull_ops.hpp"
 
 namespace cpnsa {
 
@@ -22,6 +23,10 @@ struct Stream {
 struct Event {
   void* handle = nullptr;
 };
+
+/// Every op of a Device, by its struct of arguments. Device, its implementations and the tests' devices are made from
+/// this list.
+using AllOps = JoinedOps<DeviceOps, PullOps>::type;
 
 /// One pure virtual `run` for each op of the list. The bases form a single chain, so that a Device has one table of
 /// virtual functions and each op costs one virtual call.
@@ -43,11 +48,11 @@ class OpInterface<OpList<Op, Rest...>> : public OpInterface<OpList<Rest...>> {
   virtual void run(const Op& op, Stream stream) = 0;
 };
 
-/// Computes: `run(op, stream)` for every op of DeviceOps, and the few memory functions that moving data needs. A
+/// Computes: `run(op, stream)` for every op of AllOps, and the few memory functions that moving data needs. A
 /// function that takes a Stream enqueues its work and returns: it neither allocates nor waits on the host.
 ///
 /// Errors: UnsupportedError and ArgumentError before anything is enqueued; DeviceError when the device fails.
-class Device : public OpInterface<DeviceOps> {
+class Device : public OpInterface<AllOps> {
  public:
   virtual std::string_view name() const = 0;    ///< "cpu", "cuda"
   virtual std::string description() const = 0;  ///< for people, e.g. the model of the GPU
@@ -115,7 +120,7 @@ class Device : public OpInterface<DeviceOps> {
 
 /// Base of a backend's device. Implements `run` of every op by `Backend::enqueue(op, stream)`, a member template or a
 /// set of overloads, so that the backend does not repeat the list of ops.
-template <class Backend, class Ops = DeviceOps>
+template <class Backend, class Ops = AllOps>
 class DeviceImplementation;
 
 template <class Backend>

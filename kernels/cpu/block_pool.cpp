@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "cpnsa/pull_ops.hpp"
 #include "kernels/cpu/run_op.hpp"
 #include "kernels/cpu/scalar.hpp"
 #include "kernels/cpu/selected_union.hpp"
@@ -35,6 +36,21 @@ void add(const AddBlocks& a) {
   }
 }
 
+bool needs(const void* bitmap, const PulledBlock& block, std::int64_t groups, std::int64_t group) {
+  const std::int64_t bit = block.block * groups + group;
+  return (static_cast<const std::uint32_t*>(bitmap)[bit / 32] >> (bit % 32) & 1u) != 0;
+}
+
+// A pulled block is packed or added as a list of one.
+template <class Op, class Visit>
+void for_each_block(const Op& a, const Visit& visit) {
+  for (std::int64_t i = 0; i < a.blocks.count; ++i) {
+    const PulledBlock& block = a.blocks.host[i];
+    const BlockSlot slot{block.row, static_cast<std::int32_t>(a.group), block.slot};
+    visit(block, ListView<BlockSlot>{&slot, &slot, 1});
+  }
+}
+
 }  // namespace
 
 template <>
@@ -45,6 +61,24 @@ void run_op(const PackBlocks& a) {
 template <>
 void run_op(const AddBlocks& a) {
   visit(a.dtype, [&]<class T>(std::type_identity<T>) { add<Arithmetic<T>>(a); });
+}
+
+template <>
+void run_op(const PullBlocks& a) {
+  for_each_block(a, [&](const PulledBlock& block, const ListView<BlockSlot>& slot) {
+    const auto owner = static_cast<std::size_t>(block.rank);
+    if (needs(a.needs, block, a.config->num_kv_heads, a.group))
+      run_op(PackBlocks{{a.config, a.dtype, nullptr}, a.k.of[owner], a.v.of[owner], a.pool, slot});
+  });
+}
+
+template <>
+void run_op(const AddPulledBlocks& a) {
+  for_each_block(a, [&](const PulledBlock& block, const ListView<BlockSlot>& slot) {
+    const auto reader = static_cast<std::size_t>(block.rank);
+    if (needs(a.needs.of[reader], block, a.config->num_kv_heads, a.group))
+      run_op(AddBlocks{{a.config, a.dtype, nullptr}, a.pool.of[reader], a.dk, a.dv, slot});
+  });
 }
 
 template <>

@@ -81,6 +81,14 @@ void CudaDevice::enqueue(const AddBlocks& a, Stream s) {
   sm80::run_op(a, native(s));
 }
 template <>
+void CudaDevice::enqueue(const PullBlocks& a, Stream s) {
+  sm80::run_op(a, native(s));
+}
+template <>
+void CudaDevice::enqueue(const AddPulledBlocks& a, Stream s) {
+  sm80::run_op(a, native(s));
+}
+template <>
 void CudaDevice::enqueue(const CombineBranches& a, Stream s) {
   sm80::run_op(a, native(s));
 }

@@ -15,7 +15,7 @@ class AttentionOptions:
     None of them changes which blocks are selected.
     """
 
-    #: How blocks of other ranks are moved: "fetch", "gather", or "auto", which decides per call.
+    #: How blocks of other ranks are moved: "fetch", "gather", "pull" (over threads), or "auto", which decides per call.
     exchange: str = "auto"
     #: False keeps nothing for a backward.
     backward: bool = True

@@ -91,14 +91,15 @@ LayerForecast forecast(const Config& given, const Partition& partition, const Fo
     }
     const LayerPlan layer(config, options.attention, plan,
                           facts_of(options, config, problem_size(config, options.attention, plan), plan));
-    const planning::BlockSchedule schedule =
-        result.exchange == Exchange::gather ? plan.blocks.gather() : plan.blocks.fetch(needs);
+    const planning::BlockSchedule schedule = result.exchange == Exchange::gather ? plan.blocks.gather()
+                                             : result.exchange == Exchange::pull ? plan.blocks.pull(needs)
+                                                                                 : plan.blocks.fetch(needs);
 
     RankForecast& of_rank = result.of_ranks.emplace_back();
     of_rank.rank = rank;
     of_rank.rows = plan.rows;
     forecasts::add_memory(layer, of_rank);
-    of_rank.list_bytes = LayerLists(lists_device, config, plan).device_bytes();
+    of_rank.list_bytes = LayerLists(lists_device, config, plan, options.attention.exchange).device_bytes();
     of_rank.bytes_received = plan.bytes_forward(schedule);
     if (options.attention.backward) {
       const auto backward = plan.bytes_backward(schedule);

@@ -66,11 +66,13 @@ std::vector<MemoryPart> saved_parts(const LayerPlan& layer) {
 
 std::vector<MemoryPart> forward_parts(const LayerPlan& layer) {
   Pieces pieces;
+  const ForwardWindow window(pieces.arena(), layer);
+  pieces.begin("window", window.blocks.k);
   if (!layer.options.backward) name_saved(pieces, SavedBuffers(pieces.arena(), layer));
-  const ForwardBuffers buffers(pieces.arena(), layer);
+  const ForwardBuffers buffers(pieces.arena(), layer, window);
   name_exchange(pieces, buffers.exchange);
   name_branches(pieces, buffers.branches);
-  pieces.begin("halo messages", buffers.summary_halo.send);
+  pieces.begin("halo messages", layer.pulls() ? buffers.summary_halo.receive : buffers.summary_halo.send);
   pieces.begin("gathered summaries", buffers.gathered);
   pieces.begin("need matrix", buffers.needs);
   pieces.begin("scratch", buffers.scratch);
@@ -79,7 +81,9 @@ std::vector<MemoryPart> forward_parts(const LayerPlan& layer) {
 
 std::vector<MemoryPart> backward_parts(const LayerPlan& layer) {
   Pieces pieces;
-  const BackwardBuffers buffers(pieces.arena(), layer, {});
+  const BackwardWindow window(pieces.arena(), layer);
+  pieces.begin("window", window.blocks.k);
+  const BackwardBuffers buffers(pieces.arena(), layer, {}, window);
   name_exchange(pieces, buffers.exchange);
   name_branches(pieces, buffers.branches);
   pieces.begin("row weights", buffers.weights);
@@ -88,7 +92,7 @@ std::vector<MemoryPart> backward_parts(const LayerPlan& layer) {
   pieces.begin("returned block gradients", buffers.returned_blocks[0]);
   pieces.begin("summary gradients", buffers.dsummaries.k);
   pieces.begin("halo gradients", buffers.dsummary_halo.k);
-  pieces.begin("halo messages", buffers.summary_halo.send);
+  pieces.begin("halo messages", layer.pulls() ? buffers.summary_halo.receive : buffers.summary_halo.send);
   pieces.begin("parameter gradients", buffers.parameter_sums);
   pieces.begin("scratch", buffers.scratch);
   return pieces.parts();

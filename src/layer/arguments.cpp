@@ -110,14 +110,28 @@ void check_sizes(const Config& config, std::int64_t tokens) {
   of_parameters("parameters of compress_v", config.head_dim_v, config.compress_hidden_v);
 }
 
+// What Exchange::pull needs of the communicator.
+void check_pull(Communicator& communicator, Exchange exchange) {
+  if (exchange != Exchange::pull || communicator.size() == 1) return;
+  if (!communicator.one_sided())
+    throw UnsupportedError(fmt::format(
+        "exchange: found pull over {}, expected a transport whose ranks read each other's memory (threads), "
+        "or auto, fetch or gather",
+        communicator.name()));
+  if (communicator.size() > RankPointers::max_ranks)
+    throw UnsupportedError(fmt::format("exchange: found pull of {} ranks, expected {} at most", communicator.size(),
+                                       RankPointers::max_ranks));
+}
+
 }  // namespace
 
-void validate_layer(const Config& config, const Partition& partition, Device& device, const Communicator& communicator,
+void validate_layer(const Config& config, const Partition& partition, Device& device, Communicator& communicator,
                     const AttentionOptions& options) {
   static_cast<void>(log_level());  // reports a wrong CPNSA_LOG
   config.validate();
   device.check_supported(config, options.dtype);
   communicator.check_device(device);
+  check_pull(communicator, options.exchange);
   if (partition.ranks() != communicator.size())
     throw ArgumentError(fmt::format("partition: found {} ranks, expected {}, the communicator's size",
                                     partition.ranks(), communicator.size()));

@@ -30,7 +30,7 @@ struct BackwardArguments {
 
 /// Checks everything that a caller can get wrong, before anything is planned or enqueued. Errors: ConfigError,
 /// ArgumentError, UnsupportedError.
-void validate_layer(const Config& config, const Partition& partition, Device& device, const Communicator& communicator,
+void validate_layer(const Config& config, const Partition& partition, Device& device, Communicator& communicator,
                     const AttentionOptions& options);
 void validate_forward(const LayerPlan& layer, const Device& device, const ForwardArguments& given);
 /// Checks AttentionInputs::selected, if the layer has one, on the host; waits for the stream.

@@ -74,6 +74,29 @@ struct BranchBuffers {
   std::array<void*, 3> log_sum_exp{};  ///< acc [rows, H] by branch
 };
 
+/// What the other ranks read of a forward's workspace with Exchange::pull, and nothing otherwise. It comes first, and
+/// its parts have the same sizes on every rank, so that each has one offset on all.
+struct ForwardWindow {
+  ForwardWindow(Arena& arena, const LayerPlan& layer);
+
+  KeyValue blocks;     ///< [max rows, G, d]: own keys and values of the selected branch
+  void* summary_halo;  ///< HaloTokens::send
+  void* window_halo;   ///< HaloTokens::send
+  void* gathered;      ///< ForwardBuffers::gathered, whose own part the others read
+};
+
+/// The same of a backward's workspace.
+struct BackwardWindow {
+  BackwardWindow(Arena& arena, const LayerPlan& layer);
+
+  KeyValue blocks;              ///< as in the forward, unless the blocks were saved
+  std::uint32_t* needs;         ///< [LayerPlan::need_words()], this rank's
+  std::array<void*, 2> dpools;  ///< acc [max pool slots]
+  void* summary_halo;           ///< HaloTokens::send of the gradients
+  void* window_halo;            ///< HaloTokens::send of the gradients
+  void* summaries;              ///< BackwardBuffers::summaries_send
+};
+
 /// The part of a forward that its backward reads. It is in SavedForward::memory, or in the workspace when no backward
 /// follows.
 struct SavedBuffers {
@@ -85,6 +108,7 @@ struct SavedBuffers {
   BranchBuffers branches;  ///< if LayerSizes::saves_branches
   void* blocks = nullptr;  ///< if LayerSizes::saves_blocks: the pools of all rounds, one after another
   std::int32_t* selected;  ///< [rows, G, n]
+  std::uint32_t* needs;    ///< with Exchange::pull: [LayerPlan::need_words()], this rank's part of the need matrix
 };
 
 /// The selected branch's exchange, in a pass.
@@ -98,20 +122,20 @@ struct ExchangeBuffers {
 };
 
 struct ForwardBuffers {
-  ForwardBuffers(Arena& arena, const LayerPlan& layer);
+  ForwardBuffers(Arena& arena, const LayerPlan& layer, const ForwardWindow& window);
 
   ExchangeBuffers exchange;
   BranchBuffers branches;   ///< unless LayerSizes::saves_branches
   HaloTokens summary_halo;  ///< tokens on the wire
   HaloTokens window_halo;
   void* gathered;        ///< summaries as tokens, in rank order
-  std::uint32_t* needs;  ///< [P, LayerPlan::need_words()], the need matrix
+  std::uint32_t* needs;  ///< [P, LayerPlan::need_words()], the need matrix, unless blocks are pulled
   void* scratch;
   void* side_scratch;  ///< of stages on the side stream
 };
 
 struct BackwardBuffers {
-  BackwardBuffers(Arena& arena, const LayerPlan& layer, const BranchBuffers& saved);
+  BackwardBuffers(Arena& arena, const LayerPlan& layer, const BranchBuffers& saved, const BackwardWindow& window);
 
   ExchangeBuffers exchange;
   BranchBuffers branches;   ///< as saved, or to be computed again

@@ -40,7 +40,7 @@ std::vector<RowRange> summaries_of_documents(const planning::Layout& layout) {
 
 }  // namespace
 
-LayerLists::LayerLists(Device& device, const Config& config, const planning::Plan& plan)
+LayerLists::LayerLists(Device& device, const Config& config, const planning::Plan& plan, Exchange exchange)
     : queries(device.schedule(plan.segments, config)),
       summary_halo(device, plan.summary_halo),
       window_halo(device, plan.window_halo),
@@ -53,13 +53,17 @@ LayerLists::LayerLists(Device& device, const Config& config, const planning::Pla
       documents_summaries(device, summaries_of_documents(plan.layout)),
       one_row(device, {{0, 0, 1}}),
       gather_all(std::make_shared<planning::BlockSchedule>(plan.blocks.gather())),
-      own_table(device, plan.blocks.any_reachable() ? std::vector<BlockLocation>{} : gather_all->table) {}
+      table(device, plan.blocks.any_reachable() && exchange != Exchange::pull ? std::vector<BlockLocation>{}
+                                                                              : gather_all->table),
+      pulled_blocks(device, exchange == Exchange::pull ? plan.blocks.pulled() : std::vector<PulledBlock>{}),
+      block_readers(device, exchange == Exchange::pull ? plan.blocks.readers() : std::vector<PulledBlock>{}) {}
 
 std::size_t LayerLists::device_bytes() const {
   std::size_t bytes = summary_halo.device_bytes() + window_halo.device_bytes();
   for (const auto* list : {&own_to_gathered, &gathered_to_all, &all_to_gathered, &own_to_all, &documents_summaries})
     bytes += list->device_bytes();
-  return bytes + own_runs.device_bytes() + halo_runs.device_bytes() + own_table.device_bytes();
+  return bytes + own_runs.device_bytes() + halo_runs.device_bytes() + table.device_bytes() +
+         pulled_blocks.device_bytes() + block_readers.device_bytes();
 }
 
 }  // namespace cpnsa

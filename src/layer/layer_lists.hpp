@@ -24,7 +24,7 @@ struct HaloLists {
 
 /// A layer's plan as lists in the device's memory; they never change.
 struct LayerLists {
-  LayerLists(Device& device, const Config& config, const planning::Plan& plan);
+  LayerLists(Device& device, const Config& config, const planning::Plan& plan, Exchange exchange);
 
   std::unique_ptr<SegmentSchedule> queries;
   HaloLists summary_halo;
@@ -38,7 +38,9 @@ struct LayerLists {
   DeviceList<RowRange> documents_summaries;                   ///< summary of its document -> index among all C
   DeviceList<RowRange> one_row;                               ///< {0, 0, 1}: a whole buffer as one row
   std::shared_ptr<const planning::BlockSchedule> gather_all;  ///< the schedule of Exchange::gather
-  DeviceList<BlockLocation> own_table;                        ///< its table, where no rank needs blocks of another
+  DeviceList<BlockLocation> table;                            ///< its table, where no other is made in a step
+  DeviceList<PulledBlock> pulled_blocks;                      ///< of Exchange::pull: BlockPlanner::pulled()
+  DeviceList<PulledBlock> block_readers;                      ///< of Exchange::pull: BlockPlanner::readers()
   std::size_t device_bytes() const;
 };
 

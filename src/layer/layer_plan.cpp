@@ -37,9 +37,13 @@ LayerPlan::LayerPlan(const Config& config_, const AttentionOptions& options_, co
                          (options.sinks ? static_cast<std::int64_t>(schema::num_sinks) * config.num_q_heads : 0)) {
   // The constructors that lay the buffers out also say, over an arena of no memory, how large they are.
   Arena saved, forward, backward;
+  const ForwardWindow forward_window(forward, *this);
   SavedBuffers(options.backward ? saved : forward, *this);
-  ForwardBuffers(forward, *this);
-  if (options.backward) BackwardBuffers(backward, *this, {});
+  ForwardBuffers(forward, *this, forward_window);
+  if (options.backward) {
+    const BackwardWindow backward_window(backward, *this);
+    BackwardBuffers(backward, *this, {}, backward_window);
+  }
   saved_bytes = saved.used();
   forward_bytes = forward.used();
   backward_bytes = backward.used();

@@ -70,8 +70,12 @@ struct LayerPlan {
   bool has_branch(int branch) const { return config.has_branch(branch); }
   bool needs_summaries() const { return planning::Plan::needs_summaries(config, options); }
   bool sums_parameters() const { return options.sum_parameter_gradients && !alone(); }
+  /// True if the ranks read each other's windows in place of exchanging messages.
+  bool pulls() const { return options.exchange == Exchange::pull && !alone(); }
   /// True if the host reads the need matrix before blocks are exchanged.
-  bool reads_needs() const { return plan.blocks.any_reachable() && options.exchange != Exchange::gather; }
+  bool reads_needs() const {
+    return plan.blocks.any_reachable() && options.exchange != Exchange::gather && options.exchange != Exchange::pull;
+  }
 
   std::int64_t need_words() const;  ///< of one rank's part of the need matrix
   std::size_t need_bytes() const { return to_size(need_words()) * sizeof(std::uint32_t); }

@@ -53,7 +53,7 @@ int BlockPlanner::owner(std::int64_t block) const {
   return at(layout_->block_owner, block);
 }
 
-BlockSchedule BlockPlanner::schedule(const NeedMatrix& needs) const {
+BlockSchedule BlockPlanner::schedule(const NeedMatrix& needs, bool shares_rounds) const {
   const int ranks = layout_->ranks();
   const auto row_of = [&](std::int64_t block) { return at(layout_->block_row, block); };
   BlockSchedule result;
@@ -88,7 +88,7 @@ BlockSchedule BlockPlanner::schedule(const NeedMatrix& needs) const {
 
   for (std::int64_t group_begin = 0; group_begin < kv_heads_;) {
     std::int64_t group_end = group_begin + 1;
-    while (group_end < kv_heads_ && fits(group_begin, group_end + 1)) ++group_end;
+    while (group_end < kv_heads_ && shares_rounds && fits(group_begin, group_end + 1)) ++group_end;
 
     ExchangeRound& round = result.rounds.emplace_back(ExchangeRound{group_begin, group_end, {}, {}, {}, 0});
     std::int64_t slots_sent = 0;
@@ -120,6 +120,42 @@ BlockSchedule BlockPlanner::gather() const {
 
 BlockSchedule BlockPlanner::fetch(const NeedMatrix& needs) const {
   return schedule(needs);
+}
+
+BlockSchedule BlockPlanner::pull(const NeedMatrix& needs) const {
+  return schedule(needs, false);
+}
+
+std::vector<std::int64_t> BlockPlanner::pool_order(int rank) const {
+  if (at(pool_slots_, rank) == 0) return {};  // no queries select
+  std::vector<std::int64_t> blocks = layout_->reachable_blocks(rank);
+  std::stable_sort(blocks.begin(), blocks.end(), [&](std::int64_t a, std::int64_t b) { return owner(a) < owner(b); });
+  return blocks;
+}
+
+std::vector<PulledBlock> BlockPlanner::pulled() const {
+  std::vector<PulledBlock> list;
+  for (const std::int64_t block : pool_order(rank_))
+    list.push_back({block, at(layout_->block_row, block), owner(block), static_cast<std::int32_t>(list.size())});
+  return list;
+}
+
+std::vector<PulledBlock> BlockPlanner::readers() const {
+  std::vector<PulledBlock> list;
+  for (int reader = 0; reader < layout_->ranks(); ++reader) {
+    std::int32_t slot = 0;
+    for (const std::int64_t block : pool_order(reader)) {
+      if (owner(block) == rank_) list.push_back({block, at(layout_->block_row, block), reader, slot});
+      ++slot;
+    }
+  }
+  std::stable_sort(list.begin(), list.end(),
+                   [](const PulledBlock& a, const PulledBlock& b) { return a.block < b.block; });
+  return list;
+}
+
+std::int64_t BlockPlanner::max_pool_slots() const {
+  return *std::max_element(pool_slots_.begin(), pool_slots_.end());
 }
 
 std::int64_t BlockPlanner::needed(const NeedMatrix& needs, int rank) const {

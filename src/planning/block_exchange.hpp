@@ -7,6 +7,7 @@
 
 #include "cpnsa/attention.hpp"
 #include "cpnsa/ops.hpp"
+#include "cpnsa/pull_ops.hpp"
 #include "src/planning/layout.hpp"
 #include "src/planning/peer_range.hpp"
 
@@ -90,6 +91,15 @@ class BlockPlanner {
   BlockSchedule gather() const;
   /// The blocks that the ranks' queries selected, and no other.
   BlockSchedule fetch(const NeedMatrix& needs) const;
+  /// The same with one KV head per round: what Exchange::pull moves.
+  BlockSchedule pull(const NeedMatrix& needs) const;
+
+  /// The blocks that this rank can need of others, ascending by owner and block. Each has the slot that it has in every
+  /// round of gather(), so that a rank knows where another puts a block without knowing what it needs.
+  std::vector<PulledBlock> pulled() const;
+  /// The blocks of this rank that others can need, ascending by block and reader.
+  std::vector<PulledBlock> readers() const;
+  std::int64_t max_pool_slots() const;  ///< of any rank
   /// The choice of `automatic` for these needs, the same on every rank.
   Exchange choose(const NeedMatrix& needs) const;
 
@@ -97,7 +107,8 @@ class BlockPlanner {
   std::int64_t needed(const NeedMatrix& needs, int rank) const;
 
  private:
-  BlockSchedule schedule(const NeedMatrix& needs) const;
+  BlockSchedule schedule(const NeedMatrix& needs, bool shares_rounds = true) const;
+  std::vector<std::int64_t> pool_order(int rank) const;  ///< the block in each slot of gather()
   int owner(std::int64_t block) const;
 
   const Layout* layout_;

@@ -78,14 +78,26 @@ std::vector<RankHalo> plan_halo(const Layout& layout, const std::vector<std::vec
         halo.own.push_back({piece.owner_row, piece.halo_row, piece.count});
         continue;
       }
+      RankHalo& owner = at(halos, piece.owner);
+      if (owner.sends.empty() || owner.sends.back().peer != static_cast<int>(rank)) {
+        owner.packed_first.push_back(static_cast<std::int64_t>(owner.packed.size()));
+        owner.receiver_first.push_back(halo.received_rows);
+        halo.sender_first.push_back(owner.sent_rows);
+      }
       halo.received.push_back({halo.received_rows, piece.halo_row, piece.count});
       append(halo.receives, halo.received_rows, piece.owner, piece.count);
-      RankHalo& owner = at(halos, piece.owner);
-      if (owner.sends.empty() || owner.sends.back().peer != static_cast<int>(rank))
-        owner.packed_first.push_back(static_cast<std::int64_t>(owner.packed.size()));
       owner.packed.push_back({piece.owner_row, owner.sent_rows, piece.count});
       append(owner.sends, owner.sent_rows, static_cast<int>(rank), piece.count);
     }
+  }
+  std::int64_t max_sent_rows = 0, max_received_rows = 0;
+  for (const RankHalo& halo : halos) {
+    max_sent_rows = std::max(max_sent_rows, halo.sent_rows);
+    max_received_rows = std::max(max_received_rows, halo.received_rows);
+  }
+  for (RankHalo& halo : halos) {
+    halo.max_sent_rows = max_sent_rows;
+    halo.max_received_rows = max_received_rows;
   }
   return halos;
 }

@@ -22,11 +22,16 @@ struct RankHalo {
   std::vector<RowRange> received;   ///< rows of the receive buffer -> halo rows
   std::vector<PeerRange> receives;  ///< the receive buffer: peers ascending, each one's tokens ascending
   std::int64_t received_rows = 0;
+  std::vector<std::int64_t> sender_first;  ///< of each entry of `receives`: its first row in the sender's send buffer
 
   std::vector<RowRange> packed;  ///< own rows -> rows of the send buffer
   std::vector<PeerRange> sends;  ///< the send buffer: peers ascending, each one's tokens ascending
   std::int64_t sent_rows = 0;
-  std::vector<std::int64_t> packed_first;  ///< index in `packed` of the first item of each entry of `sends`
+  std::vector<std::int64_t> packed_first;    ///< index in `packed` of the first item of each entry of `sends`
+  std::vector<std::int64_t> receiver_first;  ///< of each entry of `sends`: its first row in the receiver's buffer
+
+  std::int64_t max_sent_rows = 0;      ///< of any rank
+  std::int64_t max_received_rows = 0;  ///< of any rank
 
   /// The halo row of a stored token.
   std::int64_t row_of(std::int64_t token) const;

@@ -21,11 +21,13 @@ namespace {
 class BackwardStep {
  public:
   BackwardStep(const LayerPlan& layer, const LayerLists& lists, Wire& wire, RoundResources& rounds,
-               const planning::BlockSchedule& schedule, const BackwardArguments& given, Stream compute);
+               BlockRequests& requests, const planning::BlockSchedule& schedule, const BackwardArguments& given,
+               Stream compute);
 
   BackwardResult run();
 
  private:
+  void show_blocks();
   void recompute_branches();
   void combine();
   void zero_accumulators();
@@ -39,6 +41,7 @@ class BackwardStep {
   void convert();
 
   void add_returned_blocks(std::size_t round);
+  void add_pulled_blocks(std::size_t round);
   void send_halo_back(const HaloLists& halo_lists, const planning::RankHalo& halo, ConstKeyValue gradients,
                       HaloTokens tokens, Branch branch);
   void compress_runs(const ListView<SummaryRun>& runs, ConstKeyValue input, KeyValue gradients);
@@ -63,6 +66,7 @@ class BackwardStep {
   Wire& wire;
   Device& device;
   const planning::Plan& plan;
+  BlockRequests& requests;
   const planning::BlockSchedule& schedule;
   const BackwardArguments& given;
   const AttentionInputs& in;
@@ -71,6 +75,7 @@ class BackwardStep {
   Arena saved_arena;
   Arena work_arena;
   const SavedBuffers saved;
+  const BackwardWindow shown;
   const BackwardBuffers work;
   const BranchBuffers& branches;
   const GradientSums sums;
@@ -79,12 +84,14 @@ class BackwardStep {
 };
 
 BackwardStep::BackwardStep(const LayerPlan& layer_, const LayerLists& lists_, Wire& wire_, RoundResources& resources,
-                           const planning::BlockSchedule& schedule_, const BackwardArguments& given_, Stream compute_)
+                           BlockRequests& requests_, const planning::BlockSchedule& schedule_,
+                           const BackwardArguments& given_, Stream compute_)
     : layer(layer_),
       lists(lists_),
       wire(wire_),
       device(wire.device),
       plan(layer.plan),
+      requests(requests_),
       schedule(schedule_),
       given(given_),
       in(given.inputs),
@@ -92,7 +99,8 @@ BackwardStep::BackwardStep(const LayerPlan& layer_, const LayerLists& lists_, Wi
       saved_arena(given.saved_memory),
       work_arena(given.workspace),
       saved(saved_arena, layer),
-      work(work_arena, layer, saved.branches),
+      shown(work_arena, layer),
+      work(work_arena, layer, saved.branches, shown),
       branches(work.branches),
       sums(layer, device, given.gradients, work),
       rows(device, layer, compute),
@@ -103,11 +111,14 @@ BackwardStep::BackwardStep(const LayerPlan& layer_, const LayerLists& lists_, Wi
               .blocks = layer.sizes.saves_blocks ? Blocks::in_place : Blocks::brought_in,
               .own = {in.k.slc.data, in.v.slc.data},
               .traffic = Traffic::refetched_blocks,
-              .stage = Stage::refetch_blocks},
+              .stage = Stage::refetch_blocks,
+              .window = shown.blocks,
+              .needs = saved.needs},
              compute) {}
 
 BackwardResult BackwardStep::run() {
   BackwardResult result;
+  show_blocks();
   if (!layer.sizes.saves_branches) recompute_branches();
   if (layer.has_branch(slc)) rounds.bring_last();
   combine();            // while the first blocks travel
@@ -122,8 +133,26 @@ BackwardResult BackwardStep::run() {
   }
   result.parameter_bytes = sum_parameters();
   convert();
+  if (layer.pulls()) wire.hand_over(compute, wire.stream());  // the last reads of other ranks' gradients
+  wire.meet(Traffic::control);
   wire.hand_over(wire.stream(), compute);
   return result;
+}
+
+// Opens the window, and shows in it what the other ranks need of the selected branch.
+void BackwardStep::show_blocks() {
+  if (!layer.pulls()) return;
+  wire.open_window(given.workspace);
+  if (!plan.blocks.any_reachable()) return;
+  if (!layer.sizes.saves_blocks && plan.rows > 0) {
+    const std::size_t element = layer.sizes.element;
+    device.copy(shown.blocks.k, in.k.slc.data, LayerSizes::bytes(plan.rows, layer.sizes.k_width, element), compute);
+    device.copy(shown.blocks.v, in.v.slc.data, LayerSizes::bytes(plan.rows, layer.sizes.v_width, element), compute);
+  }
+  device.copy(shown.needs, saved.needs, layer.need_bytes(), compute);
+  wire.hand_over(compute, wire.stream());
+  wire.meet(Traffic::refetched_blocks);
+  requests.copy_all(layer, wire, shown.needs);
 }
 
 // The gate's gradients need the outputs of all branches, so all rounds come in here. The last two stay in their pools,
@@ -207,8 +236,14 @@ void BackwardStep::send_halo_back(const HaloLists& halo_lists, const planning::R
   wire.hand_over(compute, wire.stream());
   {
     const auto timed = wire.timed(Stage::return_halo_gradients, wire.stream());
-    wire.exchange(Traffic::halo_gradients, halo.receives, tokens.send, halo.sends, tokens.receive,
-                  sum_bytes(1, layer.sizes.token_width()));
+    wire.meet(Traffic::halo_gradients);
+    wire.exchange({.traffic = Traffic::halo_gradients,
+                   .sends = halo.receives,
+                   .send_base = tokens.send,
+                   .receives = halo.sends,
+                   .receive_base = tokens.receive,
+                   .item_bytes = sum_bytes(1, layer.sizes.token_width()),
+                   .sources = halo.receiver_first});
   }
   wire.hand_over(wire.stream(), compute);
   for (std::size_t i = 0; i < halo.sends.size(); ++i) {
@@ -249,6 +284,21 @@ void BackwardStep::add_returned_blocks(std::size_t round) {
   }
 }
 
+// The gradients that the other ranks left in their windows for blocks of this rank. They are read before the ranks meet
+// for the next round, after which their owners overwrite them.
+void BackwardStep::add_pulled_blocks(std::size_t round) {
+  rounds.wait_for_returned(round);
+  auto add = layer.arguments<AddPulledBlocks>(work.scratch);
+  add.blocks = lists.block_readers.view();
+  if (add.blocks.count == 0) return;
+  add.needs = wire.in_windows(shown.needs);
+  add.pool = wire.in_windows(work.dpools[round % 2]);
+  add.group = schedule.rounds[round].group_begin;
+  add.dk = sums.k[slc];
+  add.dv = sums.v[slc];
+  wire.read(compute, [&] { device.run(add, compute); });
+}
+
 void BackwardStep::selected() {
   rounds.last_to_first([&](std::size_t round, const void* pool) {
     const planning::ExchangeRound& now = schedule.rounds[round];
@@ -271,9 +321,12 @@ void BackwardStep::selected() {
       device.run(selected, compute);
     }
     rounds.send_back(round, dpool, work.returned_blocks[round % 2]);
-    if (round + 1 < rounds.count()) add_returned_blocks(round + 1);  // while this round's gradients travel
+    if (layer.pulls())
+      add_pulled_blocks(round);
+    else if (round + 1 < rounds.count())
+      add_returned_blocks(round + 1);  // while this round's gradients travel
   });
-  add_returned_blocks(0);
+  if (!layer.pulls()) add_returned_blocks(0);
 }
 
 void BackwardStep::compressed() {
@@ -294,6 +347,7 @@ void BackwardStep::reduce_summary_gradients() {
   rows.to_tokens(lists.all_to_gathered.view(), work.dsummaries, work.summaries_send, layer.sizes.accumulated);
   const std::int64_t own = layer.own_summaries();
   std::vector<planning::PeerRange> sends, receives;
+  const std::vector<std::int64_t> sources(to_size(layer.ranks()), at(plan.gathered_first, plan.rank));
   for (int peer = 0; peer < layer.ranks(); ++peer) {
     if (peer == plan.rank) continue;
     const std::int64_t theirs = at(plan.layout.own_summaries, peer);
@@ -303,8 +357,14 @@ void BackwardStep::reduce_summary_gradients() {
   wire.hand_over(compute, wire.stream());
   {
     const auto timed = wire.timed(Stage::reduce_summary_gradients, wire.stream());
-    wire.exchange(Traffic::summary_gradients, sends, work.summaries_send, receives, work.summaries_receive,
-                  sum_bytes(1, layer.sizes.token_width()));
+    wire.meet(Traffic::summary_gradients);
+    wire.exchange({.traffic = Traffic::summary_gradients,
+                   .sends = sends,
+                   .send_base = work.summaries_send,
+                   .receives = receives,
+                   .receive_base = work.summaries_receive,
+                   .item_bytes = sum_bytes(1, layer.sizes.token_width()),
+                   .sources = sources});
   }
   wire.hand_over(wire.stream(), compute);
   for (const planning::PeerRange& peer : receives) {
@@ -382,8 +442,9 @@ void BackwardStep::convert() {
 }  // namespace
 
 BackwardResult run_backward(const LayerPlan& layer, const LayerLists& lists, Wire& wire, RoundResources& rounds,
-                            const planning::BlockSchedule& schedule, const BackwardArguments& given, Stream compute) {
-  return BackwardStep(layer, lists, wire, rounds, schedule, given, compute).run();
+                            BlockRequests& requests, const planning::BlockSchedule& schedule,
+                            const BackwardArguments& given, Stream compute) {
+  return BackwardStep(layer, lists, wire, rounds, requests, schedule, given, compute).run();
 }
 
 }  // namespace cpnsa

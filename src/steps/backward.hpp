@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "src/layer/arguments.hpp"
+#include "src/wire/block_requests.hpp"
 #include "src/wire/block_rounds.hpp"
 
 namespace cpnsa {
@@ -15,6 +16,7 @@ struct BackwardResult {
 /// Enqueues a backward of one rank on `compute` and on the wire's streams. The arguments are valid; `schedule` is that
 /// of the forward.
 BackwardResult run_backward(const LayerPlan& layer, const LayerLists& lists, Wire& wire, RoundResources& rounds,
-                            const planning::BlockSchedule& schedule, const BackwardArguments& given, Stream compute);
+                            BlockRequests& requests, const planning::BlockSchedule& schedule,
+                            const BackwardArguments& given, Stream compute);
 
 }  // namespace cpnsa

@@ -21,6 +21,7 @@ class ForwardStep {
   ForwardResult run();
 
  private:
+  void show_blocks();
   void exchange_halos();
   void compress();
   void gather_summaries();
@@ -33,6 +34,7 @@ class ForwardStep {
   void selected_attention(const planning::BlockSchedule& schedule);
   void combine();
 
+  Phase halo_phase(const planning::RankHalo& halo, const HaloTokens& tokens) const;
   void fill_halo(const HaloLists& halo_lists, const void* received, ConstKeyValue own, KeyValue halo);
   void compress_runs(const ListView<SummaryRun>& runs, ConstKeyValue input);
   CombineBranches combination() const;
@@ -50,6 +52,7 @@ class ForwardStep {
 
   Arena saved_arena;
   Arena work_arena;
+  const ForwardWindow window;
   const SavedBuffers saved;
   const ForwardBuffers work;
   const BranchBuffers& branches;
@@ -73,8 +76,9 @@ ForwardStep::ForwardStep(const LayerPlan& layer_, const LayerLists& lists_, Wire
       compute(compute_),
       saved_arena(given.saved_memory()),
       work_arena(given.workspace),
+      window(work_arena, layer),
       saved(given.saved ? saved_arena : work_arena, layer),
-      work(work_arena, layer),
+      work(work_arena, layer, window),
       branches(layer.sizes.saves_branches ? saved.branches : work.branches),
       attend(layer, lists, device, in, saved, branches, work.scratch, compute),
       rows(device, layer, compute),
@@ -83,6 +87,7 @@ ForwardStep::ForwardStep(const LayerPlan& layer_, const LayerLists& lists_, Wire
 
 ForwardResult ForwardStep::run() {
   ForwardResult result;
+  show_blocks();
   exchange_halos();
   compress();
   gather_summaries();
@@ -97,8 +102,18 @@ ForwardResult ForwardStep::run() {
   write_log_sum_exps();
   if (given.selected && plan.rows > 0) device.copy(given.selected, saved.selected, layer.selected_bytes(), compute);
   // The caller may free the workspace once `compute` has drained.
+  wire.meet(Traffic::control);
   if (!layer.alone()) wire.hand_over(wire.stream(), compute);
   return result;
+}
+
+// Opens the window. The ranks meet before they exchange halos; from then on the blocks in it may be read.
+void ForwardStep::show_blocks() {
+  if (!layer.pulls()) return;
+  wire.open_window(given.workspace);
+  if (!plan.blocks.any_reachable() || plan.rows == 0) return;
+  device.copy(window.blocks.k, in.k.slc.data, LayerSizes::bytes(plan.rows, layer.sizes.k_width, element), compute);
+  device.copy(window.blocks.v, in.v.slc.data, LayerSizes::bytes(plan.rows, layer.sizes.v_width, element), compute);
 }
 
 void ForwardStep::exchange_halos() {
@@ -108,12 +123,21 @@ void ForwardStep::exchange_halos() {
   rows.to_tokens(lists.window_halo.own_to_send.view(), {in.k.win.data, in.v.win.data}, work.window_halo.send, element);
   wire.hand_over(compute, wire.stream());
   const auto timed = wire.timed(Stage::exchange_halo, wire.stream());
-  wire.exchange(Traffic::halo, plan.summary_halo.sends, work.summary_halo.send, plan.summary_halo.receives,
-                work.summary_halo.receive, token_bytes);
+  wire.meet(Traffic::halo);
+  wire.exchange(halo_phase(plan.summary_halo, work.summary_halo));
   device.record(wire.summary_halo_arrived.get(), wire.stream());
-  wire.exchange(Traffic::halo, plan.window_halo.sends, work.window_halo.send, plan.window_halo.receives,
-                work.window_halo.receive, token_bytes);
+  wire.exchange(halo_phase(plan.window_halo, work.window_halo));
   device.record(wire.window_halo_arrived.get(), wire.stream());
+}
+
+Phase ForwardStep::halo_phase(const planning::RankHalo& halo, const HaloTokens& tokens) const {
+  return {.traffic = Traffic::halo,
+          .sends = halo.sends,
+          .send_base = tokens.send,
+          .receives = halo.receives,
+          .receive_base = tokens.receive,
+          .item_bytes = token_bytes,
+          .sources = halo.sender_first};
 }
 
 void ForwardStep::fill_halo(const HaloLists& halo_lists, const void* received, ConstKeyValue own, KeyValue halo) {
@@ -159,6 +183,7 @@ void ForwardStep::gather_summaries() {
   const auto timed = wire.timed(Stage::gather_summaries, wire.stream());
   std::vector<std::size_t> bytes;
   for (const std::int64_t own : plan.layout.own_summaries) bytes.push_back(to_size(own) * token_bytes);
+  wire.meet(Traffic::summaries);
   wire.all_gather(Traffic::summaries, work.gathered, bytes);
   device.record(wire.summaries_arrived.get(), wire.stream());
 }
@@ -199,11 +224,11 @@ void ForwardStep::select_blocks() {
   attend.clear_compressed();
 }
 
-// Marks the blocks that this rank's queries need and tells the other ranks, or the statistics alone.
+// Marks the blocks that this rank's queries need, and tells the other ranks where they must know.
 std::int64_t ForwardStep::request_blocks() {
   if (!plan.blocks.any_reachable()) return 0;
   const auto timed = wire.timed(Stage::demand, compute);
-  std::uint32_t* own = work.needs + layer.need_words() * plan.rank;
+  std::uint32_t* own = layer.pulls() ? saved.needs : work.needs + layer.need_words() * plan.rank;
   device.fill_zero(own, layer.need_bytes(), compute);
   if (plan.rows > 0) {
     auto mark = layer.arguments<MarkNeeds>(work.scratch);
@@ -212,7 +237,9 @@ std::int64_t ForwardStep::request_blocks() {
     mark.bitmap = own;
     device.run(mark, compute);
   }
-  return requests.send(layer, wire, work.needs, compute);
+  if (!layer.pulls()) return requests.send(layer, wire, work.needs, compute);
+  requests.copy_own(layer, device, own, compute);
+  return 0;
 }
 
 void ForwardStep::selected_attention(const planning::BlockSchedule& schedule) {
@@ -224,7 +251,9 @@ void ForwardStep::selected_attention(const planning::BlockSchedule& schedule) {
                       .blocks = layer.alone() ? Blocks::in_place : Blocks::brought_in,
                       .own = {in.k.slc.data, in.v.slc.data},
                       .traffic = Traffic::blocks,
-                      .stage = Stage::fetch_blocks},
+                      .stage = Stage::fetch_blocks,
+                      .window = window.blocks,
+                      .needs = saved.needs},
                      compute);
   const CombineBranches combination = this->combination();
   rounds.first_to_last([&](std::size_t round, const void* pool) {

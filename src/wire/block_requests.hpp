@@ -18,14 +18,18 @@ struct BlockAgreement {
 
 /// The ranks' need matrix on its way from the device to the host. Which (block, KV head) pairs a rank's queries
 /// selected is marked on the device; send() gathers it from all ranks where that decides what is exchanged, and read()
-/// plans the exchange. Where all reachable blocks are exchanged anyway, only the own part comes to the host, for the
-/// statistics.
+/// plans the exchange. Where all reachable blocks are exchanged anyway, and where blocks are pulled, parts of it come
+/// to the host for the statistics alone.
 class BlockRequests {
  public:
   BlockRequests(Device& device, const LayerPlan& layer);
 
   /// `needs`: the matrix in device memory, whose own part has been marked on `compute`. Returns bytes received.
   std::int64_t send(const LayerPlan& layer, Wire& wire, std::uint32_t* needs, Stream compute);
+  /// Copies this rank's part, marked on `compute`, to the host. That is all where the host reads no needs in a step.
+  void copy_own(const LayerPlan& layer, Device& device, const std::uint32_t* own, Stream compute);
+  /// The same in a backward that pulls, for all parts, which are in the ranks' windows where this rank has `own`.
+  void copy_all(const LayerPlan& layer, Wire& wire, const std::uint32_t* own);
 
   /// Waits on the host for the other ranks' needs, if the layer reads them. A forward waits nowhere else.
   BlockAgreement read(const LayerPlan& layer, const LayerLists& lists, Wire& wire) const;
@@ -34,8 +38,15 @@ class BlockRequests {
   /// them. That forward must be over.
   std::int64_t count_own(const LayerPlan& layer) const;
 
+  /// Of the last forward and of the last backward that pulled blocks, and that are over: the blocks that moved.
+  planning::BlockSchedule pulled_forward(const LayerPlan& layer) const;
+  planning::BlockSchedule pulled_backward(const LayerPlan& layer) const;
+
  private:
-  PinnedBuffer words_;  ///< [P, LayerPlan::need_words()]
+  planning::NeedMatrix own_needs(const LayerPlan& layer) const;
+
+  PinnedBuffer words_;           ///< [P, LayerPlan::need_words()]
+  PinnedBuffer backward_words_;  ///< the same of a backward that pulls
 };
 
 }  // namespace cpnsa

@@ -2,16 +2,19 @@
 
 #include <cstring>
 
+#include "cpnsa/flight_recorder.hpp"
+
 namespace cpnsa {
 
 BlockRounds::BlockRounds(Wire& wire, const LayerPlan& layer, const LayerLists& lists, RoundResources& resources,
                          const Pass& pass, Stream compute)
     : wire_(wire),
       layer_(layer),
+      lists_(lists),
       resources_(resources),
       pass_(pass),
       compute_(compute),
-      table_(layer.plan.blocks.any_reachable() ? copy_lists() : lists.own_table.view().device) {}
+      table_(lists.table.view().count == 0 ? copy_lists() : lists.table.view().device) {}
 
 const BlockLocation* BlockRounds::copy_lists() {
   Device& device = wire_.device;
@@ -65,16 +68,37 @@ void BlockRounds::bring(std::size_t round) {
   const Stream stream = wire_.stream();
   wire_.hand_over(compute_, stream);  // the lists are there, and the round that had the pool before has left it
   const auto timed = wire_.timed(pass_.stage, stream);
+  layer_.pulls() ? pull(round) : receive(round);
+  wire_.device.record(resources_.brought[round % 2].get(), stream);
+}
+
+void BlockRounds::pull(std::size_t round) {
+  auto pull = layer_.arguments<PullBlocks>(nullptr);
+  pull.blocks = lists_.pulled_blocks.view();
+  if (pull.blocks.count == 0) return;
+  pull.k = wire_.in_windows(pass_.window.k);
+  pull.v = wire_.in_windows(pass_.window.v);
+  pull.needs = pass_.needs;
+  pull.group = pass_.schedule.rounds[round].group_begin;
+  pull.pool = pool(round);
+  wire_.communicator.recorder().set_purpose(name_of(pass_.traffic));
+  wire_.read(wire_.stream(), [&] { wire_.device.run(pull, wire_.stream()); });
+}
+
+void BlockRounds::receive(std::size_t round) {
   auto pack = layer_.arguments<PackBlocks>(nullptr);
   pack.k = pass_.own.k;
   pack.v = pass_.own.v;
   pack.pool = pass_.buffers.send;
   pack.blocks = packed(round);
-  if (pack.blocks.count > 0) wire_.device.run(pack, stream);
+  if (pack.blocks.count > 0) wire_.device.run(pack, wire_.stream());
   const planning::ExchangeRound& now = pass_.schedule.rounds[round];
-  wire_.exchange(pass_.traffic, now.sends, pass_.buffers.send, now.receives, pool(round),
-                 LayerSizes::bytes(1, layer_.sizes.slot_elements, layer_.sizes.element));
-  wire_.device.record(resources_.brought[round % 2].get(), stream);
+  wire_.exchange({.traffic = pass_.traffic,
+                  .sends = now.sends,
+                  .send_base = pass_.buffers.send,
+                  .receives = now.receives,
+                  .receive_base = pool(round),
+                  .item_bytes = LayerSizes::bytes(1, layer_.sizes.slot_elements, layer_.sizes.element)});
 }
 
 void BlockRounds::wait_for(std::size_t round) {
@@ -85,8 +109,15 @@ void BlockRounds::send_back(std::size_t round, const void* dpool, void* returned
   wire_.hand_over(compute_, wire_.stream());
   const auto timed = wire_.timed(Stage::return_block_gradients, wire_.stream());
   const planning::ExchangeRound& now = pass_.schedule.rounds[round];
-  wire_.exchange(Traffic::block_gradients, now.receives, dpool, now.sends, returned,
-                 LayerSizes::bytes(1, layer_.sizes.slot_elements, layer_.sizes.accumulated));
+  if (layer_.pulls())
+    wire_.meet(Traffic::block_gradients);
+  else
+    wire_.exchange({.traffic = Traffic::block_gradients,
+                    .sends = now.receives,
+                    .send_base = dpool,
+                    .receives = now.sends,
+                    .receive_base = returned,
+                    .item_bytes = LayerSizes::bytes(1, layer_.sizes.slot_elements, layer_.sizes.accumulated)});
   wire_.device.record(resources_.returned[round % 2].get(), wire_.stream());
 }
 

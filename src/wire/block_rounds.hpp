@@ -43,6 +43,8 @@ class BlockRounds {
     ConstKeyValue own;   ///< this rank's keys and values, which it sends blocks of: [rows, G, d]
     Traffic traffic;     ///< what the blocks are counted as
     Stage stage;         ///< what bringing them is timed as
+    KeyValue window{};   ///< with Exchange::pull: where in its window each rank shows its keys and values
+    const std::uint32_t* needs = nullptr;  ///< with Exchange::pull: this rank's part of the need matrix
   };
 
   /// Copies the schedule's lists to the device, on `compute`, where the computations run. Waits on the host for the
@@ -79,7 +81,7 @@ class BlockRounds {
   }
 
   /// Sends the gradients of a round's blocks, in `dpool`, back to their owners; what this rank gets back of its own
-  /// blocks arrives in `returned`.
+  /// blocks arrives in `returned`. With Exchange::pull the owners read `dpool` instead, before they meet again.
   void send_back(std::size_t round, const void* dpool, void* returned);
   /// Later work of `compute` runs after a round's gradients have returned.
   void wait_for_returned(std::size_t round);
@@ -89,11 +91,14 @@ class BlockRounds {
  private:
   const BlockLocation* copy_lists();
   void bring(std::size_t round);
+  void receive(std::size_t round);
+  void pull(std::size_t round);
   void wait_for(std::size_t round);
   void* pool(std::size_t round) const;
 
   Wire& wire_;
   const LayerPlan& layer_;
+  const LayerLists& lists_;
   RoundResources& resources_;
   const Pass pass_;
   Stream compute_;

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "cpnsa/flight_recorder.hpp"
+#include "cpnsa/one_sided.hpp"
 #include "src/planning/at.hpp"
 
 namespace cpnsa {
@@ -26,20 +27,26 @@ void Wire::hand_over(Stream from, Stream to) {
   device.wait(to, handed_over_.get());
 }
 
-void Wire::exchange(Traffic traffic, std::span<const planning::PeerRange> sends, const void* send_base,
-                    std::span<const planning::PeerRange> receives, void* receive_base, std::size_t item_bytes) {
+void Wire::exchange(const Phase& phase) {
+  const auto bytes = [&](std::int64_t items) { return to_size(items) * phase.item_bytes; };
   std::vector<SendMessage> outgoing;
-  for (const planning::PeerRange& range : sends)
-    outgoing.push_back({range.peer, static_cast<const std::byte*>(send_base) + to_size(range.first) * item_bytes,
-                        to_size(range.count) * item_bytes});
+  for (const planning::PeerRange& range : phase.sends)
+    outgoing.push_back(
+        {range.peer, static_cast<const std::byte*>(phase.send_base) + bytes(range.first), bytes(range.count)});
   std::vector<ReceiveMessage> incoming;
-  for (const planning::PeerRange& range : receives) {
-    incoming.push_back({range.peer, static_cast<std::byte*>(receive_base) + to_size(range.first) * item_bytes,
-                        to_size(range.count) * item_bytes});
-    count_received(traffic, static_cast<std::int64_t>(incoming.back().bytes));
+  for (const planning::PeerRange& range : phase.receives) {
+    incoming.push_back(
+        {range.peer, static_cast<std::byte*>(phase.receive_base) + bytes(range.first), bytes(range.count)});
+    count_received(phase.traffic, static_cast<std::int64_t>(incoming.back().bytes));
   }
-  communicator.recorder().set_purpose(name_of(traffic));
-  communicator.exchange(outgoing, incoming, device, stream());
+  communicator.recorder().set_purpose(name_of(phase.traffic));
+  if (windows_.empty()) return communicator.exchange(outgoing, incoming, device, stream());
+  const RankPointers sent = in_windows(phase.send_base);
+  read(stream(), [&] {
+    for (std::size_t i = 0; i < incoming.size(); ++i)
+      device.copy(incoming[i].data, static_cast<const std::byte*>(sent.of[incoming[i].peer]) + bytes(phase.sources[i]),
+                  incoming[i].bytes, stream());
+  });
 }
 
 void Wire::all_gather(Traffic traffic, void* all, std::span<const std::size_t> bytes) {
@@ -47,8 +54,42 @@ void Wire::all_gather(Traffic traffic, void* all, std::span<const std::size_t> b
   const std::size_t before = std::accumulate(bytes.begin(), bytes.begin() + rank, std::size_t{0});
   const std::size_t total = std::accumulate(bytes.begin(), bytes.end(), std::size_t{0});
   communicator.recorder().set_purpose(name_of(traffic));
-  communicator.all_gather(static_cast<const std::byte*>(all) + before, all, bytes, device, stream());
   count_received(traffic, static_cast<std::int64_t>(total - at(bytes, rank)));
+  if (windows_.empty())
+    return communicator.all_gather(static_cast<const std::byte*>(all) + before, all, bytes, device, stream());
+  const RankPointers gathered = in_windows(all);
+  read(stream(), [&] {
+    std::size_t first = 0;
+    for (int peer = 0; peer < communicator.size(); first += at(bytes, peer++))
+      if (peer != rank && at(bytes, peer) > 0)
+        device.copy(static_cast<std::byte*>(all) + first, static_cast<const std::byte*>(gathered.of[peer]) + first,
+                    at(bytes, peer), stream());
+  });
+}
+
+void Wire::open_window(const void* own) {
+  communicator.recorder().set_purpose("windows");
+  windows_ = communicator.one_sided()->open(own);
+}
+
+void Wire::meet(Traffic traffic) {
+  if (windows_.empty()) return;
+  communicator.recorder().set_purpose(name_of(traffic));
+  communicator.one_sided()->barrier(device, stream());
+}
+
+RankPointers Wire::in_windows(const void* own) const {
+  const auto offset = static_cast<const std::byte*>(own) - at(windows_, communicator.rank());
+  RankPointers pointers;
+  for (std::size_t rank = 0; rank < windows_.size(); ++rank) pointers.of[rank] = windows_[rank] + offset;
+  return pointers;
+}
+
+void Wire::read(Stream on, const std::function<void()>& enqueue) {
+  communicator.one_sided()->read(device, stream(), [&] {
+    enqueue();
+    if (on.handle != stream().handle) hand_over(on, stream());
+  });
 }
 
 void Wire::reset() {
@@ -71,6 +112,8 @@ void Wire::account(const ByTraffic& predicted, int agreements) {
 void Wire::run(Stream compute, const std::function<void()>& step) {
   const auto release = [&](const char* problem) noexcept {
     communicator.abort(problem);
+    if (!windows_.empty()) communicator.one_sided()->close(device, stream());
+    windows_.clear();
     try {
       hand_over(side_stream(), stream());
       hand_over(compute, stream());
@@ -79,6 +122,7 @@ void Wire::run(Stream compute, const std::function<void()>& step) {
   };
   try {
     step();
+    windows_.clear();
     hand_over(compute, stream());  // whose end is now that of the step
   } catch (const std::exception& error) {
     release(error.what());

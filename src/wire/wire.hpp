@@ -9,15 +9,28 @@
 
 #include "cpnsa/attention.hpp"
 #include "cpnsa/device_memory.hpp"
+#include "cpnsa/pull_ops.hpp"
 #include "src/planning/peer_range.hpp"
 #include "src/wire/stage_timer.hpp"
 
 namespace cpnsa {
 
+/// One phase of messages, or of reads where windows are open. Items are `item_bytes` long.
+struct Phase {
+  Traffic traffic;
+  std::span<const planning::PeerRange> sends;  ///< of `send_base`, which lies in the window if one is open
+  const void* send_base;
+  std::span<const planning::PeerRange> receives;  ///< into `receive_base`
+  void* receive_base;
+  std::size_t item_bytes;
+  std::span<const std::int64_t> sources{};  ///< for reads: of each receive, its first item in the peer's `send_base`
+};
+
 /// How a layer's steps reach the other ranks: the streams that they run on besides the caller's, and what of the
 /// traffic and the time is counted. It knows nothing of attention.
 ///
-/// A step enqueues computations on the caller's stream, and messages on stream(), so that the two overlap.
+/// A step enqueues computations on the caller's stream, and messages on stream(), so that the two overlap. After
+/// open_window() it reads the other ranks' memory in place of sending messages.
 class Wire {
  public:
   using ByTraffic = std::array<std::int64_t, traffic_kinds>;
@@ -31,13 +44,21 @@ class Wire {
   /// Later work of `to` runs after the present end of `from`.
   void hand_over(Stream from, Stream to);
 
-  /// On stream(): sends sends[i] of `send_base` and receives receives[i] into `receive_base`; items are `item_bytes`
-  /// long.
-  void exchange(Traffic traffic, std::span<const planning::PeerRange> sends, const void* send_base,
-                std::span<const planning::PeerRange> receives, void* receive_base, std::size_t item_bytes);
+  /// On stream(): sends what the other ranks receive, and receives what they send.
+  void exchange(const Phase& phase);
   /// On stream(): gathers all ranks' parts, of `bytes`, in rank order. The own part is already at its position in
-  /// `all`.
+  /// `all`, which lies in the window if one is open.
   void all_gather(Traffic traffic, void* all, std::span<const std::size_t> bytes);
+
+  /// Shows the other ranks the window at `own`, until the step ends; its parts have the same offsets on every rank.
+  /// Collective, on the host. Every read is between two calls of meet(), and a step that opened a window ends with one.
+  void open_window(const void* own);
+  /// On stream(): later work runs after all that precedes the ranks' calls of meet(). Does nothing without a window.
+  void meet(Traffic traffic);
+  /// The array in every rank's window that this rank has at `own`.
+  RankPointers in_windows(const void* own) const;
+  /// `enqueue` enqueues reads of windows on `on`, which stream() then follows.
+  void read(Stream on, const std::function<void()>& enqueue);
 
   /// Times a stage on a stream, until the scope ends.
   [[nodiscard]] StageTimer::Scope timed(Stage stage, Stream on) { return {timer_, stage, on}; }
@@ -70,6 +91,7 @@ class Wire {
   OwnedStream side_stream_;
   OwnedEvent handed_over_;
   StageTimer timer_;
+  std::vector<const std::byte*> windows_;  ///< of each rank, while they are open
   ByTraffic received_{};
   ByTraffic predicted_{};
 };

@@ -171,6 +171,119 @@ TEST_P(Moves, AddBlocks) {
     }
 }
 
+// Windows of three ranks; the rank under test reads what the others have. A block is needed or not, by random bits.
+struct PulledCase {
+  static constexpr std::int64_t blocks = 5, ranks = 3, group = 0;
+
+  PulledCase(const Config& config, Random& random) : words(ranks, std::vector<std::uint32_t>(words_of(config))) {
+    for (auto& of_rank : words)
+      for (std::uint32_t& word : of_rank) word = static_cast<std::uint32_t>(random.integer(0, 0xffffffff));
+    for (std::int64_t block = 0; block < blocks; ++block)
+      for (std::int32_t rank = 1; rank < ranks; ++rank)
+        if (random.chance(0.8))
+          list.push_back({block, (blocks - 1 - block) * config.select_block, rank, static_cast<std::int32_t>(slots++)});
+  }
+  static std::size_t words_of(const Config& config) {
+    return static_cast<std::size_t>((blocks * config.num_kv_heads + 31) / 32);
+  }
+  bool needed(const Config& config, std::int32_t rank, const PulledBlock& item) const {
+    const auto bit = static_cast<std::size_t>(item.block * config.num_kv_heads + group);
+    return (words[static_cast<std::size_t>(rank)][bit / 32] >> (bit % 32) & 1u) != 0;
+  }
+  static std::vector<BlockSlot> slot_of(const PulledBlock& item) {
+    return {{item.row, static_cast<std::int32_t>(group), item.slot}};
+  }
+
+  std::vector<std::vector<std::uint32_t>> words;  ///< [ranks][words]
+  std::vector<PulledBlock> list;
+  std::int64_t slots = 0;
+};
+
+TEST_P(Moves, PullBlocks) {
+  for (const DType dtype : GetParam().dtypes)
+    for (const Config& config : block_shapes()) {
+      SCOPED_TRACE(std::string(name_of(dtype)) + ", " + config.describe());
+      if (!supported(config, dtype)) continue;
+      Random random(15);
+      const PulledCase pulled(config, random);
+      const std::int64_t rows = PulledCase::blocks * config.select_block;
+      std::vector<Values> k, v;
+      std::vector<DeviceBuffer> windows;
+      PullBlocks arguments{};
+      for (std::size_t rank = 0; rank < PulledCase::ranks; ++rank) {
+        k.push_back(round_to(dtype, random.normals(rows * config.num_kv_heads * config.head_dim_qk)));
+        v.push_back(round_to(dtype, random.normals(rows * config.num_kv_heads * config.head_dim_v)));
+        arguments.k.of[rank] = windows.emplace_back(device(), dtype, k.back()).data();
+        arguments.v.of[rank] = windows.emplace_back(device(), dtype, v.back()).data();
+      }
+      Values expected = round_to(
+          dtype, random.normals(pulled.slots * config.select_block * (config.head_dim_qk + config.head_dim_v)));
+      const DeviceBuffer pool(device(), dtype, expected);
+      int copied = 0;
+      for (const PulledBlock& item : pulled.list) {
+        if (!pulled.needed(config, 0, item)) continue;
+        ++copied;
+        const auto owner = static_cast<std::size_t>(item.rank);
+        for_each_element(config, PulledCase::slot_of(item), [&](std::size_t slot, std::size_t element, bool key) {
+          expected[slot] = key ? k[owner][element] : v[owner][element];
+        });
+      }
+      ASSERT_GT(copied, 0);
+      ASSERT_LT(copied, static_cast<int>(pulled.list.size())) << "the case leaves no block out";
+      const DeviceListBuffer<std::uint32_t> needs(device(), pulled.words[0]);
+      const DeviceListBuffer<PulledBlock> list(device(), pulled.list);
+      arguments.config = &config, arguments.dtype = dtype;
+      arguments.needs = needs.view().device, arguments.group = PulledCase::group;
+      arguments.pool = pool.data(), arguments.blocks = list.view();
+      device().run(arguments, Stream{});
+      ASSERT_EQ(pool.values(dtype), expected) << "needed blocks, and no other slot";
+    }
+}
+
+TEST_P(Moves, AddPulledBlocks) {
+  for (const DType dtype : GetParam().dtypes)
+    for (const Config& config : block_shapes()) {
+      const DType accumulate = accumulate_dtype(dtype);
+      SCOPED_TRACE(std::string(name_of(dtype)) + ", " + config.describe());
+      if (!supported(config, dtype)) continue;
+      Random random(16);
+      const PulledCase pulled(config, random);
+      const std::int64_t rows = PulledCase::blocks * config.select_block;
+      Values dk = round_to(accumulate, random.normals(rows * config.num_kv_heads * config.head_dim_qk));
+      Values dv = round_to(accumulate, random.normals(rows * config.num_kv_heads * config.head_dim_v));
+      const DeviceBuffer to_k(device(), accumulate, dk), to_v(device(), accumulate, dv);
+      std::vector<Values> pools;
+      std::vector<DeviceBuffer> windows;
+      std::vector<DeviceListBuffer<std::uint32_t>> needs;
+      AddPulledBlocks arguments{};
+      for (std::size_t rank = 0; rank < PulledCase::ranks; ++rank) {
+        pools.push_back(round_to(
+            accumulate, random.normals(pulled.slots * config.select_block * (config.head_dim_qk + config.head_dim_v))));
+        arguments.pool.of[rank] = windows.emplace_back(device(), accumulate, pools.back()).data();
+        arguments.needs.of[rank] = needs.emplace_back(device(), pulled.words[rank]).view().device;
+      }
+      int added = 0;
+      for (const PulledBlock& item : pulled.list) {  // in the order of the list
+        if (!pulled.needed(config, item.rank, item)) continue;
+        ++added;
+        const Values& pool = pools[static_cast<std::size_t>(item.rank)];
+        for_each_element(config, PulledCase::slot_of(item), [&](std::size_t slot, std::size_t element, bool key) {
+          double& sum = key ? dk[element] : dv[element];
+          sum = round_to(accumulate, sum + pool[slot]);
+        });
+      }
+      ASSERT_GT(added, 0);
+      ASSERT_LT(added, static_cast<int>(pulled.list.size())) << "the case leaves no block out";
+      const DeviceListBuffer<PulledBlock> list(device(), pulled.list);
+      arguments.config = &config, arguments.dtype = dtype;
+      arguments.group = PulledCase::group;
+      arguments.dk = to_k.data(), arguments.dv = to_v.data(), arguments.blocks = list.view();
+      device().run(arguments, Stream{});
+      ASSERT_EQ(to_k.values(accumulate), dk);
+      ASSERT_EQ(to_v.values(accumulate), dv);
+    }
+}
+
 // Numbers halfway between two of a type, the largest and the smallest ones, and numbers that overflow or underflow.
 Values difficult_numbers() {
   const double infinity = std::numeric_limits<double>::infinity();

@@ -5,9 +5,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <map>
 #include <memory>
 #include <set>
+#include <utility>
 
 #include "src/planning/plan.hpp"
 #include "tests/support/partitions.hpp"
@@ -50,7 +52,9 @@ struct World {
   std::vector<BlockSchedule> schedules(Exchange exchange) const {
     std::vector<BlockSchedule> result;
     for (const auto& plan : plans)
-      result.push_back(exchange == Exchange::gather ? plan->blocks.gather() : plan->blocks.fetch(needs));
+      result.push_back(exchange == Exchange::gather ? plan->blocks.gather()
+                       : exchange == Exchange::pull ? plan->blocks.pull(needs)
+                                                    : plan->blocks.fetch(needs));
     return result;
   }
 
@@ -269,7 +273,7 @@ void for_each_world(Check check) {
 
 TEST(BlockExchange, EveryPairIsComputedOnceAndEveryGradientReturnsOnce) {
   for_each_world([](const World& world) {
-    for (const Exchange exchange : {Exchange::fetch, Exchange::gather}) {
+    for (const Exchange exchange : {Exchange::fetch, Exchange::gather, Exchange::pull}) {
       SCOPED_TRACE(name_of(exchange));
       const auto schedules = world.schedules(exchange);
       check_computed(world, schedules);
@@ -280,10 +284,53 @@ TEST(BlockExchange, EveryPairIsComputedOnceAndEveryGradientReturnsOnce) {
 
 TEST(BlockExchange, MovesWhatWasSelectedOrWhatIsReachable) {
   for_each_world([](const World& world) {
-    for (const Exchange exchange : {Exchange::fetch, Exchange::gather}) {
+    for (const Exchange exchange : {Exchange::fetch, Exchange::gather, Exchange::pull}) {
       SCOPED_TRACE(name_of(exchange));
       check_amounts(world, world.schedules(exchange), exchange);
     }
+  });
+}
+
+// Where a rank puts a block that it pulls follows from the plan alone: the reader's list, the owner's list and the
+// table of every rank say the same.
+TEST(BlockExchange, ReadersAndOwnersOfPulledBlocksAgreeOnSlots) {
+  for_each_world([](const World& world) {
+    const planning::Layout& layout = world.plans[0]->layout;
+    using Item = std::array<std::int64_t, 5>;  // owner, reader, block, its row, slot
+    std::multiset<Item> of_readers, of_owners;
+    for (const auto& plan : world.plans) {
+      const std::vector<PulledBlock> pulled = plan->blocks.pulled(), readers = plan->blocks.readers();
+      const BlockSchedule gathered = plan->blocks.gather();
+      ASSERT_EQ(pulled.size(), layout.reachable_blocks(plan->rank).size());
+      ASSERT_EQ(static_cast<std::int64_t>(pulled.size()), plan->blocks.pool_slots());
+      ASSERT_LE(plan->blocks.pool_slots(), plan->blocks.max_pool_slots());
+      for (const PulledBlock& item : pulled) {
+        of_readers.insert({item.rank, plan->rank, item.block, item.row, item.slot});
+        for (std::int64_t group = 0; group < world.config.num_kv_heads; ++group) {
+          const auto pair = static_cast<std::size_t>(item.block * world.config.num_kv_heads + group);
+          ASSERT_EQ(gathered.table[pair], -1 - item.slot);
+        }
+      }
+      for (std::size_t i = 0; i < readers.size(); ++i) {
+        const PulledBlock& item = readers[i];
+        of_owners.insert({plan->rank, item.rank, item.block, item.row, item.slot});
+        if (i == 0) continue;
+        const PulledBlock& before = readers[i - 1];
+        ASSERT_LT(std::pair(before.block, before.rank), std::pair(item.block, item.rank)) << "the order of additions";
+      }
+    }
+    ASSERT_EQ(of_readers, of_owners);
+    for (const Item& item : of_owners) {
+      ASSERT_EQ(item[0], layout.block_owner[static_cast<std::size_t>(item[2])]);
+      ASSERT_EQ(item[3], layout.block_row[static_cast<std::size_t>(item[2])]);
+    }
+  });
+}
+
+TEST(BlockExchange, PullsOneHeadARound) {
+  for_each_world([](const World& world) {
+    for (const BlockSchedule& schedule : world.schedules(Exchange::pull))
+      ASSERT_EQ(schedule.rounds.size(), static_cast<std::size_t>(world.config.num_kv_heads));
   });
 }
 

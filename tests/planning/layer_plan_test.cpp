@@ -90,8 +90,36 @@ TEST(LayerPlans, ReadNeedsWhereTheyDecideWhatIsExchanged) {
   EXPECT_TRUE(Planned({}).layer.reads_needs());
   EXPECT_TRUE(Planned({.exchange = Exchange::fetch}).layer.reads_needs());
   EXPECT_FALSE(Planned({.exchange = Exchange::gather}).layer.reads_needs());
+  EXPECT_FALSE(Planned({.exchange = Exchange::pull}).layer.reads_needs());
   EXPECT_FALSE(Planned({}, 1).layer.reads_needs());
   EXPECT_TRUE(Planned({}, 1).layer.alone());
+}
+
+// What the others read comes first, and has one place on every rank, although the ranks own different amounts.
+TEST(LayerPlans, WindowsAreLaidOutAlikeOnEveryRank) {
+  const Config config = config_of_heads(4, 2);
+  const std::int64_t cu_seqlens[] = {0, 90, 160, 165};
+  const AttentionOptions options{.exchange = Exchange::pull};
+  const Partition partition = Partition::contiguous(cu_seqlens, config.select_block, 3);
+  std::vector<std::vector<std::ptrdiff_t>> offsets;
+  for (int rank = 0; rank < 3; ++rank) {
+    const planning::Plan plan(config, partition, rank, options);
+    const LayerPlan layer(config, options, plan, {});
+    std::vector<std::byte> memory(std::max(layer.forward_bytes, layer.backward_bytes));
+    Arena forward_arena(memory.data()), backward_arena(memory.data());
+    const ForwardWindow forward(forward_arena, layer);
+    const BackwardWindow backward(backward_arena, layer);
+    EXPECT_EQ(forward.blocks.k, memory.data());
+    EXPECT_EQ(backward.blocks.k, memory.data());
+    EXPECT_EQ(BackwardBuffers(backward_arena, layer, {}, backward).dpools[0], backward.dpools[0]);
+    std::vector<std::ptrdiff_t>& of_rank = offsets.emplace_back();
+    for (const void* part : {forward.blocks.v, forward.summary_halo, forward.window_halo, forward.gathered,
+                             backward.blocks.v, backward.dpools[0], backward.dpools[1], backward.summary_halo,
+                             backward.window_halo, backward.summaries, static_cast<void*>(backward.needs)})
+      of_rank.push_back(static_cast<const std::byte*>(part) - memory.data());
+    EXPECT_EQ(offsets.front(), of_rank);
+    EXPECT_GT(std::count_if(of_rank.begin(), of_rank.end(), [](std::ptrdiff_t offset) { return offset > 0; }), 8);
+  }
 }
 
 TEST(LayerPlans, LayBuffersOutWithoutOverlap) {
@@ -100,7 +128,8 @@ TEST(LayerPlans, LayBuffersOutWithoutOverlap) {
   const LayerPlan layer(planned.config, {}, plan, {});
   std::vector<std::byte> memory(layer.backward_bytes);
   Arena arena(memory.data());
-  const BackwardBuffers buffers(arena, layer, {});
+  const BackwardWindow window(arena, layer);
+  const BackwardBuffers buffers(arena, layer, {}, window);
   EXPECT_EQ(arena.used(), layer.backward_bytes);
   const std::array<void*, 9> pieces{buffers.exchange.table, buffers.weights,        buffers.deltas,
                                     buffers.dpools[0],      buffers.dpools[1],      buffers.dsummaries.k,

@@ -32,12 +32,18 @@ inline std::vector<std::vector<std::int64_t>> simulate_halo(const std::vector<pl
     copy(halos[rank].own, tokens_of[rank], stored[rank]);
   }
   for (std::size_t rank = 0; rank < ranks; ++rank) {
-    for (const planning::PeerRange& receive : halos[rank].receives) {
-      const auto& sends = halos.at(static_cast<std::size_t>(receive.peer)).sends;
+    for (std::size_t i = 0; i < halos[rank].receives.size(); ++i) {
+      const planning::PeerRange& receive = halos[rank].receives[i];
+      const planning::RankHalo& sender = halos.at(static_cast<std::size_t>(receive.peer));
       const planning::PeerRange* partner = nullptr;
-      for (const planning::PeerRange& send : sends)
+      for (const planning::PeerRange& send : sender.sends)
         if (send.peer == static_cast<int>(rank)) partner = &send;
       if (!partner || partner->count != receive.count) throw std::logic_error("a receive has no equal send");
+      if (halos[rank].sender_first.at(i) != partner->first ||
+          sender.receiver_first.at(static_cast<std::size_t>(partner - sender.sends.data())) != receive.first)
+        throw std::logic_error("a rank reads another part of the buffer than the peer's");
+      if (sender.sent_rows > halos[rank].max_sent_rows || halos[rank].received_rows > sender.max_received_rows)
+        throw std::logic_error("a buffer of a window is too small");
       copy({{partner->first, receive.first, receive.count}}, sent[static_cast<std::size_t>(receive.peer)],
            received[rank]);
     }

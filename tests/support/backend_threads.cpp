@@ -4,11 +4,13 @@
 namespace cpnsa::test {
 namespace {
 
-const bool registered = add(transports(), TransportBackend{"threads",
-                                                           [] {
-                                                             return std::vector<int>{1, 2, 3, 4, 8};
-                                                           },
-                                                           threads::run_ranks});
+const bool registered = add(transports(), TransportBackend{.name = "threads",
+                                                           .rank_counts =
+                                                               [] {
+                                                                 return std::vector<int>{1, 2, 3, 4, 8};
+                                                               },
+                                                           .run = threads::run_ranks,
+                                                           .one_sided = true});
 
 }  // namespace
 }  // namespace cpnsa::test

@@ -34,6 +34,7 @@ struct TransportBackend {
   std::function<void(int ranks, const std::function<void(Communicator&)>& body)> run;
   /// Whether the ranks' calls are compared, and a failure of one rank is reported on every rank.
   bool tells_other_ranks = true;
+  bool one_sided = false;  ///< whether its communicators have Communicator::one_sided()
 };
 
 /// For GoogleTest, which would otherwise print the bytes of a parameter.

@@ -26,6 +26,7 @@ class WrappedCommunicator : public Communicator {
     inner_.all_gather_host(own, all, bytes);
   }
   void barrier() override { inner_.barrier(); }
+  OneSided* one_sided() override { return inner_.one_sided(); }
   void wait(Device& device, Stream stream) override { inner_.wait(device, stream); }
   void check() override { inner_.check(); }
   void abort(std::string_view reason) noexcept override { inner_.abort(reason); }

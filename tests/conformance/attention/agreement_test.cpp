@@ -19,7 +19,7 @@ TEST_P(Agreement, EverySettingComputesTheLayer) {
     std::vector<std::int32_t> selected;
     for (const int ranks : rank_counts())
       for (const PartitionKind kind : partition_kinds)
-        for (const Exchange exchange : exchanges) {
+        for (const Exchange exchange : exchanges()) {
           SCOPED_TRACE(name_of(kind) + ", " + std::to_string(ranks) + " ranks, " + std::string(name_of(exchange)));
           const LayerResult result = run(problem, kind, ranks, {.dtype = dtype, .exchange = exchange});
           if (!truth) {
@@ -87,7 +87,7 @@ TEST_P(Agreement, TwoRunsAreEqualToTheLastBit) {
       SCOPED_TRACE(std::string(name_of(dtype)) + ", " + describe(problem));
       if (!supported(problem.config, dtype)) continue;
       for (const int ranks : rank_counts())
-        for (const Exchange exchange : exchanges) {
+        for (const Exchange exchange : exchanges()) {
           const PartitionKind kind = partition_kinds[seed % 4];
           const LayerSetting setting{.dtype = dtype, .exchange = exchange};
           ASSERT_TRUE(same_bits(run(problem, kind, ranks, setting), run(problem, kind, ranks, setting)))

@@ -25,6 +25,13 @@ std::vector<int> AttentionTest::rank_counts(int min) const {
   return counts;
 }
 
+std::vector<Exchange> AttentionTest::exchanges() const {
+  std::vector<Exchange> modes{Exchange::fetch, Exchange::gather};
+  if (transport().one_sided) modes.push_back(Exchange::pull);
+  if (!device().is_slow || !transport().one_sided) modes.push_back(Exchange::automatic);
+  return modes;
+}
+
 bool AttentionTest::supported(const Config& config, DType dtype) {
   try {
     device().make()->check_supported(config, dtype);

@@ -23,7 +23,7 @@ TEST_P(Calls, SeveralForwardsMayAwaitTheirBackward) {
   for (std::size_t batch = 0; batch < batches; ++batch)
     problems.push_back(rounded(make_problem(small_config(), {0, 93, 160}, 10 + batch), dtype));
   for (const int ranks : rank_counts())
-    for (const Exchange exchange : exchanges) {
+    for (const Exchange exchange : exchanges()) {
       SCOPED_TRACE(std::to_string(ranks) + " ranks, " + std::string(name_of(exchange)));
       const LayerSetting setting{.dtype = dtype, .exchange = exchange};
       const Partition partition = make_partition(PartitionKind::zigzag, problems[0], ranks);
@@ -78,7 +78,7 @@ TEST_P(Calls, WithoutABackwardTheForwardIsTheSame) {
     const Problem problem = problem_of(2, dtype);
     if (!supported(problem.config, dtype)) continue;
     for (const int ranks : rank_counts())
-      for (const Exchange exchange : exchanges) {
+      for (const Exchange exchange : exchanges()) {
         const LayerResult with = run(problem, PartitionKind::zigzag, ranks, {.dtype = dtype, .exchange = exchange});
         const LayerResult without =
             run(problem, PartitionKind::zigzag, ranks, {.dtype = dtype, .exchange = exchange, .backward = false});

@@ -88,7 +88,7 @@ TEST_P(CornerCases, OneRankOwnsEverything) {
   const Truth truth(problem, dtype, run(problem, PartitionKind::contiguous, max_ranks(), {.dtype = dtype}).selected);
   for (const int ranks : rank_counts(2))
     for (int owner = 0; owner < ranks; ++owner)
-      for (const Exchange exchange : exchanges) {
+      for (const Exchange exchange : exchanges()) {
         std::vector<std::vector<TokenRange>> ranges(static_cast<std::size_t>(ranks));
         ranges[static_cast<std::size_t>(owner)] = {{0, problem.tokens()}};
         const auto partition = Partition::custom(problem.cu_seqlens, problem.config.select_block, ranges);
@@ -193,7 +193,7 @@ TEST_P(CornerCases, NanGoesWhereTheMathsSendsIt) {
     ASSERT_TRUE(dtype != DType::f64 || expected == oracle_forward(problem, {dtype, false}).selected);
     const Values out = oracle_forward(problem, {dtype, false}, &expected).out;
     for (const int ranks : rank_counts())
-      for (const Exchange exchange : exchanges) {
+      for (const Exchange exchange : exchanges()) {
         SCOPED_TRACE("NaN in " + name + ", " + std::to_string(ranks) + " ranks, " + std::string(name_of(exchange)));
         const LayerResult result = run(problem, PartitionKind::zigzag, ranks, {.dtype = dtype, .exchange = exchange});
         ASSERT_EQ(result.selected, expected);

@@ -24,7 +24,7 @@ TEST(LateStreams, EverySettingComputesTheLayer) {
     SCOPED_TRACE(describe(problem));
     std::optional<Truth> truth;
     for (const int ranks : {1, 2, 3})
-      for (const Exchange exchange : {Exchange::fetch, Exchange::gather}) {
+      for (const Exchange exchange : {Exchange::fetch, Exchange::gather, Exchange::pull}) {
         LayerSetting setting{.exchange = exchange, .recompute_branches = seed % 2 == 0};
         setting.refetch_blocks = seed % 3 != 0;
         const LayerResult result = run_distributed(problem, make_partition(PartitionKind::zigzag, problem, ranks),

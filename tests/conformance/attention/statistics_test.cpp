@@ -48,7 +48,7 @@ TEST_P(StatisticsOfSteps, EqualThePredictionAndTheDemand) {
     const std::int64_t slot = config.select_block * (config.head_dim_qk + config.head_dim_v);
     for (const int ranks : rank_counts())
       for (const PartitionKind kind : partition_kinds)
-        for (const Exchange exchange : exchanges) {
+        for (const Exchange exchange : exchanges()) {
           SCOPED_TRACE(name_of(kind) + ", " + std::to_string(ranks) + " ranks, " + std::string(name_of(exchange)));
           const Partition partition = make_partition(kind, problem, ranks);
           const planning::Layout layout(config, partition);
@@ -65,9 +65,9 @@ TEST_P(StatisticsOfSteps, EqualThePredictionAndTheDemand) {
             const auto needed = static_cast<std::int64_t>(demand_of(problem, partition, rank, result.selected).size());
             ASSERT_EQ(statistics.blocks_needed, needed) << "rank " << rank;
             ASSERT_EQ(statistics.blocks_fetched,
-                      statistics.exchange == Exchange::fetch
-                          ? needed
-                          : static_cast<std::int64_t>(layout.reachable_blocks(rank).size()) * config.num_kv_heads);
+                      statistics.exchange == Exchange::gather
+                          ? static_cast<std::int64_t>(layout.reachable_blocks(rank).size()) * config.num_kv_heads
+                          : needed);
             ASSERT_EQ(of(bytes, Traffic::blocks), statistics.blocks_fetched * slot * element);
             ASSERT_EQ(of(bytes, Traffic::refetched_blocks), statistics.blocks_fetched * slot * element);
             ASSERT_EQ(of(bytes, Traffic::summaries),

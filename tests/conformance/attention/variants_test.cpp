@@ -31,8 +31,8 @@ Problem problem_of(std::uint64_t seed, const DeviceBackend& device, DType dtype,
 }
 
 // The settings that the results must not depend on, in turns.
-LayerSetting setting_of(std::uint64_t seed, DType dtype) {
-  LayerSetting setting{.dtype = dtype, .exchange = exchanges[seed % 3]};
+LayerSetting setting_of(std::uint64_t seed, DType dtype, const std::vector<Exchange>& exchanges) {
+  LayerSetting setting{.dtype = dtype, .exchange = exchanges[seed % exchanges.size()]};
   setting.recompute_branches = seed % 2 == 1;
   setting.refetch_blocks = seed % 4 < 2;
   setting.reuse_saved = seed % 3 == 2;
@@ -124,7 +124,7 @@ TEST_P(Variants, OwnQueryOfTheCompressedBranch) {
   for (const DType dtype : device().dtypes)
     for (const std::uint64_t seed : seeds(4)) {
       const Problem problem = problem_of(seed, device(), dtype, {.q_cmp = true});
-      CPNSA_EXPECT_RIGHT_AT_ALL_RANKS(problem, setting_of(seed, dtype));
+      CPNSA_EXPECT_RIGHT_AT_ALL_RANKS(problem, setting_of(seed, dtype, exchanges()));
     }
 }
 
@@ -133,7 +133,7 @@ TEST_P(Variants, RotatedSummaries) {
     for (const std::uint64_t seed : seeds(4)) {
       Problem problem = problem_of(seed, device(), dtype, {.rotated_pairs = 1});
       if (problem.rotation_cos.empty()) continue;  // too few tokens for a summary, or one channel
-      CPNSA_EXPECT_RIGHT_AT_ALL_RANKS(problem, setting_of(seed, dtype));
+      CPNSA_EXPECT_RIGHT_AT_ALL_RANKS(problem, setting_of(seed, dtype, exchanges()));
     }
 }
 
@@ -142,7 +142,7 @@ TEST_P(Variants, AttentionSinks) {
     for (const std::uint64_t seed : seeds(4)) {
       Problem problem = problem_of(seed, device(), dtype, {.sinks = true});
       if (seed % 4 == 3) problem.inputs.sink_win = {};
-      CPNSA_EXPECT_RIGHT_AT_ALL_RANKS(problem, setting_of(seed, dtype));
+      CPNSA_EXPECT_RIGHT_AT_ALL_RANKS(problem, setting_of(seed, dtype, exchanges()));
     }
 }
 
@@ -151,7 +151,7 @@ TEST_P(Variants, GivenBlocks) {
     for (const std::uint64_t seed : seeds(4)) {
       Problem problem = problem_of(seed, device(), dtype, {});
       problem.given_selection = random_selection(problem, seed);
-      CPNSA_EXPECT_RIGHT_AT_ALL_RANKS(problem, setting_of(seed, dtype));
+      CPNSA_EXPECT_RIGHT_AT_ALL_RANKS(problem, setting_of(seed, dtype, exchanges()));
     }
 }
 
@@ -163,7 +163,7 @@ TEST_P(Variants, BranchesThatAreOff) {
       problem.config.branches = branches;
       if (seed == 2 && problem.config.has_branch(1)) problem.given_selection = random_selection(problem, seed);
       SCOPED_TRACE(name_of(branches));
-      CPNSA_EXPECT_RIGHT_AT_ALL_RANKS(problem, setting_of(seed, dtype));
+      CPNSA_EXPECT_RIGHT_AT_ALL_RANKS(problem, setting_of(seed, dtype, exchanges()));
     }
 }
 
@@ -198,7 +198,7 @@ TEST_P(Variants, AllAtOnce) {
     for (const std::uint64_t seed : seeds(4)) {
       Problem problem = problem_of(seed, device(), dtype, {.q_cmp = true, .sinks = true, .rotated_pairs = 1});
       if (seed % 2 == 0) problem.given_selection = random_selection(problem, seed);
-      CPNSA_EXPECT_RIGHT_AT_ALL_RANKS(problem, setting_of(seed, dtype));
+      CPNSA_EXPECT_RIGHT_AT_ALL_RANKS(problem, setting_of(seed, dtype, exchanges()));
     }
 }
 
