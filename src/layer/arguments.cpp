@@ -110,7 +110,7 @@ void check_sizes(const Config& config, std::int64_t tokens) {
   of_parameters("parameters of compress_v", config.head_dim_v, config.compress_hidden_v);
 }
 
-// What Exchange::pull needs of the communicator.
+// Throws UnsupportedError unless the communicator has what Exchange::pull needs.
 void check_pull(Communicator& communicator, Exchange exchange) {
   if (exchange != Exchange::pull || communicator.size() == 1) return;
   if (!communicator.one_sided())

@@ -74,8 +74,8 @@ struct BranchBuffers {
   std::array<void*, 3> log_sum_exp{};  ///< acc [rows, H] by branch
 };
 
-/// What the other ranks read of a forward's workspace with Exchange::pull, and nothing otherwise. It comes first, and
-/// its parts have the same sizes on every rank, so that each has one offset on all.
+/// The part of a forward's workspace that the other ranks read with Exchange::pull; empty otherwise. It comes first,
+/// and its members have the same sizes on every rank, so that each has one offset on all.
 struct ForwardWindow {
   ForwardWindow(Arena& arena, const LayerPlan& layer);
 

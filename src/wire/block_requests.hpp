@@ -38,7 +38,7 @@ class BlockRequests {
   /// them. That forward must be over.
   std::int64_t count_own(const LayerPlan& layer) const;
 
-  /// Of the last forward and of the last backward that pulled blocks, and that are over: the blocks that moved.
+  /// The blocks that the last forward and the last backward pulled. That step must be over.
   planning::BlockSchedule pulled_forward(const LayerPlan& layer) const;
   planning::BlockSchedule pulled_backward(const LayerPlan& layer) const;
 

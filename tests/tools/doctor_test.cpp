@@ -155,7 +155,7 @@ TEST(Doctor, ThreadsAreHealthy) {
   const json report = json::parse(outcome.out);
   EXPECT_EQ(report["ranks"].size(), 3u);
   EXPECT_EQ(report["links"].size(), 3u);
-  EXPECT_EQ(report["exchange_modes"].size(), 3u);
+  EXPECT_EQ(report["exchange_modes"].size(), 4u);
   for (const char* list : {"links", "collectives", "exchange_modes"})
     for (const json& entry : report[list]) EXPECT_EQ(entry["right"], true) << entry;
   EXPECT_EQ(outcome.status, report["serious"] ? 1 : 0);
