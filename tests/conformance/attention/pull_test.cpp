@@ -141,7 +141,10 @@ TEST_P(Pull, WaitsForARankThatLags) {
         for (int repeat = 0; repeat < 3; ++repeat) {  // whose windows lie in the same memory
           layer.memory.poison_workspace();
           layer.forward();
+          own.synchronize(Stream{});
+          layer.memory.poison_workspace();  // in which the backward shows the keys and values again
           layer.backward();
+          own.synchronize(Stream{});
         }
         own.synchronize(Stream{});
         const LayerResult found = collect(problem, layer.partition, layer.setting, layer.tensors,
