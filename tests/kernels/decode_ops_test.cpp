@@ -446,6 +446,32 @@ TEST_P(DecodeOps, AgreeWithForward) {
     }
 }
 
+/// A window and a selection that hold more than a sequence ever has, cut into parts of which some are empty; more heads
+/// than a thread block attends for at once.
+Problem problem_with_long_window(std::int64_t heads, std::int64_t tokens) {
+  Config config;
+  config.num_q_heads = heads, config.num_kv_heads = 1, config.head_dim_qk = config.head_dim_v = 64;
+  config.compress_block = 8, config.compress_stride = 8, config.select_block = 32, config.select_count = 40;
+  config.window = 5000;
+  config.compressor = Compressor::mean;
+  return make_problem(config, {0, 1, tokens}, 760, {.shared_k = false, .shared_v = false});
+}
+
+TEST_P(DecodeOps, AgreeWithForwardWhereTheWindowIsLongerThanTheSequence) {
+  const DType dtype = GetParam().dtypes.front();
+  for (const Problem& given : {problem_with_long_window(20, 160), problem_with_long_window(40, 20)}) {
+    SCOPED_TRACE(describe(given));
+    const DecodeProblem problem(given, dtype);
+    const DecodeResult found = decode_all(problem.problem(), dtype, {64, 7, 1, 2, 100}, device());
+    problem.check(found);
+    if (HasFatalFailure()) return;
+    if (GetParam().zero_masked || dtype == DType::f64) {
+      expect_same_bits(decode_all(problem.problem(), dtype, {32, 3, 1, 5, 150}, device()), found);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
 TEST_P(DecodeOps, ShardedAgreeWithForward) {
   for (const DType dtype : GetParam().dtypes)
     for (const Problem& given : decode_problems(GetParam())) {

@@ -39,7 +39,8 @@ __device__ void copy_row(const Target& target, int token, int id, int row) {
   for (int i = static_cast<int>(threadIdx.x); i < target.packs; i += block_threads) to[i] = from[i];
 }
 
-__global__ void __launch_bounds__(block_threads) append_kernel(const Targets targets, const StepSchedule schedule) {
+__global__ void __launch_bounds__(block_threads, 8)
+    append_kernel(const __grid_constant__ Targets targets, const __grid_constant__ StepSchedule schedule) {
   ptx::wait_for_previous_grid();
   ptx::allow_next_grid();
   const int token = static_cast<int>(blockIdx.x);

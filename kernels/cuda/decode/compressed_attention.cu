@@ -34,25 +34,29 @@ struct StoredScores {
   }
 };
 
-/// The rows of a tile that a thread block takes at a time, as one thread sees them.
-template <class Shape>
-struct TileRows {
-  std::int64_t pair[2];  ///< row * H + head; -1: none
-  int position[2];
+/// A tile and a KV head. It is read once more after the sum over keys, so that it takes no registers meanwhile.
+struct TileOfHead {
+  Tile tile;
+  Sequence sequence;
+  int group;
 
   template <class T>
-  __device__ TileRows(const Problem<T>& a, const Sequence& sequence, const Tile& tile, int group, int first) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int index = first + SplitAttention<Shape>::row(half);
-      pair[half] = find(a, sequence, tile, group, index);
-      position[half] = sequence.position + (tile.first + index) / a.rule.heads_per_group;
-    }
+  __device__ __forceinline__ TileOfHead(const Problem<T>& a, int index, int head)
+      : tile(a.schedule.tiles[index]), sequence(a.schedule.sequences[tile.sequence]), group(head) {}
+
+  /// Position of the query that row `index` belongs to.
+  template <class T>
+  __device__ __forceinline__ int position(const Problem<T>& a, int index) const {
+    return sequence.position + (tile.first + index) / a.rule.heads_per_group;
   }
-
+  /// The last row sees the summaries below it.
   template <class T>
-  __device__ static std::int64_t find(const Problem<T>& a, const Sequence& sequence, const Tile& tile, int group,
-                                      int index) {
+  __device__ __forceinline__ int end(const Problem<T>& a) const {
+    return a.rule.summaries_end(position(a, tile.rows - 1));
+  }
+  /// row * H + head of row `index`; -1: none.
+  template <class T>
+  __device__ __forceinline__ std::int64_t pair(const Problem<T>& a, int index) const {
     if (index >= tile.rows) return -1;
     const int query = (tile.first + index) / a.rule.heads_per_group,
               head = (tile.first + index) % a.rule.heads_per_group;
@@ -71,83 +75,83 @@ class Kernel {
       : a_(problem), attention_(shared, problem.scale_log2) {}
 
   __device__ void run(const WorkItem& item, int group) {
-    const Tile tile = a_.schedule.tiles[item.owner];
-    const Sequence sequence = a_.schedule.sequences[tile.sequence];
-    const int last = (tile.first + tile.rows - 1) / a_.rule.heads_per_group;
-    const int end = a_.rule.summaries_end(sequence.position + last), chunks = a_.rule.chunks(end);
+    const TileOfHead own(a_, item.owner, group);
+    const int end = own.end(a_), chunks = a_.rule.chunks(end);
     const bool alone = !a_.chunks.split || chunks == 1;
-    for (int first = 0; first < tile.rows; first += Shape::rows) {
-      const TileRows<Shape> rows(a_, sequence, tile, group, first);
+    for (int first = 0; first < own.tile.rows; first += Shape::rows) {
       attention_.load_queries(a_.pools.d_qk, a_.q, [&](int r) -> const T* {
-        const std::int64_t pair = TileRows<Shape>::find(a_, sequence, tile, group, first + r);
+        const std::int64_t pair = own.pair(a_, first + r);
         return pair < 0 ? nullptr : a_.q + pair * a_.pools.d_qk;
       });
       if (alone) {
         State total;
         for (int chunk = 0; chunk < chunks; ++chunk) {
-          attend(sequence, rows, group, end, chunk);
+          attend(own, first, end, chunk);
           attention_.add_to(total);
         }
-        finish(rows, total);
+        finish(TileOfHead(a_, ptx::opaque(item.owner), group), first, total);
       } else {
-        attend(sequence, rows, group, end, item.chunk);
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const std::int64_t part = rows.pair[half] * a_.chunks.parts + item.chunk;
-          if (rows.pair[half] >= 0)
-            attention_.store(half, a_.pools.d_v, a_.chunks.out + part * a_.pools.d_v, a_.chunks.state + part);
-        }
+        attend(own, first, end, item.chunk);
+        store(TileOfHead(a_, ptx::opaque(item.owner), group), first, item.chunk);
       }
     }
     if (alone || !arrive_last(a_.schedule.tile_counters + item.owner * a_.num_kv_heads + group, chunks)) return;
-    for (int first = 0; first < tile.rows; first += Shape::rows) {
-      const TileRows<Shape> rows(a_, sequence, tile, group, first);
+    for (int first = 0; first < own.tile.rows; first += Shape::rows) {
       State total;
       const float* out[2];
       const float2* states[2];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const std::int64_t part = rows.pair[half] * a_.chunks.parts;
-        out[half] = rows.pair[half] < 0 ? nullptr : a_.chunks.out + part * a_.pools.d_v;
-        states[half] = rows.pair[half] < 0 ? nullptr : a_.chunks.state + part;
+        const std::int64_t pair = own.pair(a_, first + Attention::row(half)), part = pair * a_.chunks.parts;
+        out[half] = pair < 0 ? nullptr : a_.chunks.out + part * a_.pools.d_v;
+        states[half] = pair < 0 ? nullptr : a_.chunks.state + part;
       }
       Attention::add_stored(total, a_.pools.d_v, out, states, chunks);
-      finish(rows, total);
+      finish(own, first, total);
     }
   }
 
  private:
-  __device__ __forceinline__ void attend(const Sequence& sequence, const TileRows<Shape>& rows, int group, int end,
-                                         int chunk) {
+  __device__ __forceinline__ void attend(const TileOfHead& own, int first, int end, int chunk) {
     const int length = a_.rule.chunk_summaries(end), unused = a_.pages.own_before(a_.rule.trailing);
     int limits[2];
     StoredScores scores{};
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      limits[half] = rows.pair[half] < 0 ? 0 : a_.pages.own_before(a_.rule.summaries_end(rows.position[half]));
-      if (a_.scores && rows.pair[half] >= 0) scores.rows[half] = a_.scores + rows.pair[half] * a_.score_stride;
+      const int index = first + Attention::row(half);
+      const std::int64_t pair = own.pair(a_, index);
+      limits[half] = pair < 0 ? 0 : a_.pages.own_before(a_.rule.summaries_end(own.position(a_, index)));
+      if (a_.scores && pair >= 0) scores.rows[half] = a_.scores + pair * a_.score_stride;
     }
     attention_.attend(
-        of_head(a_.pools, group), chunk * length, min((chunk + 1) * length, a_.pages.own_before(end)),
+        of_head(a_.pools, own.group), chunk * length, min((chunk + 1) * length, a_.pages.own_before(end)),
         [&](int y) {
-          return y < unused ? PageRow{-1, 0} : a_.pages.find_own(sequence.slot, y);
+          return y < unused ? PageRow{-1, 0} : a_.pages.find_own(own.sequence.slot, y);
         },
         limits, scores);
   }
 
-  __device__ __forceinline__ void finish(const TileRows<Shape>& rows, const State& total) const {
+  __device__ __forceinline__ void store(const TileOfHead& own, int first, int chunk) const {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      if (rows.pair[half] < 0) continue;
+      const std::int64_t pair = own.pair(a_, first + Attention::row(half)), part = pair * a_.chunks.parts + chunk;
+      if (pair >= 0) attention_.store(half, a_.pools.d_v, a_.chunks.out + part * a_.pools.d_v, a_.chunks.state + part);
+    }
+  }
+
+  __device__ __forceinline__ void finish(const TileOfHead& own, int first, const State& total) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const std::int64_t pair = own.pair(a_, first + Attention::row(half));
+      if (pair < 0) continue;
       const float factor = total.inverse_sum(half);
-      float* const out = a_.out + rows.pair[half] * a_.pools.d_v;
+      float* const out = a_.out + pair * a_.pools.d_v;
 #pragma unroll
       for (int n = 0; n < Shape::value_columns; ++n)
         if (Attention::channel(n) < a_.pools.d_v)
           *reinterpret_cast<float2*>(out + Attention::channel(n)) = {total.o[n][2 * half] * factor,
                                                                      total.o[n][2 * half + 1] * factor};
-      if (Attention::warp() == 0 && Attention::lane() % 4 == 0)
-        a_.log_sum_exp[rows.pair[half]] = total.log_sum_exp(half);
+      if (Attention::warp() == 0 && Attention::lane() % 4 == 0) a_.log_sum_exp[pair] = total.log_sum_exp(half);
     }
   }
 
@@ -177,7 +181,7 @@ void run_op(const DecodeCompressedAttention& a, const Gpu& gpu, cudaStream_t str
   const Config& config = *a.config;
   const std::int64_t rows_per_tile =
       a.tokens * config.heads_per_group() <= 16 * a.sequences ? 16 : std::int64_t{tile_rows};
-  visit_split_shape(a, rows_per_tile, [&]<class Shape>(std::type_identity<Shape>) {
+  visit_split_shape<4>(a, rows_per_tile, [&]<class Shape>(std::type_identity<Shape>) {
     using T = typename Shape::T;
     const StepSchedule schedule(a);
     const StepScratch scratch(a, a.summaries.ranks == 1);

@@ -106,13 +106,15 @@ struct WorkRule {
 struct Capacity {
   int max_sequences;
   int tokens;
-  int max_end;  ///< summaries that a token sees, and their numbers, are below it
+  std::int64_t max_length;  ///< of a sequence, in tokens
+  int max_end;              ///< summaries that a token sees, and their numbers, are below it
   int max_tiles;
   int chunks;         ///< of a tile
   int select_chunks;  ///< of a row
   int max_completed;
 
-  Capacity(const Config& config, std::int64_t sequence_count, std::int64_t token_count, std::int64_t max_length) {
+  Capacity(const Config& config, std::int64_t sequence_count, std::int64_t token_count, std::int64_t longest)
+      : max_length(longest) {
     const WorkRule rule(config);
     const std::int64_t end = max_length / rule.stride;
     std::int64_t cuts = 1;  // no tile has rows on both sides of a position where chunks become longer

@@ -31,6 +31,15 @@ PartialRows partial_rows(Arena& arena, const Config& config, std::int64_t tokens
 
 }  // namespace
 
+TokenParts::TokenParts(const Config& config, std::int64_t max_length, bool selected_branch, bool window_branch) {
+  const auto parts = [](std::int64_t keys) { return static_cast<int>((keys + part_keys - 1) / part_keys); };
+  const std::int64_t blocks = std::min(config.select_count, config.blocks_of(max_length));
+  const std::int64_t unused = (config.window - std::min(config.window, max_length)) / part_keys * part_keys;
+  window_keys = static_cast<int>(config.window - unused);
+  selected = selected_branch ? parts(blocks * config.select_block) : 0;
+  window = window_branch ? parts(window_keys) : 0;
+}
+
 FirstLayer::FirstLayer(const Config& config, bool keys) {
   const std::int64_t dim = keys ? config.head_dim_qk : config.head_dim_v;
   const std::int64_t hidden = keys ? config.compress_hidden_k : config.compress_hidden_v;
@@ -51,7 +60,7 @@ StepScratch::StepScratch(void* memory, const Config& config, const Capacity& cap
   // One after another in the same memory.
   Arena compressed = lasting, tokens = lasting, selection = lasting, compressor = lasting;
   chunks = partial_rows(compressed, config, capacity.tokens, capacity.chunks);
-  const TokenParts token_parts(config, true, true);
+  const TokenParts token_parts(config, capacity.max_length, true, true);
   parts = partial_rows(tokens, config, capacity.tokens, token_parts.selected + token_parts.window);
   best = take_within_budget<std::uint64_t>(
       selection, std::int64_t{capacity.tokens} * config.num_kv_heads * capacity.select_chunks * config.select_count,

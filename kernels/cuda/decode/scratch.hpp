@@ -16,16 +16,15 @@ inline constexpr int product_rows = 16;     ///< completed summaries that share 
 inline constexpr int product_inputs = 256;  ///< channels of the input that one work item multiplies
 inline constexpr int product_columns = 256;
 
-/// The parts of a row's keys in the token branches: first those of the selected branch, then those of the window.
+/// The parts of a row's keys in the token branches: first those of the selected branch, then those of the window. Keys
+/// of the window are counted from its first token, so parts that lie before token 0 at every position below max_length
+/// are left out whole: where a row's keys are cut depends on its position alone.
 struct TokenParts {
   int selected;
   int window;
+  int window_keys;  ///< of the window's parts
 
-  TokenParts(const Config& config, bool selected_branch, bool window_branch)
-      : selected(selected_branch
-                     ? static_cast<int>((config.select_count * config.select_block + part_keys - 1) / part_keys)
-                     : 0),
-        window(window_branch ? static_cast<int>((config.window + part_keys - 1) / part_keys) : 0) {}
+  TokenParts(const Config& config, std::int64_t max_length, bool selected_branch, bool window_branch);
 };
 
 /// The first layer of a compressor, of keys or of values: [rows, inputs] x [inputs, outputs] for each KV head.

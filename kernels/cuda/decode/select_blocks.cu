@@ -29,6 +29,7 @@ struct ScoreSource {
   static constexpr bool stored = Stored;
   using Queries = SwizzledTile<16, Dqk>;
   using Keys = SwizzledTile<tile_keys, Dqk>;
+  static constexpr int resident_blocks = Stored ? 4 : 2;  ///< of a multiprocessor
   static constexpr int pitch = tile_keys + 1;
   static constexpr int shared_bytes =
       Stored ? 0 : Queries::bytes + Keys::bytes + (16 * pitch * static_cast<int>(sizeof(float)) + 127) / 128 * 128;
@@ -310,7 +311,7 @@ class Kernel {
 };
 
 template <class Source>
-__global__ void __launch_bounds__(block_threads)
+__global__ void __launch_bounds__(block_threads, Source::resident_blocks)
     select_blocks_kernel(const __grid_constant__ Problem<typename Source::T> a) {
   extern __shared__ __align__(1024) unsigned char shared[];
   ptx::wait_for_previous_grid();
@@ -355,7 +356,8 @@ void launch_select(const DecodeSelectBlocks& a, const StepScratch& scratch, cons
                            static_cast<int>(config.head_dim_qk)};
   const std::int64_t items = a.tokens * config.num_kv_heads * (scratch.best ? schedule.select_chunks : 1);
   const std::size_t shared_bytes = Source::shared_bytes + sizes.bytes();
-  launch("select_blocks", {gpu, stream, persistent_blocks(gpu, items, 4), block_threads, shared_bytes},
+  launch("select_blocks",
+         {gpu, stream, persistent_blocks(gpu, items, Source::resident_blocks), block_threads, shared_bytes},
          select_blocks_kernel<Source>, problem);
 }
 

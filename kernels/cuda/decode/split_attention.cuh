@@ -31,6 +31,9 @@ struct SplitShape {
   static constexpr int stages = Dv > 128 ? 2 : 4;
   static constexpr int key_steps = Dqk / 32;
   static constexpr int value_columns = Dv / 32;  ///< 8 channels each, of a warp
+  /// True if a warp keeps its fragment of queries; if not, it reads it for each tile, because registers are too few.
+  static constexpr bool keeps_queries = Dqk < 256;
+  static constexpr int parts_at_a_time = Dv > 64 || Fragments > 2 ? 2 : 4;  ///< that a merge reads
   using Queries = SwizzledTile<rows, Dqk>;
   using Keys = SwizzledTile<keys, Dqk>;
   using Values = SwizzledTile<keys, Dv>;
@@ -127,11 +130,9 @@ class SplitAttention {
     ptx::cp_async_commit();
     ptx::cp_async_wait<0>();
     __syncthreads();
-    const std::uint32_t query =
-        queries_ + Queries::offset(fragment() * Shape::fragment_rows + lane() % 16, lane() / 16);
+    if constexpr (Shape::keeps_queries)
 #pragma unroll
-    for (int step = 0; step < Shape::d_qk / 16; ++step)
-      ptx::ldmatrix_x4(q_[step], Queries::advance(query, 0, step * 2));
+      for (int step = 0; step < Shape::d_qk / 16; ++step) read_queries(step, q_[step]);
   }
 
   /// Attends to the keys [begin, end). `find(key)` says where a key lies; keys of pages that are not held are not seen.
@@ -276,7 +277,7 @@ class SplitAttention {
   /// parts are read at a time, because a read takes longer than the sum.
   __device__ __forceinline__ static void add_stored(State& total, int d_v, const float* const (&out)[2],
                                                     const float2* const (&state)[2], int count) {
-    constexpr int at_a_time = Shape::value_columns > 4 ? 2 : 4;
+    constexpr int at_a_time = Shape::parts_at_a_time;
     for (int first = 0; first < count; first += at_a_time) {
       float2 states[at_a_time][2];
       float parts[at_a_time][2][Shape::value_columns][2];
@@ -318,6 +319,13 @@ class SplitAttention {
     return fmaxf(maximum, __shfl_xor_sync(0xffffffffu, maximum, 2));
   }
 
+  /// The fragment's queries in 16 channels.
+  __device__ __forceinline__ void read_queries(int step, std::uint32_t (&q)[4]) const {
+    const std::uint32_t query =
+        queries_ + Queries::offset(fragment() * Shape::fragment_rows + lane() % 16, lane() / 16);
+    ptx::ldmatrix_x4(q, Queries::advance(query, 0, step * 2));
+  }
+
   /// S[16 x 8] = Q Kᵀ of the warp's keys.
   __device__ __forceinline__ void multiply_keys(std::uint32_t stage, float (&s)[4]) const {
     const std::uint32_t key = stage + Keys::offset(warp() * 8 + lane() % 8, lane() / 8);
@@ -327,8 +335,16 @@ class SplitAttention {
     for (int step = 0; step < Shape::key_steps; ++step) {  // 32 channels each
       std::uint32_t b[4];
       ptx::ldmatrix_x4(b, Keys::advance(key, 0, step * 4));
-      ptx::mma_m16n8k16<T>(s, q_[2 * step], b[0], b[1]);
-      ptx::mma_m16n8k16<T>(s, q_[2 * step + 1], b[2], b[3]);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        if constexpr (Shape::keeps_queries) {
+          ptx::mma_m16n8k16<T>(s, q_[2 * step + half], b[2 * half], b[2 * half + 1]);
+        } else {
+          std::uint32_t q[4];
+          read_queries(2 * step + half, q);
+          ptx::mma_m16n8k16<T>(s, q, b[2 * half], b[2 * half + 1]);
+        }
+      }
     }
   }
 
@@ -357,7 +373,7 @@ class SplitAttention {
   std::uint32_t ring_;
   unsigned char* probabilities_;
   float scale_log2_;
-  std::uint32_t q_[Shape::d_qk / 16][4];
+  std::uint32_t q_[Shape::keeps_queries ? Shape::d_qk / 16 : 1][4];
   State state_;
 };
 

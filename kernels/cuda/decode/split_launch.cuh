@@ -12,8 +12,8 @@
 namespace cpnsa::cuda::decode {
 
 /// Calls function(std::type_identity<SplitShape<...>>{}) with the smallest head dimensions that hold the layer's, and
-/// with one fragment if `rows_per_tile` fit it. The number of fragments changes no result.
-template <class Function>
+/// with one fragment if `rows_per_tile` fit it, else up to MaxFragments. The number of fragments changes no result.
+template <int MaxFragments, class Function>
 void visit_split_shape(const OpContext& a, std::int64_t rows_per_tile, Function&& function) {
   const std::int64_t d_qk = a.config->head_dim_qk, d_v = a.config->head_dim_v;
   visit_type(a.dtype, [&]<class T>(std::type_identity<T>) {
@@ -21,8 +21,8 @@ void visit_split_shape(const OpContext& a, std::int64_t rows_per_tile, Function&
       if (rows_per_tile <= 16) return function(std::type_identity<SplitShape<T, Dqk, Dv, 1>>{});
       return function(many);
     };
-    if (d_qk <= 64 && d_v <= 64) return visit(std::type_identity<SplitShape<T, 64, 64, 4>>{});
-    if (d_qk <= 128 && d_v <= 128) return visit(std::type_identity<SplitShape<T, 128, 128, 4>>{});
+    if (d_qk <= 64 && d_v <= 64) return visit(std::type_identity<SplitShape<T, 64, 64, MaxFragments>>{});
+    if (d_qk <= 128 && d_v <= 128) return visit(std::type_identity<SplitShape<T, 128, 128, MaxFragments>>{});
     if (d_qk <= 192 && d_v <= 128) return visit(std::type_identity<SplitShape<T, 192, 128, 2>>{});
     return visit(std::type_identity<SplitShape<T, 256, 256, 2>>{});
   });

@@ -20,11 +20,16 @@ struct Branch {
   int parts;
 };
 
+/// Parts [begin, end) of a branch.
+struct PartRange {
+  int begin;
+  int end;
+};
+
 template <class T>
 struct Problem {
   const T* q;
-  Branch<T> slc;
-  Branch<T> win;
+  Branch<T> branches[2];         ///< selected, window
   const std::int32_t* selected;  ///< [tokens, G, n]
   StepSchedule schedule;
   PartialRows parts;
@@ -38,7 +43,15 @@ struct Problem {
   int heads_per_group;
   int select_block;
   int select_count;
-  int window;
+  int window_keys;  ///< of the window's parts
+
+  /// The parts of a branch that have keys for a row; the others lie before token 0 or belong to no selected block.
+  __device__ PartRange parts_of(int branch, int position) const {
+    const int parts = branches[branch].parts;
+    if (branch == 1) return {min(parts, max(0, window_keys - 1 - position) / part_keys), parts};
+    const int keys = min(select_count, position / select_block + 1) * select_block;
+    return {0, min(parts, (keys + part_keys - 1) / part_keys)};
+  }
 };
 
 /// A row and KV head.
@@ -59,129 +72,156 @@ class Kernel {
   __device__ Kernel(const Problem<T>& problem, unsigned char* shared)
       : a_(problem), attention_(shared, problem.scale_log2) {}
 
+  /// `part` counts the parts of both branches.
   __device__ void run(const RowHead& row, int part) {
-    const int parts = a_.slc.parts + a_.win.parts;
+    if (!a_.parts.split) {
+      for (int first = 0; first < a_.heads_per_group; first += Shape::rows) {
+        load_queries(row, first);
+        finish(row, first, [&](int branch, PartRange parts, State& total) {
+          for (int i = parts.begin; i < parts.end; ++i) {
+            attend(row, first, branch, i);
+            attention_.add_to(total);
+          }
+        });
+      }
+      return;
+    }
+    const int branch = part < a_.branches[0].parts ? 0 : 1, own_part = part - a_.branches[branch].first_part;
+    const PartRange slc = a_.parts_of(0, row.position), win = a_.parts_of(1, row.position);
+    const PartRange own = branch == 0 ? slc : win;
+    if (own_part < own.begin || own_part >= own.end) return;
     for (int first = 0; first < a_.heads_per_group; first += Shape::rows) {
-      attention_.load_queries(a_.slc.pools.d_qk, a_.q, [&](int r) -> const T* {
-        return first + r < a_.heads_per_group ? a_.q + (first_pair(row) + first + r) * a_.slc.pools.d_qk : nullptr;
-      });
-      if (a_.parts.split) {
-        attend(row, first, part);
+      load_queries(row, first);
+      attend(row, first, branch, own_part);
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const std::int64_t own = pair(row, first, half), at = own * a_.parts.parts + part;
-          if (own >= 0) attention_.store(half, d_v(), a_.parts.out + at * d_v(), a_.parts.state + at);
-        }
-      } else {
-        State slc, win;
-        for (int i = 0; i < parts; ++i) {
-          attend(row, first, i);
-          attention_.add_to(i < a_.slc.parts ? slc : win);
-        }
-        finish(row, first, slc, win);
+      for (int half = 0; half < 2; ++half) {
+        const std::int64_t pair = pair_of(row, first, half), at = pair * a_.parts.parts + part;
+        if (pair >= 0) attention_.store(half, d_v(), a_.parts.out + at * d_v(), a_.parts.state + at);
       }
     }
-    if (!a_.parts.split || !arrive_last(a_.schedule.token_counters + row.token * a_.num_kv_heads + row.group, parts))
-      return;
-    for (int first = 0; first < a_.heads_per_group; first += Shape::rows) {
-      State slc, win;
-      merge(row, first, a_.slc, slc);
-      merge(row, first, a_.win, win);
-      finish(row, first, slc, win);
-    }
+    unsigned* const counter = a_.schedule.token_counters + row.token * a_.num_kv_heads + row.group;
+    if (!arrive_last(counter, slc.end - slc.begin + win.end - win.begin)) return;
+    for (int first = 0; first < a_.heads_per_group; first += Shape::rows)
+      finish(row, first, [&](int branch_index, PartRange parts, State& total) {
+        merge(row, first, a_.branches[branch_index].first_part + parts.begin, parts.end - parts.begin, total);
+      });
   }
 
  private:
   __device__ __forceinline__ int d_v() const {
-    return a_.slc.pools.d_v;
+    return a_.branches[0].pools.d_v;
   }
   __device__ __forceinline__ std::int64_t first_pair(const RowHead& row) const {
     return static_cast<std::int64_t>(row.token) * a_.num_q_heads + row.group * a_.heads_per_group;
   }
   /// row * H + head of one of the thread's rows; -1: none.
-  __device__ __forceinline__ std::int64_t pair(const RowHead& row, int first, int half) const {
+  __device__ __forceinline__ std::int64_t pair_of(const RowHead& row, int first, int half) const {
     const int head = first + Attention::row(half);
     return head < a_.heads_per_group ? first_pair(row) + head : -1;
   }
 
-  __device__ __forceinline__ void attend(const RowHead& row, int first, int part) {
-    const int limits[2] = {pair(row, first, 0) < 0 ? 0 : INT_MAX, pair(row, first, 1) < 0 ? 0 : INT_MAX};
-    if (part < a_.slc.parts) {
-      const std::int32_t* const selected =
-          a_.selected + (static_cast<std::int64_t>(row.token) * a_.num_kv_heads + row.group) * a_.select_count;
-      attention_.attend(
-          of_head(a_.slc.pools, row.group), part * part_keys,
-          min((part + 1) * part_keys, a_.select_count * a_.select_block),
-          [&](int key) {
-            const int block = selected[key / a_.select_block];
-            if (block < 0 || block > row.position / a_.select_block) return PageRow{-1, 0};
-            const int token = block * a_.select_block + key % a_.select_block;
-            return token <= row.position ? a_.slc.pages.find(row.slot, token) : PageRow{-1, 0};
-          },
-          limits, NoScores{});
-    } else {
-      const int begin = (part - a_.slc.parts) * part_keys;
-      attention_.attend(
-          of_head(a_.win.pools, row.group), begin, min(begin + part_keys, a_.window),
-          [&](int key) {
-            const int token = row.position - a_.window + 1 + key;
-            return token >= 0 ? a_.win.pages.find(row.slot, token) : PageRow{-1, 0};
-          },
-          limits, NoScores{});
-    }
+  __device__ __forceinline__ void load_queries(const RowHead& row, int first) {
+    const int d_qk = a_.branches[0].pools.d_qk;
+    attention_.load_queries(d_qk, a_.q, [&](int r) -> const T* {
+      return first + r < a_.heads_per_group ? a_.q + (first_pair(row) + first + r) * d_qk : nullptr;
+    });
   }
 
-  __device__ __forceinline__ void merge(const RowHead& row, int first, const Branch<T>& branch, State& total) const {
+  __device__ __forceinline__ void attend(const RowHead& row, int first, int branch_index, int part) {
+    const Branch<T>& branch = a_.branches[branch_index];
+    const int limits[2] = {pair_of(row, first, 0) < 0 ? 0 : INT_MAX, pair_of(row, first, 1) < 0 ? 0 : INT_MAX};
+    const int keys = branch_index == 0 ? a_.select_count * a_.select_block : a_.window_keys;
+    const std::int32_t* const selected =
+        a_.selected + (static_cast<std::int64_t>(row.token) * a_.num_kv_heads + row.group) * a_.select_count;
+    const auto token_of = [&](int key) {
+      if (branch_index == 1) return row.position - a_.window_keys + 1 + key;
+      const int block = selected[key / a_.select_block];
+      return block < 0 || block > row.position / a_.select_block ? -1 : block * a_.select_block + key % a_.select_block;
+    };
+    attention_.attend(
+        of_head(branch.pools, row.group), part * part_keys, min((part + 1) * part_keys, keys),
+        [&](int key) {
+          const int token = token_of(key);
+          return token >= 0 && token <= row.position ? branch.pages.find(row.slot, token) : PageRow{-1, 0};
+        },
+        limits, NoScores{});
+  }
+
+  /// Adds `count` parts from number `first_part` on, of both branches.
+  __device__ __forceinline__ void merge(const RowHead& row, int first, int first_part, int count, State& total) const {
     const float* out[2];
     const float2* states[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const std::int64_t own = pair(row, first, half), at = own * a_.parts.parts + branch.first_part;
-      out[half] = own < 0 ? nullptr : a_.parts.out + at * d_v();
-      states[half] = own < 0 ? nullptr : a_.parts.state + at;
+      const std::int64_t pair = pair_of(row, first, half), at = pair * a_.parts.parts + first_part;
+      out[half] = pair < 0 ? nullptr : a_.parts.out + at * d_v();
+      states[half] = pair < 0 ? nullptr : a_.parts.state + at;
     }
-    Attention::add_stored(total, d_v(), out, states, branch.parts);
+    Attention::add_stored(total, d_v(), out, states, count);
   }
 
-  __device__ __forceinline__ void finish(const RowHead& row, int first, const State& slc, const State& win) const {
+  /// Writes the results of some rows: `sum(branch, parts, total)` adds a branch's parts. One branch after the other, so
+  /// that one running result is in registers.
+  template <class Sum>
+  __device__ __forceinline__ void finish(const RowHead& row, int first, Sum&& sum) {
+    float gated[Shape::value_columns][4] = {};
+    if (a_.out) {
+      for_each_channel(row, first, [&](std::int64_t pair, int half, int n) {
+        const float2 cmp = *reinterpret_cast<const float2*>(a_.o_cmp + pair * d_v() + Attention::channel(n));
+        const float g = gate(pair, 0);
+        gated[n][2 * half] = __fmul_rn(g, cmp.x), gated[n][2 * half + 1] = __fmul_rn(g, cmp.y);
+      });
+    }
+#pragma unroll 1
+    for (int branch = 0; branch < 2; ++branch) {
+      if (a_.branches[branch].parts == 0) continue;
+      State total;
+      sum(branch, a_.parts_of(branch, row.position), total);
+      float* const out = a_.branches[branch].out;
+      const float factors[2] = {total.inverse_sum(0), total.inverse_sum(1)};
+      for_each_channel(row, first, [&](std::int64_t pair, int half, int n) {
+        const float2 o{__fmul_rn(total.o[n][2 * half], factors[half]),
+                       __fmul_rn(total.o[n][2 * half + 1], factors[half])};
+        if (out) *reinterpret_cast<float2*>(out + pair * d_v() + Attention::channel(n)) = o;
+        if (a_.out) {
+          const float g = gate(pair, 1 + branch);
+          gated[n][2 * half] = __fmaf_rn(g, o.x, gated[n][2 * half]);
+          gated[n][2 * half + 1] = __fmaf_rn(g, o.y, gated[n][2 * half + 1]);
+        }
+      });
+      write_log_sum_exp(row, first, a_.branches[branch].log_sum_exp, total);
+    }
+    if (a_.out)
+      for_each_channel(row, first, [&](std::int64_t pair, int half, int n) {
+        *reinterpret_cast<std::uint32_t*>(a_.out + pair * d_v() + Attention::channel(n)) =
+            narrow2<T>(gated[n][2 * half], gated[n][2 * half + 1]);
+      });
+  }
+
+  /// Calls function(row * H + head, half, n) for the thread's pairs of channels that exist.
+  template <class Function>
+  __device__ __forceinline__ void for_each_channel(const RowHead& row, int first, Function&& function) const {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const std::int64_t own = pair(row, first, half);
-      if (own < 0) continue;
-      write(a_.slc, slc, half, own);
-      write(a_.win, win, half, own);
-      if (a_.out) combine(slc, win, half, own);
+      const std::int64_t pair = pair_of(row, first, half);
+      if (pair < 0) continue;
+#pragma unroll
+      for (int n = 0; n < Shape::value_columns; ++n)
+        if (Attention::channel(n) < d_v()) function(pair, half, n);
     }
   }
 
-  __device__ __forceinline__ void write(const Branch<T>& branch, const State& state, int half, std::int64_t own) const {
-    if (branch.parts == 0) return;
-    const float factor = state.inverse_sum(half);
-#pragma unroll
-    for (int n = 0; n < Shape::value_columns; ++n)
-      if (branch.out && Attention::channel(n) < d_v())
-        *reinterpret_cast<float2*>(branch.out + own * d_v() + Attention::channel(n)) = {
-            state.o[n][2 * half] * factor, state.o[n][2 * half + 1] * factor};
-    if (branch.log_sum_exp && Attention::warp() == 0 && Attention::lane() % 4 == 0)
-      branch.log_sum_exp[own] = state.log_sum_exp(half);
+  __device__ __forceinline__ float gate(std::int64_t pair, int branch) const {
+    return gate_value(a_.gate_kind, widen(a_.gate[3 * pair + branch]));
   }
 
-  __device__ __forceinline__ void combine(const State& slc, const State& win, int half, std::int64_t own) const {
-    const T* const gate = a_.gate + 3 * own;
-    const float g0 = gate_value(a_.gate_kind, widen(gate[0])), g1 = gate_value(a_.gate_kind, widen(gate[1])),
-                g2 = gate_value(a_.gate_kind, widen(gate[2]));
-    const float slc_factor = slc.inverse_sum(half), win_factor = win.inverse_sum(half);
+  __device__ __forceinline__ void write_log_sum_exp(const RowHead& row, int first, float* log_sum_exp,
+                                                    const State& total) const {
+    if (!log_sum_exp || Attention::warp() != 0 || Attention::lane() % 4 != 0) return;
 #pragma unroll
-    for (int n = 0; n < Shape::value_columns; ++n) {
-      const int channel = Attention::channel(n);
-      if (channel >= d_v()) continue;
-      const float2 cmp = *reinterpret_cast<const float2*>(a_.o_cmp + own * d_v() + channel);
-      const auto gated = [&](float cmp_value, int i) {
-        const float o_slc = __fmul_rn(slc.o[n][2 * half + i], slc_factor),
-                    o_win = __fmul_rn(win.o[n][2 * half + i], win_factor);
-        return __fmaf_rn(g2, o_win, __fmaf_rn(g1, o_slc, __fmul_rn(g0, cmp_value)));
-      };
-      *reinterpret_cast<std::uint32_t*>(a_.out + own * d_v() + channel) = narrow2<T>(gated(cmp.x, 0), gated(cmp.y, 1));
+    for (int half = 0; half < 2; ++half) {
+      const std::int64_t pair = pair_of(row, first, half);
+      if (pair >= 0) log_sum_exp[pair] = total.log_sum_exp(half);
     }
   }
 
@@ -196,7 +236,7 @@ __global__ void __launch_bounds__(Shape::threads, resident_blocks<Shape>())
   ptx::wait_for_previous_grid();
   ptx::allow_next_grid();
   Kernel<Shape> kernel(a, shared);
-  const int parts = a.parts.split ? a.slc.parts + a.win.parts : 1;
+  const int parts = a.parts.split ? a.branches[0].parts + a.branches[1].parts : 1;
   const std::int64_t items = static_cast<std::int64_t>(a.schedule.tokens) * a.num_kv_heads * parts;
   for (std::int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const int token = static_cast<int>(item / parts / a.num_kv_heads);
@@ -212,9 +252,9 @@ __global__ void __launch_bounds__(Shape::threads, resident_blocks<Shape>())
 template <>
 void run_op(const DecodeTokenAttention& a, const Gpu& gpu, cudaStream_t stream) {
   const Config& config = *a.config;
-  visit_split_shape(a, config.heads_per_group(), [&]<class Shape>(std::type_identity<Shape>) {
+  visit_split_shape<2>(a, config.heads_per_group(), [&]<class Shape>(std::type_identity<Shape>) {
     using T = typename Shape::T;
-    const TokenParts count(config, a.selected_branch, a.window_branch);
+    const TokenParts count(config, a.max_length, a.selected_branch, a.window_branch);
     const auto branch = [&](const PagedRows& rows, void* out, void* log_sum_exp, int first, int parts) {
       return Branch<T>{key_pools<T>(config, rows.k, rows.v, rows.k_rows(), rows.v_rows()),
                        TokenPages(rows),
@@ -226,8 +266,8 @@ void run_op(const DecodeTokenAttention& a, const Gpu& gpu, cudaStream_t stream) 
     const StepSchedule schedule(a);
     const StepScratch scratch(a, true);
     const Problem<T> problem{static_cast<const T*>(a.q),
-                             branch(a.slc, a.o_slc, a.lse_slc, 0, count.selected),
-                             branch(a.win, a.o_win, a.lse_win, count.selected, count.window),
+                             {branch(a.slc, a.o_slc, a.lse_slc, 0, count.selected),
+                              branch(a.win, a.o_win, a.lse_win, count.selected, count.window)},
                              a.selected,
                              schedule,
                              scratch.parts,
@@ -241,7 +281,7 @@ void run_op(const DecodeTokenAttention& a, const Gpu& gpu, cudaStream_t stream) 
                              static_cast<int>(config.heads_per_group()),
                              static_cast<int>(config.select_block),
                              static_cast<int>(config.select_count),
-                             static_cast<int>(config.window)};
+                             count.window_keys};
     const std::int64_t items =
         a.tokens * config.num_kv_heads * (scratch.parts.split ? count.selected + count.window : 1);
     launch("token_attention",
