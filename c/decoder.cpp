@@ -25,6 +25,7 @@ cpnsa::DecoderOptions to_options(const cpnsa_decoder_options* given) {
   result.max_tokens = options.max_tokens;
   result.max_length = options.max_length;
   result.checked = to_bool(options.checked, "checked");
+  result.compare_parameters = to_bool(options.compare_parameters, "compare_parameters");
   return result;
 }
 

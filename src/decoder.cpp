@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <exception>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -11,6 +12,7 @@
 #include "src/inference/decode_arguments.hpp"
 #include "src/inference/decode_plan.hpp"
 #include "src/inference/decode_step.hpp"
+#include "src/layer/parameter_values.hpp"
 
 namespace cpnsa {
 namespace {
@@ -19,10 +21,10 @@ std::string fingerprint(const DecodePlan& plan) {
   const KvCacheOptions& cache = plan.layout.options();
   return fmt::format(
       "decoder {} dtype={} page={} summary_page={} shared_branches={} replicate_summaries={} max_sequences={} "
-      "max_tokens={} max_length={} checked={}",
+      "max_tokens={} max_length={} checked={} compare_parameters={}",
       plan.config.describe(), name_of(cache.dtype), cache.page, cache.summary_page, cache.shared_branches,
       cache.replicate_summaries, plan.options.max_sequences, plan.options.max_tokens, plan.options.max_length,
-      plan.options.checked);
+      plan.options.checked, plan.options.compare_parameters);
 }
 
 }  // namespace
@@ -64,6 +66,18 @@ struct Decoder::Impl {
     guard([&] { check(); });
   }
 
+  /// In the first step of a layer: makes sure that all ranks hold the same parameters.
+  void compare_parameters(const AttentionInputs& inputs, Stream stream) {
+    if (!plan.options.compare_parameters || plan.ranks == 1 || compared_layers.contains(inputs.layer)) return;
+    std::string values;
+    agree_on(communicator, fmt::format("decoder={} call={} callers_layer={}", number, calls, inputs.layer),
+             [&] { values = parameter_values(inputs, device, communicator, stream); });
+    agree(communicator, "parameters" + values);
+    statistics.bytes_received[static_cast<std::size_t>(DecodeTraffic::control)] +=
+        2 * static_cast<std::int64_t>(agreement_bytes) * (plan.ranks - 1);
+    compared_layers.insert(inputs.layer);
+  }
+
   /// Runs what the other ranks take part in; if it fails on this rank, releases them.
   template <class Function>
   void guard(Function&& function) {
@@ -86,7 +100,8 @@ struct Decoder::Impl {
   std::size_t workspace_bytes = 0;
   std::int64_t number = 0;  ///< on the communicator, among its layers, the same on every rank
   std::int64_t calls = 0;
-  bool failed = false;  ///< whether work of a step was enqueued in part
+  std::set<std::int64_t> compared_layers;  ///< AttentionInputs::layer of those whose parameters were compared
+  bool failed = false;                     ///< whether work of a step was enqueued in part
 
   DecodeBatch batch;  ///< that was prepared last
   const void* schedule = nullptr;
@@ -166,6 +181,12 @@ void Decoder::step(const AttentionInputs& inputs, const KvCache& cache, const De
   ++self.statistics.steps;
   if (self.batch.tokens == 0) return;
   self.failed = true;  // until all is enqueued
+  try {
+    self.compare_parameters(inputs, stream);
+  } catch (const MismatchError&) {  // all ranks threw it, and nothing is enqueued
+    self.failed = false;
+    throw;
+  }
   self.guard([&] {
     run_decode(self.plan, self.device, self.communicator, self.scratch_bytes, given, self.statistics, stream);
   });

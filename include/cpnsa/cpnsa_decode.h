@@ -29,9 +29,10 @@ typedef struct cpnsa_decoder_options {
   int32_t shared_branches;     /* whether the three branches have the same keys and values */
   int32_t replicate_summaries; /* whether every rank holds all summaries: one message a step in place of three */
   int32_t checked;             /* whether the batch is read and compared on the host, which waits for the device */
+  int32_t compare_parameters;  /* whether a layer's first step makes sure that all ranks hold the same parameters */
 } cpnsa_decoder_options;
 #define CPNSA_DECODER_OPTIONS_INIT \
-  { sizeof(cpnsa_decoder_options), 0, 0, 1, 1, 0, CPNSA_F32, 1, 0, 0 }
+  { sizeof(cpnsa_decoder_options), 0, 0, 1, 1, 0, CPNSA_F32, 1, 0, 0, 1 }
 
 /* The pages of one part of the cache. */
 typedef struct cpnsa_cache_layout {

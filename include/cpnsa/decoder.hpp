@@ -27,6 +27,10 @@ struct DecoderOptions {
   /// If false, sequences that break the rules of DecodeBatch are left out of the step, nothing is read or written out
   /// of bounds, and the rows of the output that belong to them are undefined.
   bool checked = false;
+  /// With more than one rank: makes the first step() of each layer (AttentionInputs::layer) check that all ranks hold
+  /// the same compressor parameters, before anything is enqueued: MismatchError names the parameter otherwise. Waits
+  /// for the device once, so a graph is captured after that step.
+  bool compare_parameters = true;
 };
 
 /// The page table of one part of the cache. Its content may change between steps.
@@ -87,8 +91,9 @@ struct DecodeStatistics {
 /// the pages that KvCacheLayout deals to it.
 ///
 /// Both calls only enqueue: they allocate nothing, wait for nothing and copy nothing to the host (not with
-/// DecoderOptions::checked, nor with transports that work on the host), so on CUDA they can be captured in a graph. The
-/// result of a sequence has the same bits in every batch and on every set of pages.
+/// DecoderOptions::checked, nor with transports that work on the host, nor in a layer's first step where parameters are
+/// compared), so on CUDA they can be captured in a graph. The result of a sequence has the same bits in every batch and
+/// on every set of pages.
 ///
 /// The constructor is collective, and with more than one rank so are prepare() and step(). A step that fails on one
 /// rank aborts the communicator, which ends the other ranks' waits; after it the decoder refuses every call. Not
@@ -111,11 +116,11 @@ class Decoder {
   /// reads: a captured graph and other steps need one each. Errors: ArgumentError, MismatchError, CommunicationError.
   void prepare(const DecodeBatch& batch, void* schedule, Stream stream);
 
-  /// One layer's part of the step prepared last: appends the rows of `inputs` ([tokens, ...]; AttentionInputs::layer is
-  /// ignored) to `cache` and writes the outputs. `workspace` is device memory of workspace_bytes(), 256-byte aligned,
-  /// on the CPU 64-byte aligned at least.
+  /// One layer's part of the step prepared last: appends the rows of `inputs` ([tokens, ...]) to `cache` and writes the
+  /// outputs. AttentionInputs::layer serves DecoderOptions::compare_parameters alone. `workspace` is device memory of
+  /// workspace_bytes(), 256-byte aligned, on the CPU 64-byte aligned at least.
   ///
-  /// Errors: ArgumentError before anything is enqueued; CommunicationError, DeviceError.
+  /// Errors: ArgumentError, MismatchError before anything is enqueued; CommunicationError, DeviceError.
   void step(const AttentionInputs& inputs, const KvCache& cache, const DecodeOutputs& outputs, void* workspace,
             Stream stream);
 

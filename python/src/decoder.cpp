@@ -124,7 +124,8 @@ void SharedDecoder::prepare(std::int64_t sequences, std::int64_t tokens, std::in
 }
 
 void SharedDecoder::step(nb::sequence inputs, nb::sequence cache, nb::handle out, nb::handle selected,
-                         nb::handle log_sum_exp, nb::handle workspace, std::uintptr_t stream, nb::handle indices) {
+                         nb::handle log_sum_exp, nb::handle workspace, std::uintptr_t stream, nb::handle indices,
+                         std::int64_t layer) {
   open();
   Owners owners;
   AttentionInputs in;
@@ -133,6 +134,7 @@ void SharedDecoder::step(nb::sequence inputs, nb::sequence cache, nb::handle out
   void* work = nullptr;
   const std::string problem = problem_of([&] {
     in = views_of<AttentionInputs>(inputs, indices, false, *device_, owners);
+    in.layer = layer;
     pools = cache_of(cache, *device_, owners);
     outputs.out = view_of(out, "out", *device_, true, owners);
     if (!selected.is_none()) {
@@ -178,7 +180,7 @@ void bind_decoder(nb::module_& module) {
           [](SharedDecoder* self, const Config& config, std::shared_ptr<Device> device,
              const SharedCommunicator& communicator, std::string_view dtype, std::int64_t page,
              std::int64_t summary_page, bool shared_branches, bool replicate_summaries, std::int64_t max_sequences,
-             std::int64_t max_tokens, std::int64_t max_length, bool checked) {
+             std::int64_t max_tokens, std::int64_t max_length, bool checked, bool compare_parameters) {
             DecoderOptions options;
             if (const std::string problem = problem_of([&] { options.cache.dtype = named<DType>("dtype", dtype); });
                 !problem.empty()) {
@@ -193,15 +195,16 @@ void bind_decoder(nb::module_& module) {
             options.max_tokens = max_tokens;
             options.max_length = max_length;
             options.checked = checked;
+            options.compare_parameters = compare_parameters;
             new (self) SharedDecoder(config, std::move(device), communicator, options);
           },
           "config"_a, "device"_a, "communicator"_a, nb::kw_only(), "dtype"_a, "page"_a = 0, "summary_page"_a = 0,
           "shared_branches"_a = true, "replicate_summaries"_a = false, "max_sequences"_a = 1, "max_tokens"_a = 1,
-          "max_length"_a, "checked"_a = false)
+          "max_length"_a, "checked"_a = false, "compare_parameters"_a = true)
       .def("prepare", &SharedDecoder::prepare, "sequences"_a, "tokens"_a, "num_slots"_a, "slots"_a.none(), "lengths"_a,
            "cu_q"_a, "tables"_a, "pool_pages"_a, "schedule"_a, "stream"_a)
       .def("step", &SharedDecoder::step, "inputs"_a, "cache"_a, "out"_a, "selected"_a.none(), "log_sum_exp"_a.none(),
-           "workspace"_a, "stream"_a, "indices"_a = nb::none())
+           "workspace"_a, "stream"_a, "indices"_a = nb::none(), "layer"_a = 0)
       .def("refuse", &SharedDecoder::refuse, "problem"_a,
            "Takes the place of this rank's next call, which it cannot make: the others' raises an error with the "
            "problem.")

@@ -23,8 +23,9 @@ class SharedDecoder {
                nb::handle lengths, nb::handle cu_q, nb::sequence tables, nb::sequence pool_pages, nb::handle schedule,
                std::uintptr_t stream);
   /// `cache` has the keys of the three branches, their values, and the summaries of keys and values; None is not given.
+  /// `layer` is the caller's number of the layer.
   void step(nb::sequence inputs, nb::sequence cache, nb::handle out, nb::handle selected, nb::handle log_sum_exp,
-            nb::handle workspace, std::uintptr_t stream, nb::handle indices);
+            nb::handle workspace, std::uintptr_t stream, nb::handle indices, std::int64_t layer);
   void refuse(const std::string& problem);
   DecodeStatistics statistics();
   void close();

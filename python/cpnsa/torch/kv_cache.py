@@ -27,13 +27,14 @@ class KvCache:
     `layer(x, cache=cache)` is the same for a cache of one layer. `branch_kv` is that of the layers. With `group`, a
     process group, the sequences' pages are dealt out to its ranks; every rank is given the same x. `page` is the number
     of tokens of a page, 0 the smallest; `replicate_summaries` holds all summaries on every rank. `checked` makes each
-    step check its batch on the host and over the ranks.
+    step check its batch on the host and over the ranks. With `compare_parameters` each layer's first step makes sure
+    that all ranks hold the same compressors, which waits for the device: capture a CUDA graph after it.
     """
 
     def __init__(self, config: _core.Config, sequences: int, max_length: int, *, layers: int = 1, group=None,
                  dtype: torch.dtype = torch.float32, device: Union[str, torch.device] = "cpu", branch_kv: bool = True,
                  page: int = 0, summary_page: int = 0, replicate_summaries: bool = False, checked: bool = False,
-                 seed: Optional[int] = None):
+                 compare_parameters: bool = True, seed: Optional[int] = None):
         if dtype not in dtype_names:
             raise ArgumentError(f"dtype: found {dtype}, expected one of {', '.join(map(str, dtype_names))}")
         for name, value in (("sequences", sequences), ("max_length", max_length), ("layers", layers)):
@@ -45,7 +46,7 @@ class KvCache:
         self._communicator = communicator_of(group, self.device)
         self._options = dict(dtype=dtype_names[dtype], page=page, summary_page=summary_page,
                              shared_branches=not branch_kv, replicate_summaries=replicate_summaries, checked=checked,
-                             max_sequences=sequences, max_length=max_length)
+                             compare_parameters=compare_parameters, max_sequences=sequences, max_length=max_length)
         self._decoders, self._schedules = {}, {}
         decoder = self.decoder_for(sequences)
         own = [part for part in _parts if decoder.pages_with(part) == part]
@@ -285,5 +286,5 @@ class StepOfLayer:
         out = torch.empty((step.rows, cache.config.num_q_heads, cache.config.head_dim_v), dtype=cache.dtype, **made)
         workspace = torch.empty(step._decoder.workspace_bytes, dtype=torch.uint8, **made)
         step._decoder.step(unique, cache._pools_of(self.layer), out, selected, log_sum_exp, workspace, step._stream(),
-                           indices)
+                           indices, self.layer)
         return out

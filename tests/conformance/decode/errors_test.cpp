@@ -33,11 +33,12 @@ std::string message_of(const std::function<void()>& call) {
 struct Fixture {
   static constexpr std::int64_t tokens = 7, slots = 4, max_length = 40;
 
-  Fixture(Communicator& communicator, Device& own, DType type, bool checked)
+  Fixture(Communicator& communicator, Device& own, DType type, bool checked, std::uint64_t seed = 1,
+          bool compare_parameters = true)
       : device(own),
         dtype(type),
-        problem(make_problem(small_config(), {0, tokens}, 1)),
-        decoder(problem.config, options(checked), own, communicator),
+        problem(make_problem(small_config(), {0, tokens}, seed)),
+        decoder(problem.config, options(checked, compare_parameters), own, communicator),
         counts(scaled(PageAllocator::pages_for(decoder.layout(), communicator.rank(), max_length))),
         pages(decoder.layout(), communicator.rank(), counts, slots, max_length),
         cache_memory(own, decoder.layout().bytes(counts)),
@@ -62,11 +63,12 @@ struct Fixture {
     slc_pages = counts.slc;
   }
 
-  DecoderOptions options(bool checked) const {
+  DecoderOptions options(bool checked, bool compare_parameters = true) const {
     DecoderOptions options;
     options.cache.dtype = dtype;
     options.max_sequences = 3, options.max_tokens = tokens, options.max_length = max_length;
     options.checked = checked;
+    options.compare_parameters = compare_parameters;
     return options;
   }
   static PageCounts scaled(PageCounts counts) { return {0, counts.slc * slots, 0, counts.summaries * slots}; }
@@ -223,6 +225,74 @@ TEST_P(DecodeErrors, RanksWithDifferentBatchesAreTold) {
                   HasSubstr("page=16"));
     });
   }
+}
+
+TEST_P(DecodeErrors, RanksMustHoldTheSameParameters) {
+  for (const int ranks : rank_counts(2))
+    for (const bool checked : {false, true})
+      for (const bool compares : {true, false})
+        on_ranks(ranks, [&](Communicator& communicator, Device& own) {
+          Fixture fixture(communicator, own, widest_dtype(), checked, communicator.rank() == 1 ? 2 : 1, compares);
+          fixture.prepare();
+          const std::int64_t before = fixture.decoder.statistics().bytes_received.back();
+          if (compares) {
+            for (int i = 0; i < 2; ++i)  // until they are the same
+              EXPECT_THAT(message_of<MismatchError>([&] { fixture.step(); }),
+                          HasSubstr("rank 1: found \"compress_k_pos="));
+            EXPECT_EQ(fixture.decoder.statistics().messages, 0);
+          } else {
+            EXPECT_EQ(message_of<ArgumentError>([&] { fixture.step(); }), "no error");
+            EXPECT_EQ(fixture.decoder.statistics().messages, 3);
+            const std::int64_t agreements = checked ? 1 : 0;
+            EXPECT_EQ(fixture.decoder.statistics().bytes_received.back() - before,
+                      agreements * (ranks - 1) * static_cast<std::int64_t>(agreement_bytes));
+          }
+        });
+}
+
+// Each layer's parameters are compared once, so that later steps only enqueue.
+TEST_P(DecodeErrors, ParametersAreComparedInTheFirstStepOfALayer) {
+  for (const int ranks : rank_counts())
+    on_ranks(ranks, [&](Communicator& communicator, Device& own) {
+      Fixture fixture(communicator, own, widest_dtype(), false);
+      const auto agreements = [&] {
+        fixture.prepare(), fixture.step();
+        return fixture.decoder.statistics().bytes_received.back();
+      };
+      const std::int64_t one = 2 * (ranks - 1) * static_cast<std::int64_t>(agreement_bytes);
+      EXPECT_EQ(agreements(), one) << ranks << " ranks";
+      EXPECT_EQ(agreements(), one) << ranks << " ranks";
+      fixture.inputs.layer = 1;
+      EXPECT_EQ(agreements(), 2 * one) << ranks << " ranks";
+    });
+}
+
+// What a layer of training may have and the decoder has not is named.
+TEST_P(DecodeErrors, VariantsOfALayerAreRefusedByName) {
+  on_ranks(rank_counts().front(), [&](Communicator& communicator, Device& own) {
+    if (communicator.size() > 1) return;
+    Fixture fixture(communicator, own, widest_dtype(), false);
+    fixture.prepare();
+    const auto expect_refused = [&](const auto& change, const std::string& name) {
+      AttentionInputs inputs = fixture.inputs;
+      change(inputs);
+      EXPECT_THAT(message_of<ArgumentError>([&] {
+                    fixture.decoder.step(inputs, fixture.cache, fixture.outputs, fixture.workspace.data(), {});
+                  }),
+                  AllOf(HasSubstr(name + ": found"), HasSubstr("expected no")));
+    };
+    const std::int32_t indices[1] = {};
+    expect_refused([](AttentionInputs& in) { in.q_cmp = in.q; }, "q_cmp");
+    expect_refused([](AttentionInputs& in) { in.sink_slc = in.gate; }, "sink_slc");
+    expect_refused([](AttentionInputs& in) { in.sink_win = in.gate; }, "sink_win");
+    expect_refused([](AttentionInputs& in) { in.summary_rotation.cos = in.gate; }, "summary_rotation");
+    expect_refused([&](AttentionInputs& in) { in.selected = indices; }, "inputs.selected");
+    EXPECT_EQ(message_of<ArgumentError>([&] { fixture.step(); }), "no error");
+    Config config = small_config();
+    config.branches = BranchSet::cmp_win;
+    EXPECT_THAT(message_of<UnsupportedError>([&] { Decoder(config, fixture.options(false), own, communicator); }),
+                HasSubstr("branches: found cmp_win, expected all"));
+  });
 }
 
 // In an unchecked decoder: what is wrong is left out, and the sequences that are right have their results.

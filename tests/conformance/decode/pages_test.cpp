@@ -156,6 +156,10 @@ TEST_P(DecodePages, StepsSendTheMessagesAndBytesThatThePlanPredicts) {
         EXPECT_EQ(result.statistics.messages, ranks == 1 ? 0 : replicate ? count : 3 * count);
         std::int64_t received = 0, expected = 0;
         for (const std::int64_t bytes : result.statistics.bytes_received) received += bytes;
+        // The first step compares the ranks' parameters by two agreements.
+        const std::int64_t control = result.statistics.bytes_received.back();
+        EXPECT_EQ(control, 2 * (ranks - 1) * static_cast<std::int64_t>(agreement_bytes));
+        received -= control;
         EXPECT_EQ(received, result.expected_bytes);
         // Written out: what the parts of a message hold, each a multiple of 16 bytes.
         const std::int64_t element = setting.dtype == DType::f64 ? 8 : 4, heads = problem.config.num_q_heads;
