@@ -75,7 +75,8 @@ TEST(Plan, BytesAreThoseThatARunReports) {
 }
 
 TEST(Plan, PartsSumToTheirBytes) {
-  for (const char* flag : {"--keep-blocks", "--recompute-branches", "--no-backward", "--separate-kv"}) {
+  for (const char* flag :
+       {"--keep-blocks", "--recompute-branches", "--no-backward", "--separate-kv", "--exchange=pull"}) {
     const json row = plan({"--tokens", "16K", "--ranks", "4", "--device", "cpu", flag})["rows"][0];
     ASSERT_EQ(row["of_ranks"].size(), 4u);
     for (const json& rank : row["of_ranks"]) {
