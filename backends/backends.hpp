@@ -10,6 +10,7 @@
 #include "backends/built.hpp"  // has_cuda, has_mpi, has_nccl
 #include "backends/random_rows.hpp"
 #include "cpnsa/communicator.hpp"
+#include "cpnsa/decode_forecast.hpp"
 #include "cpnsa/device.hpp"
 #include "cpnsa/info.hpp"
 
@@ -26,6 +27,9 @@ std::vector<LibraryVersion> cuda_versions();  ///< empty without CUDA
 std::vector<GpuInfo> cuda_gpus();             ///< empty without CUDA
 /// See cuda::kernels_of().
 std::vector<OpKernel> cuda_kernels_of(const Config& config, DType dtype, int capability);
+
+/// See cuda::decode_memory().
+DecodeMemory cuda_decode_memory(const DecodeSize& size);
 
 /// Work that was captured from a stream (a CUDA graph).
 class CapturedWork {

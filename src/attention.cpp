@@ -14,6 +14,7 @@
 #include "cpnsa/error.hpp"
 #include "cpnsa/flight_recorder.hpp"
 #include "cpnsa/log.hpp"
+#include "cpnsa/step_record.hpp"
 #include "src/layer/arguments.hpp"
 #include "src/layer/fingerprint.hpp"
 #include "src/layer/parameter_values.hpp"
@@ -193,7 +194,7 @@ void Attention::forward(const AttentionInputs& inputs, const TensorView& out, st
   });
   const int agreements = 1 + self.compare_parameters(inputs, stream);
   self.wire.run(stream, [&] {
-    self.wire.reset();
+    self.wire.reset(stream);
     self.blocks = {};
     self.needs_uncounted = self.backward_pulled = false;
     if (saved) *saved->state_ = {};
@@ -253,6 +254,13 @@ Statistics Attention::statistics() {
       static_cast<std::int64_t>(workspace_bytes() + self.layer.saved_bytes + self.lists.device_bytes());
   if (self.layer.options.timing) statistics.seconds = self.wire.seconds();
   return statistics;
+}
+
+StepRecord Attention::record() {
+  const Communicator& communicator = impl_->wire.communicator;
+  StepRecord record{communicator.rank(), communicator.size(), impl_->layer_number, rows(), statistics(), {}};
+  if (impl_->layer.options.timing) record.spans = impl_->wire.spans();
+  return record;
 }
 
 SavedForward::SavedForward() : state_(std::make_unique<State>()) {}

@@ -36,6 +36,7 @@ cpnsa_add_suite(
     conformance/attention/pull_test.cpp
     conformance/attention/repeats_test.cpp
     conformance/attention/statistics_test.cpp
+    conformance/attention/step_record_test.cpp
     conformance/attention/variants_test.cpp
 )
 cpnsa_add_suite(

@@ -18,7 +18,7 @@ UNITS = {
     "src/planning": [PUBLIC],
     "src/layer": [PUBLIC, "src/planning", COLLECTIVES],
     "src/wire": [PUBLIC, "src/planning", "src/layer"],
-    "src/forecast": [PUBLIC, "src/planning", "src/layer"],
+    "src/forecast": [PUBLIC, "src/planning", "src/layer", "src/inference"],
     "src/steps": [PUBLIC, "src/planning", "src/layer", "src/wire", COLLECTIVES],
     "src/inference": [PUBLIC, "src/planning", "src/layer"],
     "src/decoder.cpp": [PUBLIC, "src/inference"],

@@ -165,6 +165,7 @@ class LengthBench {
         samples.seconds.push_back(device_.seconds_between(middle.get(), end.get()));
       }
     }
+    if (stages) record_ = attention.record();
     facts_.statistics = attention.statistics();
     facts_.saved_bytes = static_cast<std::int64_t>(attention.saved_bytes());
     return samples;
@@ -213,9 +214,10 @@ class LengthBench {
     control_.all_gather_host(&facts_, all.data(), sizeof facts_);
     std::int64_t groups = 0, distinct = 0, picks = 0;
     for (const RankFacts& rank : all) {
+      std::int64_t forward = 0, backward = 0;
       for (std::size_t t = 0; t < traffic_kinds; ++t)
-        (is_backward(static_cast<Traffic>(t)) ? row.backward : row.forward).bytes_received +=
-            rank.statistics.bytes_received[t];
+        (is_backward(static_cast<Traffic>(t)) ? backward : forward) += rank.statistics.bytes_received[t];
+      row.forward.add_rank(forward), row.backward.add_rank(backward);
       row.tensor_bytes = std::max(row.tensor_bytes, rank.tensor_bytes);
       row.workspace_bytes = std::max(row.workspace_bytes, rank.statistics.workspace_bytes);
       row.saved_bytes = std::max(row.saved_bytes, rank.saved_bytes);
@@ -225,6 +227,7 @@ class LengthBench {
       distinct += rank.distinct_blocks;
       picks += rank.picks;
     }
+    row.records = gather_records(record_, control_);
     row.exchange = all.front().statistics.exchange;
     row.distinct_blocks_per_16 = groups ? static_cast<double>(distinct) / static_cast<double>(groups) : 0;
     row.picks_per_16 = groups ? static_cast<double>(picks) / static_cast<double>(groups) : 0;
@@ -241,6 +244,7 @@ class LengthBench {
   Partition partition_;
   std::vector<std::unique_ptr<LayerMemory>> sets_;
   RankFacts facts_;
+  StepRecord record_;
 };
 
 BenchOptions decided(BenchOptions options, bool gpu) {
@@ -278,12 +282,16 @@ BenchSetting bench_setting(const BenchOptions& options, Execution& execution, in
 }
 
 void bench(const BenchOptions& options, const RankPlace& place) {
-  if (options.decode) return bench_decode(options, place);
   Communicator& control = place.control;
+  agree_on(control, "flags", [&] {
+    if (options.decode && !options.trace.empty())
+      throw ArgumentError("--trace: found with --decode, expected a step of a forward and a backward");
+  });
+  if (options.decode) return bench_decode(options, place);
   const bool leads = control.rank() == 0;
   std::optional<Execution> execution;
   std::optional<BenchInputs> inputs;
-  std::optional<ReportFile> report;
+  std::optional<ReportFile> report, trace;
   BenchSetting setting;
   agree_on(control, "open", [&] {
     execution.emplace(options.execution, place);
@@ -291,6 +299,7 @@ void bench(const BenchOptions& options, const RankPlace& place) {
     execution->device().check_supported(setting.options.config, setting.dtype);
     inputs.emplace(setting.dtype, options.selection, options.seed);
     if (leads && !options.json.empty()) report.emplace(options.json);
+    if (leads && !options.trace.empty()) trace.emplace(options.trace);
   });
   agree(control, execution->describe() + " " + setting.options.describe());
   setting.hosts = hosts_of(control);
@@ -316,6 +325,7 @@ void bench(const BenchOptions& options, const RankPlace& place) {
   }
   agree_on(control, "report", [&] {
     if (report) report->write(json_of(setting, rows));
+    if (trace) trace->write(chrome_trace_of(rows.back().records));
   });
 }
 

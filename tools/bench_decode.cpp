@@ -45,28 +45,6 @@ struct DecodeRow {
   double limit_seconds(int ranks) const { return read_bytes / ranks / copy_bytes_per_second; }
 };
 
-/// Bytes that a step cannot avoid reading: the visible summaries, the selected tokens and the window of every sequence,
-/// and the compressor's weights if a sequence completes a summary.
-double bytes_to_read(const Config& config, DType dtype, std::int64_t batch, std::int64_t queries, std::int64_t tokens) {
-  const std::int64_t selected = std::min(tokens, config.select_count * config.select_block),
-                     window = std::min(tokens, config.window);
-  const auto row = static_cast<double>(config.num_kv_heads * (config.head_dim_qk + config.head_dim_v));
-  double elements = static_cast<double>(batch * (config.summaries_of(tokens) + selected + window)) * row;
-  if (tokens / config.compress_stride > (tokens - queries) / config.compress_stride) {
-    const auto weights = [&](std::int64_t dim, std::int64_t hidden) -> std::int64_t {
-      switch (config.compressor) {
-        case Compressor::mean: return 0;
-        case Compressor::linear: return config.compress_block * dim * dim;
-        case Compressor::mlp: return config.compress_block * dim * hidden + hidden * dim;
-      }
-      return 0;
-    };
-    elements += static_cast<double>(config.num_kv_heads * (weights(config.head_dim_qk, config.compress_hidden_k) +
-                                                           weights(config.head_dim_v, config.compress_hidden_v)));
-  }
-  return elements * static_cast<double>(size_of(dtype));
-}
-
 /// Bytes read and written per second by a copy that no cache holds.
 double copy_speed(Device& device, Stream stream) {
   if (device.host_accessible()) return 1e10;  // a round number for the CPU device, whose limit is arithmetic
@@ -117,7 +95,7 @@ class DecodeBench {
     const std::vector<double> stages = time(true, [&] { step(); }).slowest_medians(control_);
     std::copy(stages.begin(), stages.end(), row.stage_seconds.begin());
     row.read_bytes =
-        bytes_to_read(config_, decoder_.layout().options().dtype, options_.batch, options_.queries, tokens_);
+        decode_read_bytes(config_, decoder_.layout().options().dtype, options_.batch, options_.queries, tokens_);
     row.copy_bytes_per_second = copy_speed(device_, stream_.get());
     row.cache_bytes = static_cast<std::int64_t>(cache_memory_.size());
     row.workspace_bytes = static_cast<std::int64_t>(workspace_.size() + schedule_.size());

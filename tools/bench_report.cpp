@@ -67,8 +67,9 @@ std::string pass_row(const BenchRow& row, const BenchPass& pass, const char* nam
     const bool empty = static_cast<Column>(column) == Column::importance && !has_importance;
     text += empty ? fmt::format(" {:>10}", "-") : fmt::format(" {:>10.3f}", 1e3 * pass.seconds[column]);
   }
-  return text + fmt::format(" {:>10.3f} {:>9.3f} {:>10.2f} {:>10.1f}\n", 1e3 * pass.total_seconds,
+  return text + fmt::format(" {:>10.3f} {:>9.3f} {:>10.2f} {:>9} {:>10.1f}\n", 1e3 * pass.total_seconds,
                             pass.flop / pass.total_seconds * 1e-12, mebibytes(pass.bytes_received),
+                            pass.bytes_per_second() > 0 ? fmt::format("{:.2f}", 1e-9 * pass.bytes_per_second()) : "-",
                             mebibytes(row.tensor_bytes + row.workspace_bytes));
 }
 
@@ -80,7 +81,16 @@ ordered_json json_of(const BenchPass& pass) {
           {"stage_seconds", stages},
           {"flop", pass.flop},
           {"tflops_per_second", pass.flop / pass.total_seconds * 1e-12},
-          {"bytes_received", pass.bytes_received}};
+          {"bytes_received", pass.bytes_received},
+          {"max_bytes_received", pass.max_bytes_received},
+          {"bytes_per_second_per_rank", pass.bytes_per_second()}};
+}
+
+// Without the spans, which are many: --trace writes those.
+ordered_json json_of(const std::vector<StepRecord>& records) {
+  ordered_json by_rank = ordered_json::parse(cpnsa::json_of(records));
+  for (ordered_json& record : by_rank) record.erase("spans");
+  return by_rank;
 }
 
 ordered_json json_of(const Config& config) {
@@ -125,8 +135,9 @@ Column column_of(Stage stage) {
   return Column::exchange;
 }
 
-bool is_backward(Stage stage) {
-  return stage >= Stage::combine_backward;
+double BenchPass::bytes_per_second() const {
+  const double exchange = seconds[static_cast<std::size_t>(Column::exchange)];
+  return max_bytes_received > 0 && exchange > 0 ? static_cast<double>(max_bytes_received) / exchange : 0;
 }
 
 bool is_backward(Traffic traffic) {
@@ -152,8 +163,8 @@ std::string table_head(const BenchSetting& setting) {
       "after {} "
       "warm-ups\n"
       "# {}\n"
-      "# times in ms: median over iterations of the slowest rank; TFLOP/s and moved MiB: all ranks; peak MiB: one "
-      "rank\n"
+      "# times in ms: median over iterations of the slowest rank; TFLOP/s and moved MiB: all ranks; GB/s and peak "
+      "MiB: one rank\n"
       "{:>9} {:>5}",
       setting.ranks, setting.ranks == 1 ? "" : "s", setting.transport, setting.device, setting.hardware,
       name_of(setting.dtype), name_of(options.execution.partition), name_of(options.selection), options.documents,
@@ -163,7 +174,8 @@ std::string table_head(const BenchSetting& setting) {
     text += fmt::format(" {:>10}", static_cast<Column>(column) == Column::importance
                                        ? "imp.+topk"
                                        : name_of(static_cast<Column>(column)));
-  return text + fmt::format(" {:>10} {:>9} {:>10} {:>10}\n", "total", "TFLOP/s", "moved MiB", "peak MiB");
+  return text +
+         fmt::format(" {:>10} {:>9} {:>10} {:>9} {:>10}\n", "total", "TFLOP/s", "moved MiB", "GB/s rank", "peak MiB");
 }
 
 std::string table_row(const BenchRow& row, bool backward) {
@@ -212,6 +224,7 @@ std::string json_of(const BenchSetting& setting, const std::vector<BenchRow>& ro
     entry["input_sets"] = row.input_sets;
     entry["distinct_blocks_per_16_queries"] = row.distinct_blocks_per_16;
     entry["picks_per_16_queries"] = row.picks_per_16;
+    entry["by_rank"] = json_of(row.records);
     report["rows"].push_back(entry);
   }
   return report.dump(2) + "\n";

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "cpnsa/attention.hpp"
+#include "cpnsa/step_record.hpp"
 #include "tools/options.hpp"
 
 namespace cpnsa::tool {
@@ -21,7 +23,6 @@ constexpr auto names_of(Column) {
 }
 inline constexpr std::size_t column_count = enum_names<Column>.size();
 Column column_of(Stage);
-bool is_backward(Stage);
 bool is_backward(Traffic);
 
 /// One pass (forward or backward) over one length.
@@ -30,6 +31,13 @@ struct BenchPass {
   double total_seconds = 0;                    ///< measured without the stages' events
   double flop = 0;                             ///< of all ranks
   std::int64_t bytes_received = 0;             ///< of all ranks
+  std::int64_t max_bytes_received = 0;         ///< of the rank that receives the most
+
+  void add_rank(std::int64_t bytes) {
+    bytes_received += bytes, max_bytes_received = std::max(max_bytes_received, bytes);
+  }
+  /// The bytes that a rank receives over the time of its exchange; 0 where nothing is received.
+  double bytes_per_second() const;
 };
 
 /// One length.
@@ -46,6 +54,7 @@ struct BenchRow {
   int input_sets = 1;
   double distinct_blocks_per_16 = 0;  ///< mean number of different blocks that 16 neighbouring queries selected
   double picks_per_16 = 0;            ///< mean number of blocks that they selected, counted a query at a time
+  std::vector<StepRecord> records;    ///< by rank, of the last step whose stages were timed
 };
 
 /// The setting of a run, for the table's head and the JSON file.

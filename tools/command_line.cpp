@@ -109,6 +109,8 @@ void add_bench(CLI::App& app, BenchOptions& options) {
   flags.add_integer("-n,--iters", options.iterations, 1, 1000000, "timed iterations (default 3, GPU 20)");
   flags.add_integer("-w,--warmup", options.warmups, 0, 1000000, "untimed iterations before them (default 1, GPU 5)");
   flags.add_path("-J,--json", options.json, "FILE", "write the results there too; an existing file is an error");
+  flags.add_path("--trace", options.trace, "FILE",
+                 "write the last row's last step there, for chrome://tracing; an existing file is an error");
   add_config(flags, options.config, options.hidden);
   flags.add_switch("--separate-kv", options.separate_kv, true, "keys and values of their own for each branch");
   flags.add_switch("--decode", options.decode, true, "time decoding steps of sequences with so many tokens each");
@@ -146,7 +148,8 @@ Examples:
 }
 
 void add_plan(CLI::App& app, PlanOptions& options) {
-  constexpr std::int64_t max_tokens = Partition::max_tokens, max_ranks = 1 << 16, max_layers = 1 << 16;
+  constexpr std::int64_t max_tokens = Partition::max_tokens, max_ranks = 1 << 16, max_layers = 1 << 16,
+                         max_sequences = 1 << 20;
   Flags flags(app);
   flags.add_integer("--tokens", options.tokens, 1, max_tokens, "tokens of the packed sequence (default 128K)", true);
   flags.add_integer("--documents", options.documents, 1, max_tokens, "documents in them, equally long (default 1)");
@@ -169,12 +172,21 @@ void add_plan(CLI::App& app, PlanOptions& options) {
   flags.add_switch("--keep-blocks", options.keep_blocks, true, "keep fetched blocks for the backward");
   flags.add_switch("--recompute-branches", options.recompute_branches, true,
                    "compute the branches' outputs again in the backward");
+  flags.add_switch("--decode", options.decode, true, "decoding steps of sequences with so many tokens each");
+  flags.add_integer("--batch", options.batch, 1, max_sequences, "with --decode: sequences of a step (default 1)");
+  flags.add_integer("--queries", options.queries, 1, max_tokens,
+                    "with --decode: tokens that a step appends to each sequence (default 1)");
+  flags.add_integer("--page", options.page, 1, max_tokens,
+                    "with --decode: tokens of a page, a multiple of select_block (default: select_block)", true);
+  flags.add_switch("--replicate-summaries", options.replicate_summaries, true,
+                   "with --decode: all summaries on every rank, one message a step in place of three");
   add_config(flags, options.config, options.hidden);
   flags.add_json(options.json);
   app.footer(R"(
 Needs no GPU. Exit status 3 if the layers do not fit on one of the numbers of ranks.
 
 Examples:
+  cpnsa plan --decode --tokens 128K --batch 64 --ranks 1,8 --layers 32
   cpnsa plan --tokens 1M --ranks 8,64,512 --layers 32
   cpnsa plan --tokens 128K --ranks 2 --measured bench.json --links doctor.json -J)");
 }

@@ -105,6 +105,11 @@ struct PlanOptions {
   bool backward = true;
   bool keep_blocks = false;
   bool recompute_branches = false;
+  bool decode = false;               ///< decoding steps of sequences of `tokens` tokens each
+  std::int64_t batch = 1;            ///< with `decode`: sequences of a step
+  std::int64_t queries = 1;          ///< with `decode`: tokens that a step appends to each
+  std::int64_t page = 0;             ///< with `decode`: tokens of a page; 0: select_block
+  bool replicate_summaries = false;  ///< with `decode`
 };
 
 struct DoctorOptions {
@@ -132,7 +137,8 @@ struct BenchOptions {
   bool graph = false;        ///< with `decode`: a step is captured once and then replayed
   Selection selection = Selection::random;
   std::uint64_t seed = 1;
-  std::filesystem::path json;  ///< empty: no JSON
+  std::filesystem::path json;   ///< empty: no JSON
+  std::filesystem::path trace;  ///< of the last row's last step, for chrome://tracing; empty: none
 
   std::string describe() const;
 };

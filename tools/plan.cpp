@@ -13,6 +13,7 @@
 #include "cpnsa/error.hpp"
 #include "tools/json_output.hpp"
 #include "tools/layer_tensors.hpp"
+#include "tools/plan_decode.hpp"
 #include "tools/plan_models.hpp"
 #include "tools/provenance.hpp"
 
@@ -63,7 +64,7 @@ struct Point {
 
 class Planner {
  public:
-  explicit Planner(const PlanOptions& options) : options_(options), config_(config_of(options)) {
+  explicit Planner(const PlanOptions& options) : options_(options), config_(planned_config(options)) {
     compute_ = options.measured.empty() ? built_in_compute(options.gpu, picks_of(options))
                                         : measured_compute(options.measured);
     network_ = built_in_network();
@@ -121,19 +122,6 @@ class Planner {
   const NetworkModel& network() const { return network_; }
 
  private:
-  static Config config_of(const PlanOptions& options) {
-    Config config = options.config;
-    const auto set_default = [](std::int64_t& value, std::int64_t fallback) {
-      if (value == 0) value = fallback;
-    };
-    set_default(config.num_q_heads, 64);
-    set_default(config.num_kv_heads, 4);
-    set_default(config.head_dim_qk, 128);
-    set_default(config.head_dim_v, 128);
-    config.compress_hidden_k = config.compress_hidden_v = options.hidden;
-    return config.with_defaults();
-  }
-
   // As LayerMemory allocates them.
   TensorBytes tensor_bytes(std::int64_t rows) const {
     TensorBytes bytes;
@@ -397,6 +385,10 @@ int plan(const PlanOptions& options, const RankPlace& place) {
   int status = 0;
   agree_on(place.control, "plan", [&] {
     if (place.control.rank() != 0) return;
+    if (options.decode) {
+      status = plan_decode(options);
+      return;
+    }
     const Planner planner(options);
     Result result;
     for (const std::int64_t ranks : options.ranks)

@@ -77,6 +77,19 @@ double median(std::vector<double> values) {
 
 }  // namespace
 
+Config planned_config(const PlanOptions& options) {
+  Config config = options.config;
+  const auto set_default = [](std::int64_t& value, std::int64_t fallback) {
+    if (value == 0) value = fallback;
+  };
+  set_default(config.num_q_heads, 64);
+  set_default(config.num_kv_heads, 4);
+  set_default(config.head_dim_qk, 128);
+  set_default(config.head_dim_v, 128);
+  config.compress_hidden_k = config.compress_hidden_v = options.hidden;
+  return config.with_defaults();
+}
+
 ComputeModel measured_compute(const std::filesystem::path& path) {
   const Report report(path);
   if (const double ranks = report.number(report.root(), "ranks"); ranks != 1)

@@ -3,8 +3,12 @@
 #include <filesystem>
 
 #include "cpnsa/forecast.hpp"
+#include "tools/options.hpp"
 
 namespace cpnsa::tool {
+
+/// The configuration of a plan, whose head counts and dimensions of 0 are those of `cpnsa bench` on a GPU.
+Config planned_config(const PlanOptions& options);
 
 /// The times of the first pass of each row of a `cpnsa bench -J` file of one rank. ArgumentError naming the file and
 /// the key, with what was found and expected.

@@ -67,6 +67,8 @@ class TimedDevice final : public DeviceImplementation<TimedDevice> {
   void wait(Stream stream, Event event) override { device_.wait(stream, event); }
   bool done(Event event) override { return device_.done(event); }
   double seconds_between(Event first, Event second) override { return device_.seconds_between(first, second); }
+  void begin_range(const char* name) override { device_.begin_range(name); }
+  void end_range() noexcept override { device_.end_range(); }
   void copy(void* destination, const void* source, std::size_t bytes, Stream stream) override {
     device_.copy(destination, source, bytes, stream);
   }

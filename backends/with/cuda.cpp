@@ -66,6 +66,10 @@ std::vector<OpKernel> cuda_kernels_of(const Config& config, DType dtype, int cap
   return cuda::kernels_of(config, dtype, capability);
 }
 
+DecodeMemory cuda_decode_memory(const DecodeSize& size) {
+  return cuda::decode_memory(size);
+}
+
 std::unique_ptr<CapturedWork> capture(Stream stream, const std::function<void()>& enqueue) {
   return std::make_unique<CudaGraph>(static_cast<cudaStream_t>(stream.handle), enqueue);
 }

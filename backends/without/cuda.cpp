@@ -23,6 +23,10 @@ std::vector<OpKernel> cuda_kernels_of(const Config&, DType, int) {
   refuse("CUDA", "CPNSA_CUDA");
 }
 
+DecodeMemory cuda_decode_memory(const DecodeSize&) {
+  refuse("CUDA", "CPNSA_CUDA");
+}
+
 std::unique_ptr<CapturedWork> capture(Stream, const std::function<void()>&) {
   refuse("CUDA", "CPNSA_CUDA");
 }

@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cpnsa/require_cxx20.hpp"
+
 namespace cpnsa {
 
 /// Hands out consecutive 256-byte aligned pieces of a workspace. Over no memory it only counts, so that the code that

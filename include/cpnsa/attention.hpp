@@ -17,6 +17,8 @@
 
 namespace cpnsa {
 
+struct StepRecord;
+
 /// How a rank gets the selected blocks of other ranks. `fetch` moves only the (block, KV head) pairs that its queries
 /// selected. `gather` moves all blocks that its queries can reach, one KV head at a time, without waiting for the
 /// ranks' block requests. `automatic` chooses between them in each call from the block requests of all ranks. `pull`
@@ -267,6 +269,10 @@ class Attention {
 
   /// Waits for the last step. Errors: CommunicationError, DeviceError.
   Statistics statistics();
+
+  /// This rank's part of the last step, stage by stage (cpnsa/step_record.hpp); has no spans unless
+  /// AttentionOptions::timing. Waits for the last step. Errors: CommunicationError, DeviceError.
+  StepRecord record();
 
  private:
   struct Impl;

@@ -3,15 +3,12 @@
 // Everything that the target cpnsa::cpnsa has. The backends have headers of their own: cpnsa/mpi/communicator.hpp,
 // cpnsa/cuda/device.hpp, cpnsa/nccl/communicator.hpp.
 
-#if __cplusplus < 202002L
-#error "cpnsa needs C++20: compile with -std=c++20"
-#endif
-
 #include "cpnsa/attention.hpp"
 #include "cpnsa/callbacks/communicator.hpp"
 #include "cpnsa/communicator.hpp"
 #include "cpnsa/config.hpp"
 #include "cpnsa/cpu/device.hpp"
+#include "cpnsa/decode_forecast.hpp"
 #include "cpnsa/decoder.hpp"
 #include "cpnsa/device.hpp"
 #include "cpnsa/device_memory.hpp"
@@ -26,5 +23,6 @@
 #include "cpnsa/page_allocator.hpp"
 #include "cpnsa/partition.hpp"
 #include "cpnsa/presets.hpp"
+#include "cpnsa/step_record.hpp"
 #include "cpnsa/tensor_view.hpp"
 #include "cpnsa/threads/communicator.hpp"

@@ -94,6 +94,11 @@ class Device : public OpInterface<AllOps> {
   virtual bool done(Event event) = 0;                 ///< whether the recorded point has been reached; never waits
   virtual double seconds_between(Event first, Event second) = 0;  ///< both must have been reached
 
+  // --- names for profilers ------------------------------------------------------------------------------------
+  /// Names what the calling thread enqueues until end_range(), which nests: NVTX ranges on CUDA. `name` is a literal.
+  virtual void begin_range(const char*) {}
+  virtual void end_range() noexcept {}
+
   // --- data movement -------------------------------------------------------------------------------------------
   /// Copies between any two of host and device memory.
   virtual void copy(void* destination, const void* source, std::size_t bytes, Stream) = 0;

@@ -3,6 +3,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "cpnsa/require_cxx20.hpp"
+
 namespace cpnsa {
 
 /// Base of all exceptions of the library. The message says what was found, what was expected, and where.

@@ -9,6 +9,8 @@
 #include <string>
 #include <string_view>
 
+#include "cpnsa/require_cxx20.hpp"
+
 namespace cpnsa {
 
 /// Records the operations of one rank of a communicator: the present one, which an error names, and the last ones,

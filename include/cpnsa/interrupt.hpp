@@ -1,5 +1,7 @@
 #pragma once
 
+#include "cpnsa/require_cxx20.hpp"
+
 namespace cpnsa {
 
 /// Ends this process's waits for other ranks with an InterruptedError, present and later ones, until

@@ -6,6 +6,8 @@
 #include <string_view>
 #include <type_traits>
 
+#include "cpnsa/require_cxx20.hpp"
+
 namespace cpnsa {
 
 /// An enum whose values have names: names_of(Enum), defined beside the enum, returns them as an array of

@@ -37,6 +37,8 @@ class CudaDevice final : public DeviceImplementation<CudaDevice> {
   void wait(Stream stream, Event event) override;
   bool done(Event event) override;
   double seconds_between(Event first, Event second) override;
+  void begin_range(const char* name) override;
+  void end_range() noexcept override;
 
   void copy(void* destination, const void* source, std::size_t bytes, Stream) override;
   void fill_zero(void* destination, std::size_t bytes, Stream) override;

@@ -10,6 +10,7 @@
 #include "kernels/cuda/common/check.hpp"
 #include "kernels/cuda/common/gpu.hpp"
 #include "kernels/cuda/common/limits.hpp"
+#include "kernels/cuda/decode/run_op.hpp"
 #include "kernels/cuda/sm90/run_op.hpp"
 
 namespace cpnsa::cuda {
@@ -119,6 +120,10 @@ std::vector<OpKernel> kernels_of(const Config& given, DType dtype, int capabilit
           choice.of<CompressedAttentionBackward>("compressed_attention_backward", compressed),
           choice.of<SelectedAttentionBackward>("selected_attention_backward", selected, unions),
           choice.of<WindowAttentionBackward>("window_attention_backward", window)};
+}
+
+DecodeMemory decode_memory(const DecodeSize& size) {
+  return {decode::scratch_bytes(size), decode::schedule_bytes(size)};
 }
 
 }  // namespace cpnsa::cuda

@@ -108,6 +108,10 @@ class Attention:
     def statistics(self):
         return self._attention.statistics()
 
+    def record(self):
+        """This rank's part of the last step, stage by stage, of a layer made with timing=True."""
+        return self._attention.record()
+
     def close(self):
         """Frees what the layer holds; a later call raises ArgumentError."""
         self._attention.close()

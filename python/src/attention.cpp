@@ -176,6 +176,15 @@ Statistics SharedAttention::statistics() {
   return statistics;
 }
 
+StepRecord SharedAttention::record() {
+  StepRecord record;
+  communicator_.run([&] {
+    const std::lock_guard lock(lock_);
+    record = open().record();
+  });
+  return record;
+}
+
 void bind_attention(nb::module_& module) {
   using namespace nb::literals;
   std::vector<std::string_view> tensors, parameters;
@@ -235,6 +244,8 @@ void bind_attention(nb::module_& module) {
            "Takes the place of this rank's next forward() or backward(), which it cannot make: the others' raises "
            "ArgumentError with the problem.")
       .def("statistics", [](SharedAttention& self) { return dictionary_of(self.statistics()); })
+      .def("record", &SharedAttention::record,
+           "This rank's part of the last step, stage by stage; has spans if timing. Waits for the step.")
       .def("close", &SharedAttention::close)
       .def_prop_ro("rows", &SharedAttention::rows)
       .def_prop_ro("workspace_bytes", &SharedAttention::workspace_bytes)

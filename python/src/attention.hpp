@@ -4,6 +4,7 @@
 #include <string>
 
 #include "cpnsa/attention.hpp"
+#include "cpnsa/step_record.hpp"
 #include "src/call_lock.hpp"
 #include "src/communicator.hpp"
 #include "src/saved.hpp"
@@ -27,6 +28,7 @@ class SharedAttention {
                 std::int64_t layer, nb::handle extras);
   void refuse(const std::string& problem);
   Statistics statistics();
+  StepRecord record();
   void close();
 
   std::int64_t rows() const { return rows_; }

@@ -17,6 +17,7 @@ void bind_device(nb::module_& module);
 void bind_communicator(nb::module_& module);
 void bind_tensor(nb::module_& module);
 void bind_saved(nb::module_& module);
+void bind_step_record(nb::module_& module);
 void bind_token(nb::module_& module);
 void bind_attention(nb::module_& module);
 void bind_decoder(nb::module_& module);

@@ -14,6 +14,7 @@ NB_MODULE(_core, module) {
   bind_device(module);
   bind_communicator(module);
   bind_saved(module);
+  bind_step_record(module);
   bind_token(module);
   bind_attention(module);
   bind_page_allocator(module);

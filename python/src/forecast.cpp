@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "backends/backends.hpp"
+#include "cpnsa/decode_forecast.hpp"
 #include "src/bindings.hpp"
 #include "src/names.hpp"
 
@@ -79,6 +81,43 @@ nb::dict forecast_layer(const Config& config, const std::vector<std::int64_t>& c
   return all;
 }
 
+nb::dict forecast_decoding(const Config& config, int ranks, std::int64_t length, std::int64_t sequences,
+                           std::int64_t queries, std::int64_t page, std::string_view dtype, bool shared_branches,
+                           bool replicate_summaries, std::string_view gpu) {
+  DecodeForecastOptions options;
+  options.decoder.cache.dtype = named<DType>("dtype", dtype);
+  options.decoder.cache.page = page;
+  options.decoder.cache.shared_branches = shared_branches;
+  options.decoder.cache.replicate_summaries = replicate_summaries;
+  options.decoder.max_sequences = sequences;
+  options.decoder.max_tokens = sequences * queries;
+  options.decoder.max_length = length;
+  if (backends::has_cuda) options.memory = backends::cuda_decode_memory;
+  const DecodeForecast layer = forecast_decode(config, ranks, options, built_in_decode(gpu), built_in_network());
+  nb::dict all, received;
+  for (const DecodeTraffic traffic : enum_values<DecodeTraffic>)
+    received[name_of(traffic).data()] = layer.bytes_received[static_cast<std::size_t>(traffic)];
+  all["ranks"] = layer.ranks;
+  all["device_counted"] = layer.device_counted;
+  all["messages"] = layer.messages;
+  all["bytes_received"] = received;
+  all["read_bytes"] = layer.read_bytes;
+  all["seconds"] = layer.seconds();
+  all["message_seconds"] = layer.message_seconds;
+  nb::list of_ranks;
+  for (const DecodeRankForecast& rank : layer.of_ranks) {
+    nb::dict facts;
+    facts["rank"] = rank.rank;
+    facts["cache"] = parts_of(rank.cache);
+    facts["cache_bytes"] = rank.cache_bytes;
+    facts["workspace_bytes"] = rank.workspace_bytes;
+    facts["schedule_bytes"] = rank.schedule_bytes;
+    of_ranks.append(facts);
+  }
+  all["of_ranks"] = of_ranks;
+  return all;
+}
+
 }  // namespace
 
 void bind_forecast(nb::module_& module) {
@@ -89,6 +128,11 @@ void bind_forecast(nb::module_& module) {
              "reuse_saved"_a = false,
              "Bytes by part, messages and times of a layer on a number of ranks, without a GPU. docs/planning.md "
              "describes the model; `cpnsa plan` prints it.");
+  module.def("forecast_decode", &forecast_decoding, "config"_a, "ranks"_a, nb::kw_only(), "length"_a, "sequences"_a = 1,
+             "queries"_a = 1, "page"_a = 0, "dtype"_a = "bf16", "shared_branches"_a = true,
+             "replicate_summaries"_a = false, "gpu"_a = "h200",
+             "Bytes by part, messages and times of a layer's decoding step on a number of ranks, without a GPU. "
+             "docs/planning.md describes the model; `cpnsa plan --decode` prints it.");
 }
 
 }  // namespace cpnsa::python

@@ -92,14 +92,15 @@ void Wire::read(Stream on, const std::function<void()>& enqueue) {
   });
 }
 
-void Wire::reset() {
+void Wire::reset(Stream compute) {
   received_ = {};
   predicted_ = {};
-  timer_.reset();
+  timer_.start(compute);
 }
 
 void Wire::count_received(Traffic traffic, std::int64_t bytes) {
   at(received_, traffic) += bytes;
+  timer_.count_received(bytes);
 }
 
 void Wire::account(const ByTraffic& predicted, int agreements) {

@@ -63,9 +63,10 @@ class Wire {
   /// Times a stage on a stream, until the scope ends.
   [[nodiscard]] StageTimer::Scope timed(Stage stage, Stream on) { return {timer_, stage, on}; }
   std::array<double, stage_count> seconds() const { return timer_.seconds(); }
+  std::vector<StageSpan> spans() const { return timer_.spans(); }
 
-  /// Forgets what was counted and timed.
-  void reset();
+  /// Begins a step on the caller's stream: forgets what was counted and timed.
+  void reset(Stream compute);
   void count_received(Traffic traffic, std::int64_t bytes);
   /// Counts the agreements that a step begins with, and what the plan says that the step receives.
   void account(const ByTraffic& predicted, int agreements);

@@ -1,8 +1,13 @@
 """What the package says about itself and its kernels."""
 
+import json
+import pickle
+
+import numpy as np
 import pytest
 
 import cpnsa
+import cpnsa.numpy
 
 config = cpnsa.Config(num_q_heads=64, num_kv_heads=4, head_dim_qk=128, head_dim_v=128)
 
@@ -22,6 +27,27 @@ def test_kernels_of_a_layer():
         return
     assert {entry["kernels"] for entry in cpnsa.kernels_of(config).values()} == {"hopper"}
     assert {entry["kernels"] for entry in cpnsa.kernels_of(config, capability=80).values()} == {"portable"}
+
+
+def test_the_record_of_a_step():
+    def step(timing):
+        layer = cpnsa.numpy.Attention(cpnsa.Config(num_q_heads=2, num_kv_heads=1, head_dim_qk=8, head_dim_v=8,
+                                                   compressor="mean"), [0, 300], dtype="f32", timing=timing)
+        q, k, gate = (np.ones((300, *shape), np.float32) for shape in ((2, 8), (1, 8), (2, 3)))
+        _, saved = layer.forward(q, k, k, gate)
+        layer.backward(q, saved)
+        return layer.record()
+
+    record = pickle.loads(pickle.dumps(step(True)))
+    facts = record.to_dict()
+    assert (record.rank, record.ranks, facts["rows"]) == (0, 1, 300)
+    assert {"compress", "selected", "window_backward"} <= {span["stage"] for span in facts["spans"]}
+    assert 0 < facts["stage_seconds"]["selected"] < record.seconds
+    events = json.loads(cpnsa.chrome_trace([record]))["traceEvents"]
+    assert len([event for event in events if event["ph"] == "X"]) == len(facts["spans"])
+    assert step(False).to_dict()["spans"] == []
+    with pytest.raises(cpnsa.ArgumentError, match="step record: found 3 bytes"):
+        record.__setstate__(b"abc")
 
 
 def test_configs_are_copied_with_changes():
@@ -52,3 +78,14 @@ def test_forecasts_have_the_bytes_of_a_layer():
     assert forecast["forward_seconds"] > 0 and forecast["scratch_estimated"]
     with pytest.raises(cpnsa.ArgumentError, match="GPU: found b200, expected h100 or h200"):
         cpnsa.forecast(small, [0, 1000], 2, gpu="b200")
+
+
+def test_forecasts_of_decoding_have_the_bytes_of_a_cache():
+    small = cpnsa.Config(num_q_heads=2, num_kv_heads=1, head_dim_qk=8, head_dim_v=16)
+    forecast = cpnsa.forecast_decode(small, 1, length=1000, sequences=2, dtype="f32")
+    rank = forecast["of_ranks"][0]
+    # 16 pages of 64 tokens hold 1000 tokens; all branches share them.
+    assert rank["cache"]["slc"] == 2 * 16 * 64 * (8 + 16) * 4
+    assert sum(rank["cache"].values()) == rank["cache_bytes"]
+    assert forecast["messages"] == 0 and forecast["seconds"] > 0 and forecast["device_counted"] is cpnsa.has_cuda
+    assert cpnsa.forecast_decode(small, 4, length=1000)["messages"] == 3

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
+#include <set>
 #include <sstream>
 
 #include "tests/tools/command.hpp"
@@ -38,7 +39,7 @@ TEST(Bench, ARowALengthAndPass) {
   ASSERT_EQ(outcome.status, 0) << outcome.err;
   EXPECT_EQ(rows_of(outcome.out).size(), 4u) << outcome.out;
   for (const char* column : {"compress", "compressed", "imp.+topk", "exchange", "selected", "window", "gate", "total",
-                             "TFLOP/s", "moved MiB", "peak MiB"})
+                             "TFLOP/s", "moved MiB", "GB/s rank", "peak MiB"})
     EXPECT_THAT(outcome.out, HasSubstr(column));
 }
 
@@ -65,6 +66,41 @@ TEST(Bench, DecodingStepsOfABatch) {
   EXPECT_GT(report["rows"][1]["read_bytes"], report["rows"][0]["read_bytes"]);
   for (const char* stage : {"prepare", "append", "compress", "compressed", "importance", "tokens", "merge"})
     EXPECT_TRUE(report["rows"][0]["stage_seconds"].contains(stage)) << stage;
+}
+
+TEST(Bench, TheRecordOfAStepByRank) {
+  const TemporaryFolder folder;
+  const std::string report_path = folder.path() / "bench.json", trace_path = folder.path() / "trace.json";
+  const Outcome outcome = bench(threads(2), {"-J", report_path, "--trace", trace_path});
+  ASSERT_EQ(outcome.status, 0) << outcome.err;
+  const json row = json::parse(read_file(report_path))["rows"][1];
+  ASSERT_EQ(row["by_rank"].size(), 2u);
+  std::int64_t received = 0;
+  for (const json& record : row["by_rank"]) {
+    EXPECT_GT(record["stage_seconds"]["selected"], 0);
+    EXPECT_GE(record["wait_seconds"]["selected"], 0);
+    for (const json& bytes : record["bytes_received"]) received += bytes.get<std::int64_t>();
+  }
+  EXPECT_EQ(
+      row["forward"]["bytes_received"].get<std::int64_t>() + row["backward"]["bytes_received"].get<std::int64_t>(),
+      received);
+  EXPECT_GT(row["forward"]["bytes_per_second_per_rank"], 0);
+  EXPECT_NEAR(row["forward"]["bytes_per_second_per_rank"].get<double>() *
+                  row["forward"]["stage_seconds"]["exchange"].get<double>(),
+              row["forward"]["max_bytes_received"].get<double>(), 1);
+
+  std::set<int> ranks;
+  std::set<std::string> stages;
+  for (const json& event : json::parse(read_file(trace_path))["traceEvents"]) {
+    if (event["ph"] != "X") continue;
+    ranks.insert(event["pid"].get<int>()), stages.insert(event["name"]);
+    EXPECT_GE(event["dur"], 0);
+  }
+  EXPECT_EQ(ranks, (std::set<int>{0, 1}));
+  EXPECT_THAT(stages, testing::IsSupersetOf({"compress", "window", "selected", "combine_backward"}));
+  EXPECT_THAT(bench(one_rank(), {"--trace", trace_path}).err, HasSubstr("File exists"));
+  EXPECT_THAT(bench(one_rank(), {"--decode", "--trace", folder.path() / "other"}).err,
+              HasSubstr("--trace: found with --decode"));
 }
 
 TEST(Bench, AGraphNeedsAGpu) {

@@ -118,6 +118,92 @@ TEST(Plan, BytesBetweenRanksAreThoseOfARun) {
   EXPECT_GT(planned, 1 << 20);
 }
 
+// Flags of a decoding plan and benchmark, drawn at random.
+TEST(Plan, BytesOfDecodingAreThoseThatARunReports) {
+  std::mt19937 random(7);
+  for (int repeat = 0; repeat < 5; ++repeat) {
+    const auto draw = [&](std::initializer_list<const char*> choices) {
+      return std::string(choices.begin()[random() % choices.size()]);
+    };
+    const std::string tokens = std::to_string(100 + random() % 400), ranks = draw({"1", "2", "3"});
+    std::vector<std::string> shared{"--decode",
+                                    "--device",
+                                    "cpu",
+                                    "--heads",
+                                    draw({"2", "4"}),
+                                    "--kv-heads",
+                                    draw({"1", "2"}),
+                                    "--dk",
+                                    draw({"8", "24"}),
+                                    "--dv",
+                                    draw({"8", "16"}),
+                                    "--dtype",
+                                    draw({"f32", "bf16", "f64"}),
+                                    "--compressor",
+                                    draw({"mlp", "linear", "mean"}),
+                                    "--window",
+                                    draw({"32", "100"}),
+                                    "--batch",
+                                    draw({"1", "3"}),
+                                    "--queries",
+                                    draw({"1", "2"}),
+                                    "--page",
+                                    draw({"64", "128"}),
+                                    "--ranks",
+                                    ranks};
+    if (random() % 2 == 0) shared.emplace_back("--separate-kv");
+    SCOPED_TRACE(testing::PrintToString(shared) + tokens);
+    std::vector<std::string> flags = shared;
+    flags.insert(flags.end(), {"--tokens", tokens});
+    const json planned = plan(flags)["rows"][0], of_rank = planned["of_ranks"][0];
+
+    const TemporaryFolder folder;
+    const std::string path = folder.path() / "bench.json";
+    std::vector<std::string> bench{"bench", "-b", tokens, "-e", tokens, "-n", "1", "-w", "0", "-J", path};
+    bench.insert(bench.end(), shared.begin(), shared.end());
+    const Outcome outcome = run_command(one_rank(), bench);
+    ASSERT_EQ(outcome.status, 0) << outcome.err;
+    const json measured = json::parse(read_file(path))["rows"][0];
+    EXPECT_EQ(of_rank["cache_bytes"], measured["cache_bytes"]);
+    EXPECT_EQ(of_rank["workspace_bytes"].get<std::int64_t>() + of_rank["schedule_bytes"].get<std::int64_t>(),
+              measured["workspace_bytes"]);
+    EXPECT_EQ(planned["read_bytes"], measured["read_bytes"]);
+    EXPECT_EQ(planned["messages"], ranks == "1" ? 0 : 3);
+    std::int64_t parts = 0;
+    for (const json& part : of_rank["cache"]) parts += part.get<std::int64_t>();
+    EXPECT_EQ(parts, of_rank["cache_bytes"]);
+  }
+}
+
+TEST(Plan, DecodingSaysHowManySequencesFit) {
+  const std::vector<std::string> flags{"--decode", "--tokens", "64K", "--layers", "32", "--ranks", "1,8"};
+  const json report = plan(flags);
+  const json one = report["rows"][0], eight = report["rows"][1];
+  EXPECT_GT(one["step_seconds"], 0);
+  EXPECT_GT(eight["message_seconds"], 0);
+  const std::int64_t fitting = one["max_batch"];
+  EXPECT_GT(fitting, 1);
+  EXPECT_GT(eight["max_batch"], fitting);
+  const auto of_batch = [&](std::int64_t batch, int status) {
+    return plan({"--decode", "--tokens", "64K", "--layers", "32", "--ranks", "1", "--batch", std::to_string(batch)},
+                status);
+  };
+  EXPECT_EQ(of_batch(fitting, 0)["fits"], true);
+  EXPECT_EQ(of_batch(fitting + 1, 3)["fits"], false);
+  const Outcome text = run_command(one_rank(), {"plan", "--decode", "--tokens", "1K", "--batch", "2"});
+  for (const char* part : {"# cpnsa plan: decoding 2 sequences of 1024 tokens", "max batch", "cache slc",
+                           "to measure it: mpirun -n 8 cpnsa bench --decode", "docs/performance.md"})
+    EXPECT_THAT(text.out, HasSubstr(part));
+  for (const std::vector<std::string>& wrong :
+       {std::vector<std::string>{"--queries", "2K"}, {"--measured", "x.json"}, {"--page", "65"}}) {
+    std::vector<std::string> arguments{"plan", "--decode", "--tokens", "1K"};
+    arguments.insert(arguments.end(), wrong.begin(), wrong.end());
+    const Outcome outcome = run_command(one_rank(), arguments);
+    EXPECT_EQ(outcome.status, 1) << wrong[0];
+    EXPECT_THAT(outcome.err, HasSubstr("found"));
+  }
+}
+
 TEST(Plan, TooLittleMemoryIsStatusThree) {
   const std::vector<std::string> flags{"--tokens", "128K", "--ranks", "2,4", "--layers", "32", "--memory", "30"};
   const json report = plan(flags, 3);

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cpnsa/config.hpp"
+#include "cpnsa/decode_forecast.hpp"
 #include "cpnsa/dtype.hpp"
 #include "cpnsa/info.hpp"
 
@@ -20,5 +21,8 @@ std::vector<GpuInfo> gpus();
 /// selected branch, as the reasons say. Throws UnsupportedError if no kernel serves the layer, listing what is
 /// supported, and ConfigError.
 std::vector<OpKernel> kernels_of(const Config& config, DType dtype, int capability);
+
+/// The scratch and the schedule that every GPU asks of a decoder of this size; needs no GPU.
+DecodeMemory decode_memory(const DecodeSize& size);
 
 }  // namespace cpnsa::cuda

@@ -112,6 +112,10 @@ class Plan:
         """Bytes, blocks and times of the last forward and its backward on this rank; waits for them."""
         return self.steps.attention.statistics()
 
+    def record(self) -> _core.StepRecord:
+        """This rank's part of the last step, stage by stage, of a plan made with timing=True; waits for it."""
+        return self.steps.attention.record()
+
     def close(self) -> None:
         """Frees what the plan holds; a later call raises ArgumentError."""
         self.steps.attention.close()
