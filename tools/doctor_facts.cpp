@@ -27,13 +27,9 @@ using nlohmann::ordered_json;
 
 // Prefixes of variables that change what NCCL, MPI or the library do, and those that differ by rank on purpose.
 constexpr std::string_view compared[] = {"NCCL_", "CPNSA_", "OMPI_MCA_", "UCX_"};
-constexpr std::string_view by_rank[] = {"NCCL_HOSTID",
-                                        "OMPI_MCA_orte_",
-                                        "OMPI_MCA_ess",
-                                        "OMPI_MCA_pmix",
-                                        "OMPI_MCA_initial_wdir",
-                                        "OMPI_MCA_shmem_",
-                                        "OMPI_MCA_mpi_oversubscribe"};
+constexpr std::string_view by_rank[] = {"NCCL_HOSTID",           "OMPI_MCA_orte_",  "OMPI_MCA_ess",
+                                        "OMPI_MCA_plm",          "OMPI_MCA_routed", "OMPI_MCA_pmix",
+                                        "OMPI_MCA_initial_wdir", "OMPI_MCA_shmem_", "OMPI_MCA_mpi_oversubscribe"};
 
 std::string first_line(const fs::path& path) {
   std::ifstream file(path);
