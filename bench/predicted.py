@@ -12,6 +12,7 @@ import sys
 import tempfile
 
 from svg import Lines, picture
+from tables import length_name
 
 PERFORMANCE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "docs", "performance")
 RANKS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
@@ -44,7 +45,7 @@ def one_gpu(command):
                 flags = ["--tokens", row["tokens"], "--ranks", 1, "--dk", dk, "--hidden", 256 if dk == 128 else 384]
                 found = plan(command, *flags, "--selection", selection)["rows"][0]
                 for passed in ("forward", "backward"):
-                    yield line(f"{row['tokens'] // 1024}K, d_qk {dk}, `{selection}`", passed,
+                    yield line(f"{length_name(row['tokens'])}, d_qk {dk}, `{selection}`", passed,
                                found[f"{passed}_seconds"], entry[passed]["seconds"])
 
 
@@ -66,7 +67,8 @@ def two_gpus(command):
             measured = row["bench"]["rows"][0]
             for passed in ("forward", "backward"):
                 if passed in measured:
-                    setting = f"{row['tokens'] // 1024}K, {row['partition']}, {row['exchange']}, `{row['selection']}`"
+                    setting = ", ".join([length_name(row["tokens"]), row["partition"], row["exchange"],
+                                         f"`{row['selection']}`"])
                     yield line(setting, passed, found[f"{passed}_seconds"], measured[passed]["seconds"])
 
 
