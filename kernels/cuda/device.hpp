@@ -5,6 +5,7 @@
 #include "cpnsa/cuda/device.hpp"
 #include "kernels/cuda/common/gpu.hpp"
 #include "kernels/cuda/common/handles.hpp"
+#include "kernels/cuda/profiler/ranges.hpp"
 
 namespace cpnsa::cuda {
 
@@ -37,8 +38,8 @@ class CudaDevice final : public DeviceImplementation<CudaDevice> {
   void wait(Stream stream, Event event) override;
   bool done(Event event) override;
   double seconds_between(Event first, Event second) override;
-  void begin_range(const char* name) override;
-  void end_range() noexcept override;
+  void begin_range(const char* name) override { cuda::begin_range(name); }
+  void end_range() noexcept override { cuda::end_range(); }
 
   void copy(void* destination, const void* source, std::size_t bytes, Stream) override;
   void fill_zero(void* destination, std::size_t bytes, Stream) override;

@@ -3,7 +3,6 @@
 // The GPU as a Device: its memory, streams, events and checks. Which kernels run is decided in device.cpp.
 
 #include <fmt/format.h>
-#include <nvtx3/nvToolsExt.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -47,12 +46,6 @@ int chosen_card(int index) {
     throw DeviceError(
         fmt::format("cuda device: found index {}, expected one below {}, the number of GPUs", index, count));
   return index;
-}
-
-// NVTX costs a look at a pointer where no profiler is attached.
-nvtxDomainHandle_t profiler_domain() {
-  static const nvtxDomainHandle_t domain = nvtxDomainCreateA("cpnsa");
-  return domain;
 }
 
 std::string_view kind_of(cudaMemoryType type) {
@@ -220,19 +213,6 @@ double CudaDevice::seconds_between(Event first, Event second) {
   float milliseconds = 0;
   check(cudaEventElapsedTime(&milliseconds, native(first), native(second)), "cudaEventElapsedTime");
   return milliseconds * 1e-3;
-}
-
-void CudaDevice::begin_range(const char* name) {
-  nvtxEventAttributes_t attributes{};
-  attributes.version = NVTX_VERSION;
-  attributes.size = NVTX_EVENT_ATTRIB_STRUCT_SIZE;
-  attributes.messageType = NVTX_MESSAGE_TYPE_ASCII;
-  attributes.message.ascii = name;
-  nvtxDomainRangePushEx(profiler_domain(), &attributes);
-}
-
-void CudaDevice::end_range() noexcept {
-  nvtxDomainRangePop(profiler_domain());
 }
 
 void CudaDevice::copy(void* destination, const void* source, std::size_t bytes, Stream stream) {
