@@ -51,7 +51,7 @@ constexpr bool moves_messages(Stage stage) {
   }
 }
 constexpr bool is_backward(Stage stage) {
-  return stage >= Stage::combine_backward;
+  return stage > Stage::combine;  // the last one of a forward
 }
 
 /// The record as bytes for another process of the same build, and back. unpack_record() throws ArgumentError for bytes

@@ -91,7 +91,8 @@ TEST(Bench, TheRecordOfAStepByRank) {
 
   std::set<int> ranks;
   std::set<std::string> stages;
-  for (const json& event : json::parse(read_file(trace_path))["traceEvents"]) {
+  const json trace = json::parse(read_file(trace_path));
+  for (const json& event : trace["traceEvents"]) {
     if (event["ph"] != "X") continue;
     ranks.insert(event["pid"].get<int>()), stages.insert(event["name"]);
     EXPECT_GE(event["dur"], 0);
