@@ -18,7 +18,7 @@ using nlohmann::json;
 
 CPNSA_ATTENTION_SUITE(StepRecords);
 
-constexpr double rounding = 1e-9;  // of a sum of spans, in seconds
+constexpr double rounding = 1e-5;  // of a stage's spans, in seconds: a GPU's clock ticks twice in a microsecond
 
 void check_spans(const StepRecord& record) {
   std::array<double, stage_count> seconds{};
@@ -30,7 +30,7 @@ void check_spans(const StepRecord& record) {
     bytes += span.bytes_received;
   }
   for (std::size_t stage = 0; stage < seconds.size(); ++stage)
-    EXPECT_NEAR(seconds[stage], record.statistics.seconds[stage], 1e-6) << name_of(static_cast<Stage>(stage));
+    EXPECT_NEAR(seconds[stage], record.statistics.seconds[stage], rounding) << name_of(static_cast<Stage>(stage));
   const auto& received = record.statistics.bytes_received;
   const std::int64_t control = received[static_cast<std::size_t>(Traffic::control)];
   const std::int64_t all = std::accumulate(received.begin(), received.end(), std::int64_t{0});
