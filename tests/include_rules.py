@@ -21,7 +21,7 @@ UNITS = {
     "src/forecast": [PUBLIC, "src/planning", "src/layer", "src/inference"],
     "src/steps": [PUBLIC, "src/planning", "src/layer", "src/wire", COLLECTIVES],
     "src/inference": [PUBLIC, "src/planning", "src/layer"],
-    "src/decoder.cpp": [PUBLIC, "src/inference"],
+    "src/decoder.cpp": [PUBLIC, "src/inference", "src/layer"],
     "src/attention.cpp": [PUBLIC, "src/planning", "src/layer", "src/wire", "src/steps"],
     # Algorithms over the interface of Communicator, which know no transport.
     COLLECTIVES: [PUBLIC],
