@@ -173,7 +173,7 @@ void Decoder::step(const AttentionInputs& inputs, const KvCache& cache, const De
   Impl& self = *impl_;
   const FlightRecorder::Call call(self.communicator.recorder(), "step", self.number, self.calls + 1);
   const DecodeArguments given{self.batch, self.schedule, inputs, cache, outputs, workspace};
-  self.enter("step", [&] {
+  self.enter(fmt::format("step callers_layer={}", inputs.layer), [&] {
     self.device.check_stream(stream);
     if (!self.schedule) throw ArgumentError("step: found no batch, expected prepare() before it");
     validate_step(self.plan, self.device, given, self.workspace_bytes);

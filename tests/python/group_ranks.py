@@ -234,6 +234,10 @@ def mistakes_found_in_python(rank, world, plan):
     results["order of layers with one plan"] = raised(lambda: (twin if odd else layer)(x, plan=plan))
     both = [one(x, plan=plan).sum() for one in (layer, twin)]
     results["order of backwards with one plan"] = raised(lambda: (both[1] if odd else both[0]).backward())
+    duplicate = copy.deepcopy(layer)
+    assert duplicate.number == twin.number + 1
+    results["order of copies with one plan"] = raised(lambda: (duplicate if odd else layer)(x, plan=plan))
+    results.update(plans_of_several_layers(odd, world, config))
     torch.manual_seed(rank)
     seeded = cpnsa.torch.NativeSparseAttention(16, config, group=world, dtype=torch.float64)
     results["parameters differ"] = raised(lambda: seeded(x, plan=plan))
@@ -242,6 +246,44 @@ def mistakes_found_in_python(rank, world, plan):
         lambda: cpnsa.torch.attention(equal if odd else plan, *layer_tensors(plan)))
     results["order of layers"] = raised(lambda: cpnsa.torch.attention(called, *layer_tensors(called)))
     return results
+
+
+def plans_of_several_layers(odd, world, config):
+    """What attention() can tell of its layer: a plan of its own, a number, or neither. Other orders on one rank are an
+    error, also of backwards, and the right order has the results that it had."""
+    plans = [cpnsa.torch.Plan(config, cu_seqlens, group=world, dtype=torch.float64) for _ in range(2)]
+    data = [layer_tensors(plans[0]) for _ in range(2)]
+    for tensors in data:
+        for tensor in tensors[:4]:
+            tensor.requires_grad_()
+    results, same = {}, True
+    for name, calls in {"two plans": [(plan, {}) for plan in plans],
+                        "one plan, numbers": [(plans[0], {"layer": number}) for number in (1, 2)]}.items():
+        run = lambda i: cpnsa.torch.attention(calls[i][0], *data[i], **calls[i][1])
+        results[f"order of forwards, {name}"] = raised(lambda: run(1 if odd else 0))
+        right = [run(0), run(1)]
+        for first, last in ((0, 1), (1, 0)):  # the error has left none out of step
+            results[f"order of backwards {first}, {name}"] = raised(
+                lambda: right[last if odd else first].sum().backward(retain_graph=True))
+        expected = [torch.autograd.grad(right[i].sum(), data[i][:4]) for i in (1, 0)]
+        again = [run(0), run(1)]
+        found = [torch.autograd.grad(again[i].sum(), data[i][:4]) for i in (1, 0)]
+        same = same and all(torch.equal(a, b) for a, b in zip(right, again))
+        same = same and all(torch.equal(a, b) for one, other in zip(expected, found) for a, b in zip(one, other))
+    for number, call in enumerate((lambda: cpnsa.torch.attention(plans[1], *data[0]),
+                                   lambda: cpnsa.torch.attention(plans[1], *data[0], operator=True))):
+        if number == 1 and not hasattr(torch.library, "custom_op"):
+            break
+        for _ in range(2):  # each forward has its backward: there may be one layer
+            call().sum().backward()
+        with torch.no_grad():
+            call()
+        results[f"one plan, no numbers {number}"] = raised(lambda: cpnsa.torch.attention(plans[1], *data[1]))
+        cpnsa.torch.attention(plans[1], *data[0], layer=1).sum().backward()
+        plans[1].steps.expect_backward(0)
+    communicator = cpnsa.torch.communicator_of(world, "cpu")
+    numbers = [layer_of(communicator).number for _ in range(2)]
+    return {**results, "right again": same, "numbers over a communicator": numbers}
 
 
 def mistakes_without_a_plan(rank, layer, x):

@@ -104,12 +104,27 @@ def test_holds(results, name):
     ("order of layers", "MismatchError: rank 2: found \"layer="),
     ("order of layers with one plan", "MismatchError"),
     ("order of backwards with one plan", "MismatchError"),
+    ("order of copies with one plan", "MismatchError"),
+    ("order of forwards, two plans", "MismatchError: rank 2: found \"layer="),
+    ("order of backwards 0, two plans", "MismatchError: rank 2: found \"layer="),
+    ("order of backwards 1, two plans", "MismatchError: rank 2: found \"layer="),
+    ("order of forwards, one plan, numbers", "MismatchError: rank 2: found \"callers_layer=2"),
+    ("order of backwards 0, one plan, numbers", "MismatchError: rank 2: found \"callers_layer=2"),
+    ("order of backwards 1, one plan, numbers", "MismatchError: rank 2: found \"callers_layer=1"),
+    ("one plan, no numbers 0", "ArgumentError: layer: found none in the second forward of a plan over 4 ranks"),
     ("parameters differ", "MismatchError"),
     ("order of equal plans", "MismatchError"),
     ("pickle", "ArgumentError: pickle: found a layer with a group"),
 ])
 def test_mistakes_reach_every_rank(results, name, message):
     assert all(message in result[name] for result in results), [result[name] for result in results]
+
+
+def test_layers_have_numbers_of_their_own(results):
+    for result in results:
+        assert result["right again"]
+        assert result["numbers over a communicator"] == [1, 2]
+        assert "layer: found none" in result.get("one plan, no numbers 1", "layer: found none")
 
 
 def test_the_rank_at_fault_is_named(results):

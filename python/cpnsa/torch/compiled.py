@@ -37,7 +37,7 @@ def attention_backward(plan: torch.Tensor, layer: torch.Tensor, indices: List[in
                        saved: torch.Tensor) -> List[torch.Tensor]:
     steps = _core.of_token(plan.item())
     with steps.refusing():
-        steps.expect_backward()
+        steps.expect_backward(layer.item())
         state = _core.of_token(saved.item())
         dout = dense(dout)
     gradients = steps.backward_of(indices, tensors, dout, state, memory, needed, layer.item())

@@ -26,8 +26,9 @@ def attention(plan: Plan, q, k, v, gate, compress_k: Optional[dict] = None, comp
     q [rows, H, d_qk], k [rows, G, d_qk], v [rows, G, d_v], gate [rows, H, 3] of the plan's type; `k` and `v` may be
     three tensors, of the compressed, selected and window branch. `compress_k` and `compress_v` are dictionaries of pos,
     weight, w1, b1, w2, b2, as the compressor has them. `selected`, if given, is written: int32 [rows, G, n]. `layer` is
-    the caller's number of the layer, where one plan serves several: ranks that call them in different orders get a
-    MismatchError. Inside torch.compile it may be a tensor, int64 [1] on the CPU, so that layers can share a graph.
+    the caller's number of the layer, from 1, where one plan serves several: ranks that call them in another order get a
+    MismatchError. Without it, over several ranks, a plan's forward must have had its backward before the next one,
+    else ArgumentError. Inside torch.compile it may be a tensor, int64 [1] on the CPU, so that layers can share a graph.
 
     With the plan's options of their names: `q_cmp` [rows, H, d_qk] is the query of the compressed branch and of
     importance; `sinks` [H], or a pair of them, is a logit per head in the softmax of the selected and of the window
@@ -115,7 +116,7 @@ class _Attention(torch.autograd.Function):
 def _gradients(ctx, dout):
     steps = ctx.steps
     try:
-        steps.expect_backward()
+        steps.expect_backward(ctx.layer)
         memory, *unique = ctx.saved_tensors  # raises where one was written to since
         needed = ctx.needs_input_grad[5:]
         if dout.is_neg() or not dout.is_contiguous():

@@ -67,9 +67,9 @@ def communicator_of(group, device, deadline=None):
 
 
 def number_layer(group) -> int:
-    """The number of the next layer that is made with this group, from 1; 0 without one. Ranks that make their layers in
-    one order give each layer one number."""
-    if group is None or isinstance(group, _core.Communicator):
+    """The number of the next layer that is made with this group, or communicator, from 1; 0 without one. Ranks that
+    make their layers in one order give each layer one number."""
+    if group is None:
         return 0
     group = group.get_group() if hasattr(group, "get_group") else group
     counts = _layers if _weakly_referable(group) else _layers_for_ever

@@ -23,7 +23,7 @@ from . import megatron_documents as documents
 from . import megatron_inference as inference
 from . import megatron_settings as settings
 from .function import attention
-from .groups import communicator_of
+from .groups import communicator_of, number_layer
 from .module import Compressor
 from .plan_cache import PlanCache
 from .redistribute import Redistribution, megatron_rows
@@ -234,6 +234,9 @@ class NativeSparseCoreAttention(MegatronModule):
         self.tp_group, self.cp_group = pg_collection.tp, pg_collection.cp
         self.exchange = exchange
         self.layer_number = layer_number
+        #: Its number among the layers of the group. Megatron's own begins again at 1 in multi-token prediction and in
+        #: other models, with which this layer shares plans.
+        self.number = number_layer(self.cp_group)
         self.branches = 3 if branch_kv else 1
         tp_rank, tp_size = self.tp_group.rank(), self.tp_group.size()
         kv_heads = config.num_query_groups if num_query_groups is None else num_query_groups
@@ -344,7 +347,7 @@ class NativeSparseCoreAttention(MegatronModule):
         def with_k(compress_k, query, key, value, gate):
             return self.compress_v(lambda compress_v, query, key, value, gate:
                                    attention(plan, query, key, value, gate, self._replicated(compress_k),
-                                             self._replicated(compress_v), layer=self.layer_number),
+                                             self._replicated(compress_v), layer=self.number),
                                    query, key, value, gate)
 
         return self.compress_k(with_k, query, key, value, gate)

@@ -42,10 +42,10 @@ def attend(core, context, query, keys, values, gate):
     one tensor, or of one for each branch."""
     sequences = context.max_batch_size
     caches = context.__dict__.setdefault(_CACHES, {})
-    if core.layer_number not in caches:
-        caches[core.layer_number] = KvCache(core.nsa, sequences, context.max_sequence_length, dtype=query.dtype,
+    if core.number not in caches:
+        caches[core.number] = KvCache(core.nsa, sequences, context.max_sequence_length, dtype=query.dtype,
                                             device=query.device, branch_kv=core.branches == 3)
-    cache = caches[core.layer_number]
+    cache = caches[core.number]
     first, batch, length = context.batch_size_offset, core.batch, query.shape[0] // core.batch
     if first + batch > sequences:
         raise ArgumentError(f"inference_context: found sequences {first} to {first + batch - 1}, expected less than "

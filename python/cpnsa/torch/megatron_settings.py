@@ -100,7 +100,7 @@ _own_window = "expected none: the window is native_sparse(window=...)"
 #: configuration is refused, and what was expected.
 refused = {
     "attention_dropout": (lambda config: bool(config.attention_dropout), "expected 0"),
-    "softmax_type": (_of("softmax_type", ("vanilla",)), "expected 'vanilla': there are no attention sinks"),
+    "softmax_type": (_of("softmax_type", ("vanilla",)), "expected 'vanilla': this adapter's layers have no sinks"),
     "window_size": (_of("window_size", (None,)), _own_window),
     "window_attn_skip_freq": (_of("window_attn_skip_freq", (None,)), _own_window),
     "qk_clip": (_of("qk_clip", (False,)), "expected False: the largest logit is not known"),

@@ -159,11 +159,7 @@ class NativeSparseAttention(nn.Module):
         self.branches = 3 if branch_kv else 1
         self.summaries, self.attention, self.operator = summaries, attention, operator
         self._plans = PlanCache()
-        #: The layer's number among those made with the group, by which ranks tell layers with one plan apart. A
-        #: compiled graph takes it as a tensor, so that layers share graphs.
-        self.number = number_layer(group)
-        with real_tensors():
-            self._number = torch.tensor([self.number], dtype=torch.int64, device="cpu")
+        self._number_itself()
         H, G, d_qk, d_v = config.num_q_heads, config.num_kv_heads, config.head_dim_qk, config.head_dim_v
         self.num_q_heads, self.num_kv_heads, self.head_dim_qk, self.head_dim_v = H, G, d_qk, d_v
         self.q_proj = _Projection(hidden, H * d_qk, bias=bias, **made)
@@ -175,6 +171,13 @@ class NativeSparseAttention(nn.Module):
         self.sink_win = nn.Parameter(torch.zeros(H, **made)) if sinks else None
         self.compress_k = Compressor(config, d_qk, config.compress_hidden_k, position=position, **made)
         self.compress_v = Compressor(config, d_v, config.compress_hidden_v, position=position, **made)
+
+    def _number_itself(self) -> None:
+        #: The layer's number among those made with the group, by which ranks tell layers with one plan apart. A
+        #: compiled graph takes it as a tensor, so that layers share graphs.
+        self.number = number_layer(self.group)
+        with real_tensors():
+            self._number = torch.tensor([self.number], dtype=torch.int64, device="cpu")
 
     def reset_parameters(self) -> None:
         """Resets the parameters of this module alone; each submodule resets its own."""
@@ -349,6 +352,7 @@ class NativeSparseAttention(nn.Module):
         made = self.__class__.__new__(self.__class__)
         memo[id(self)] = made
         made.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
+        made._number_itself()  # a copy is another layer: ranks must not take one for the other
         return made
 
     def __reduce_ex__(self, protocol):

@@ -75,7 +75,7 @@ class Plan:
         self.partition = partition
         attention = _core.Attention(config, partition, library_device, self.communicator, **keywords)
         #: What runs; apart from the plan, so that a graph that holds it does not hold the plan.
-        self.steps = Steps(attention, config, dtype, self.device, options.backward)
+        self.steps = Steps(attention, config, dtype, self.device, options.backward, self.communicator.size)
         self.backward = options.backward
         self.row_count = attention.rows
         self.saved_bytes = attention.saved_bytes

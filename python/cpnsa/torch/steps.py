@@ -31,7 +31,7 @@ class Steps:
     graph's inputs and constants are tensors, and a graph can outlive the Plan object that it was traced with."""
 
     def __init__(self, attention: _core.Attention, config: _core.Config, dtype: torch.dtype, device: torch.device,
-                 backward: bool):
+                 backward: bool, ranks: int):
         self.attention = attention
         self.dtype = dtype
         self.device = device
@@ -42,6 +42,8 @@ class Steps:
         self.out_shape = (attention.rows, config.num_q_heads, config.head_dim_v)
         self._gpu = device.index
         self._config, self._flops, self.positions = config, None, None
+        self._ranks = ranks
+        self._awaits_backward = False  # whether a forward without a layer's number has had no backward yet
 
     @property
     def flops(self) -> Tuple[int, int]:
@@ -63,6 +65,10 @@ class Steps:
                 extras: Optional[dict] = None) -> Tuple[torch.Tensor, Optional[_core.Saved], torch.Tensor]:
         """out, and what a backward needs: the library's Saved and its memory."""
         try:
+            if layer == 0 and self._awaits_backward:
+                raise ArgumentError(f"layer: found none in the second forward of a plan over {self._ranks} ranks "
+                                    "before a backward of the first, expected the number of the calling layer, e.g. "
+                                    "layer=1: ranks that call layers in different orders are found by it")
             out = torch.empty(self.out_shape, dtype=self.dtype, device=self.device)
             # PyTorch's caching allocator may reuse this memory as soon as the stream has passed the step.
             workspace = torch.empty(self.workspace_bytes, dtype=torch.uint8, device=self.device)
@@ -73,9 +79,13 @@ class Steps:
             raise
         self.attention.forward(unique, out, selected, state, memory, workspace, self._stream(), indices, layer,
                                extras)
+        if layer == 0:
+            self._awaits_backward = self._ranks > 1
         return out, state, memory
 
-    def expect_backward(self) -> None:
+    def expect_backward(self, layer: int) -> None:
+        if layer == 0:
+            self._awaits_backward = False
         if not self.backward:
             raise ArgumentError("backward: found a plan made with backward=False, expected one made for it")
 

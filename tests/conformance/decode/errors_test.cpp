@@ -295,6 +295,25 @@ TEST_P(DecodeErrors, VariantsOfALayerAreRefusedByName) {
   });
 }
 
+// One decoder serves all layers of a model, which the caller numbers.
+TEST_P(DecodeErrors, RanksThatStepThroughLayersInAnotherOrderAreTold) {
+  for (const int ranks : rank_counts(2)) {
+    if (!transport().tells_other_ranks) continue;
+    on_ranks(ranks, [&](Communicator& communicator, Device& own) {
+      Fixture fixture(communicator, own, widest_dtype(), true);
+      fixture.prepare();
+      fixture.inputs.layer = communicator.rank() == 1 ? 1 : 0;
+      EXPECT_THAT(message_of<MismatchError>([&] { fixture.step(); }),
+                  HasSubstr("rank 1: found \"callers_layer=1\", expected \"callers_layer=0\""))
+          << ranks << " ranks";
+      for (const int layer : {0, 1}) {
+        fixture.inputs.layer = layer;
+        EXPECT_EQ(message_of<MismatchError>([&] { fixture.step(); }), "no error");
+      }
+    });
+  }
+}
+
 // In an unchecked decoder: what is wrong is left out, and the sequences that are right have their results.
 TEST_P(DecodeErrors, AnUncheckedDecoderLeavesOutWhatIsWrong) {
   on_ranks(rank_counts().front(), [&](Communicator& communicator, Device& own) {
