@@ -1,6 +1,7 @@
 #include "cpnsa/interrupt.hpp"
 
 #include <atomic>
+#include <utility>
 
 #include "comm/interrupts.hpp"
 #include "cpnsa/error.hpp"
@@ -12,6 +13,8 @@ namespace {
 // Lock-free, as what signal handlers touch must be.
 std::atomic<bool> interrupt_requested{false};
 std::atomic<int> trace_requests{0};
+std::atomic<bool (*)()> host_poll{nullptr};
+thread_local bool ended_by_host = false;
 static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_always_lock_free);
 
 }  // namespace
@@ -28,6 +31,10 @@ void clear_interrupt() noexcept {
   interrupt_requested = false;
 }
 
+void set_interrupt_poll(bool (*poll)()) noexcept {
+  host_poll = poll;
+}
+
 void request_trace() noexcept {
   ++trace_requests;
 }
@@ -35,7 +42,16 @@ void request_trace() noexcept {
 namespace comm {
 
 void check_interrupt() {
-  if (interrupt_requested) throw InterruptedError("interrupted");
+  if (interrupt_requested || std::exchange(ended_by_host, false)) throw InterruptedError("interrupted");
+}
+
+void HostPoll::look() noexcept {
+  const auto poll = host_poll.load();
+  if (!poll) return;
+  const auto now = std::chrono::steady_clock::now();
+  if (now - last_ < std::chrono::milliseconds(50)) return;
+  last_ = now;
+  if (poll()) ended_by_host = true;
 }
 
 int traces_requested() noexcept {

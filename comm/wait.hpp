@@ -35,6 +35,7 @@ class Wait {
 
   /// Pauses until the next poll. Returns false once the limit is over; throws InterruptedError after interrupt().
   bool pause() {
+    host_.look();
     check_interrupt();
     recorder_.write_if_requested();
     if (deadline_.is_over()) return false;
@@ -48,6 +49,7 @@ class Wait {
   FlightRecorder& recorder_;
   Deadline deadline_;
   Backoff backoff_;
+  HostPoll host_;
 };
 
 }  // namespace cpnsa::comm

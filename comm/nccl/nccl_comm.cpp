@@ -50,7 +50,9 @@ ncclResult_t state_of(ncclComm_t handle) {
 void wait_until(const std::function<bool()>& done, const char* call, std::chrono::milliseconds deadline) {
   const comm::Deadline end(deadline);
   comm::Backoff backoff;
+  comm::HostPoll host;
   while (!done()) {
+    host.look();
     comm::check_interrupt();
     if (end.is_over())
       throw DeadlineError(fmt::format("{}: waited {} for the other ranks", call, comm::text_of(deadline)));

@@ -27,6 +27,7 @@ Group::Group(int size)
 
 void Group::meet(int rank, const Call& call, std::chrono::milliseconds limit, FlightRecorder& recorder) {
   const comm::Deadline deadline(limit);
+  comm::HostPoll host;
   std::unique_lock lock(mutex_);
   if (failure_) failure_->raise();
   const long own_generation = generation_;
@@ -51,6 +52,10 @@ void Group::meet(int rank, const Call& call, std::chrono::milliseconds limit, Fl
     }
     recorder.write_if_requested();
     changed_.wait_until(lock, deadline.end_of_step(step_of(size())));
+    if (generation_ != own_generation) break;
+    lock.unlock();
+    host.look();
+    lock.lock();
   }
   if (!mismatch_.empty()) throw MismatchError(mismatch_);
 }

@@ -12,4 +12,9 @@ void interrupt() noexcept;
 bool interrupted() noexcept;
 void clear_interrupt() noexcept;
 
+/// A host that handles signals itself, as Python does: `poll` is asked some 20 times per second on a thread that waits
+/// for other ranks, with no lock of the library held. If it returns true, that thread's wait ends with an
+/// InterruptedError. nullptr, the default: nobody is asked. `poll` must not throw.
+void set_interrupt_poll(bool (*poll)()) noexcept;
+
 }  // namespace cpnsa

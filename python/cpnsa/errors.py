@@ -33,6 +33,10 @@ class DeviceError(Error):
     """The compute device reported a failure."""
 
 
+# The exception that a signal handler has raised inside a wait of the library, on its way out (python/src/signals.hpp).
+_of_signal = None
+
+
 def refuse(of, problem):
     """Tells the other ranks why this rank cannot make its next collective call. `of` is the layer of the call, or the
     communicator of a layer that is to be made. The caller raises the problem itself."""

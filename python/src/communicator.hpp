@@ -7,6 +7,7 @@
 #include "cpnsa/communicator.hpp"
 #include "cpnsa/error.hpp"
 #include "src/bindings.hpp"
+#include "src/signals.hpp"
 
 namespace cpnsa::python {
 
@@ -25,17 +26,19 @@ class SharedCommunicator {
                      std::shared_ptr<Interrupt> interrupt = nullptr)
       : state_(std::make_shared<State>(State{std::move(communicator), std::move(owner), std::move(interrupt), true})) {}
 
-  /// Runs a call of the library without the interpreter's lock. Where a callback was interrupted, raises that exception
-  /// in place of the library's.
+  /// Runs a call of the library without the interpreter's lock. Where a callback was interrupted, or a signal handler
+  /// has raised an exception, raises that one in place of the library's.
   template <class Body>
   void run(const Body& body) const {
     try {
       const nb::gil_scoped_release released;
       body();
     } catch (...) {
+      raise_of_signal();
       raise_interrupt();
       throw;
     }
+    if (signal_raised) raise_of_signal();
     raise_interrupt();  // refuse() throws nothing, nor what a callback was interrupted by
   }
 

@@ -1,10 +1,12 @@
 #include "src/bindings.hpp"
+#include "src/signals.hpp"
 
 NB_MODULE(_core, module) {
   using namespace cpnsa::python;
   module.doc() = "cpnsa's C++ interface. The package cpnsa re-exports what is public of it.";
   nb::set_leak_warnings(false);  // a framework may end after the interpreter does, and keep what it was given
   bind_errors(module);
+  handle_signals();
   bind_log(module);
   bind_info(module);
   bind_config(module);

@@ -41,11 +41,14 @@ SharedCommunicator create(nb::bytes id, int size, int rank, int device, nb::obje
     throw ArgumentError(fmt::format("id: found {} bytes, expected {}", id.size(), sizeof made.internal));
   std::memcpy(made.internal, id.c_str(), sizeof made.internal);
   std::shared_ptr<Communicator> communicator;
-  {
+  try {
     const nb::gil_scoped_release released;
     if (const cudaError_t status = cudaSetDevice(device); status != cudaSuccess)
       throw DeviceError(fmt::format("cudaSetDevice({}): {}", device, cudaGetErrorString(status)));
     communicator = nccl::make_communicator(made, size, rank);
+  } catch (...) {
+    raise_of_signal();
+    throw;
   }
   return {std::move(communicator), std::move(owner)};
 }
@@ -55,6 +58,7 @@ SharedCommunicator create(nb::bytes id, int size, int rank, int device, nb::obje
 NB_MODULE(_nccl, module) {
   using namespace nb::literals;
   nb::module_::import_("cpnsa._core");  // which has the type Communicator, and turns exceptions into Python's
+  handle_signals();
   module.attr("id_bytes") = sizeof(ncclUniqueId::internal);
   module.def("version", &version, "Of the NCCL that this module runs on.");
   module.def("unique_id", &unique_id);

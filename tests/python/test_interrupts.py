@@ -1,6 +1,7 @@
 """Python callbacks of a communicator: signals, calls from within a step, and their memory. One process plays one of two
 ranks: its callbacks answer as an equal other rank would."""
 
+import os
 import signal
 import threading
 import time
@@ -84,6 +85,58 @@ def test_a_signal_handler_that_raises(transport, attention):
     transport.act = lambda: signal.raise_signal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         attention.forward(*arrays)
+
+
+@pytest.fixture
+def handler():
+    """Installs a handler of SIGINT, and sends the signal while the main thread waits."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def install(function):
+        signal.signal(signal.SIGINT, function)
+        threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+
+    yield install
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_ends_a_wait_in_the_library(handler):
+    """Of ranks that are threads; the other one does not come."""
+    communicators = cpnsa._core.threads_communicators(2)
+    for communicator in communicators:
+        communicator.set_deadline(60)
+    handler(signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt):
+        communicators[0].barrier()
+    with pytest.raises(cpnsa.Error, match="interrupted"):  # the communicator has failed
+        communicators[0].barrier()
+    with pytest.raises(cpnsa.Error, match="rank 0 gave up: interrupted"):
+        communicators[1].barrier()
+
+
+def test_ctrl_c_while_a_layer_waits(handler):
+    communicators = cpnsa._core.threads_communicators(2)
+    communicators[1].set_deadline(60)
+    handler(signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt):
+        cpnsa.numpy.Attention(config, cu_seqlens=[0, T], communicator=communicators[1])
+
+
+def test_a_handler_that_raises_nothing_leaves_the_wait_alone(handler):
+    communicators = cpnsa._core.threads_communicators(2)
+    handled, came = threading.Event(), threading.Event()
+    handler(lambda *_: handled.set())
+
+    def come():
+        handled.wait(60)
+        communicators[1].barrier()
+        came.set()
+
+    other = threading.Thread(target=come)
+    other.start()
+    communicators[0].barrier()
+    other.join()
+    assert handled.is_set() and came.is_set()
 
 
 @pytest.mark.parametrize("name", ["close", "statistics", "refuse", "forward", "backward"])
