@@ -13,6 +13,7 @@
 
 #include "cpnsa/error.hpp"
 #include "cpnsa/schema.hpp"
+#include "cpnsa/unavailable.hpp"
 #include "tools/files.hpp"
 
 namespace cpnsa::tool {
@@ -73,8 +74,10 @@ class ConfigReader {
       else if (key.required)
         fail(key.name, "no such key", expected_integer());
     });
-    for (const auto& [key, value] : object_.items())
+    for (const auto& [key, value] : object_.items()) {
+      if (const auto expected = schema::unavailable(key); !expected.empty()) fail(key, show(value), expected);
       if (std::find(known.begin(), known.end(), key) == known.end()) fail_unknown(key, known);
+    }
     return config;
   }
 

@@ -33,6 +33,12 @@ class NsaConfig(PretrainedConfig):
 
     model_type = "cpnsa"
 
+    #: Settings of other models' attention, and their values that this model agrees with.
+    _attention_elsewhere = {
+        "attention_bias": (None, False), "attention_dropout": (None, 0), "attn_logit_softcapping": (None,),
+        "head_dim": (None,), "num_attention_heads": (None,), "num_key_value_heads": (None,),
+        "partial_rotary_factor": (None, 1), "rope_scaling": (None,), "sliding_window": (None,)}
+
     def __init__(self, vocab_size: int = 256, hidden_size: int = 64, num_hidden_layers: int = 2,
                  intermediate_size: Optional[int] = None, attention: Optional[dict] = None, branch_kv: bool = True,
                  rms_norm_eps: float = 1e-5, rope_theta: float = 10000.0, max_position_embeddings: int = 4096,
@@ -43,6 +49,10 @@ class NsaConfig(PretrainedConfig):
                                            head_dim_v=hidden_size // 4)
         self.branch_kv, self.rms_norm_eps, self.rope_theta = branch_kv, rms_norm_eps, rope_theta
         self.max_position_embeddings, self.cache_page = max_position_embeddings, cache_page
+        for name, allowed in self._attention_elsewhere.items():
+            if keywords.get(name) not in allowed:
+                raise ArgumentError(f"{name}: found {keywords[name]!r}, expected {allowed[-1]}: attention=dict(...) "
+                                    "has the settings of attention")
         keywords.setdefault("tie_word_embeddings", False)
         super().__init__(**keywords)
 

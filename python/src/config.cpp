@@ -14,6 +14,7 @@
 
 #include "cpnsa/presets.hpp"
 #include "cpnsa/schema.hpp"
+#include "cpnsa/unavailable.hpp"
 #include "src/bindings.hpp"
 #include "src/names.hpp"
 
@@ -74,6 +75,8 @@ Config make_config(const nb::kwargs& keywords) {
   for (const auto [name, value] : keywords) {
     const std::string found = nb::cast<std::string>(name);
     if (std::find(known.begin(), known.end(), found) != known.end()) continue;
+    if (const auto expected = schema::unavailable(found); !expected.empty())
+      fail(found, nb::repr(value).c_str(), expected);
     const std::string_view nearest = schema::nearest_name(found, known);
     fail(found, "an unknown key",
          nearest.empty() ? fmt::format("one of {}", fmt::join(known, ", "))

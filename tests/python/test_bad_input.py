@@ -38,6 +38,8 @@ def test_config(change, message):
 @pytest.mark.parametrize("change, message", [
     (dict(windw=12), r"windw: found an unknown key, expected window, the nearest of num_q_heads, num_kv_heads, .*v$"),
     (dict(compress_hidden=64), "compress_hidden: found an unknown key, expected compress_hidden_k, the nearest of"),
+    (dict(softcap=30.0), r"softcap: found 30.0, expected none: scores have no soft cap \(docs/algorithm.md\)"),
+    (dict(logits_soft_cap=0), "logits_soft_cap: found 0, expected none: scores have no soft cap"),
     (dict(dropout=0.1), "dropout: found an unknown key, expected one of num_q_heads, num_kv_heads"),
     (dict(window="wide"), "window: found 'wide' of type str, expected a whole number"),
     (dict(window=1.5), "window: found 1.5 of type float, expected a whole number"),

@@ -93,3 +93,12 @@ def test_logits_and_loss_by_pieces():
     assert cache.get_seq_length() == 21
     with pytest.raises(cpnsa.ArgumentError, match="expected an NsaCache"):
         model(ids, past_key_values=object())
+
+
+def test_settings_of_other_models_attention_are_refused():
+    for name, value in (("attn_logit_softcapping", 30.0), ("attention_dropout", 0.1), ("sliding_window", 128),
+                        ("num_attention_heads", 4), ("rope_scaling", {"type": "linear", "factor": 2})):
+        with pytest.raises(cpnsa.ArgumentError, match=f"{name}: found"):
+            cpnsa.transformers.NsaConfig(**{name: value})
+    config = cpnsa.transformers.NsaConfig(attention_dropout=0.0, sliding_window=None, attention=attention)
+    assert cpnsa.transformers.NsaConfig(**config.to_dict()).nsa() == config.nsa()

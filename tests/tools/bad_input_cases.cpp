@@ -66,6 +66,8 @@ std::vector<BadInput> bad_configs() {
       config_text("config key twice", "{\"window\": 1, \"window\": 2}", {"window", "twice"}),
       config_value("select_blocks", "64", "an unknown key", "select_block, the nearest of num_q_heads"),
       config_value("dropout", "0.1", "an unknown key", "one of num_q_heads"),
+      config_value("softcap", "30", "30", "none: scores have no soft cap (docs/algorithm.md)"),
+      config_value("attn_logit_softcapping", "null", "null", "none: scores have no soft cap"),
       config_value("compress_hidden_k", "64", "an unknown key", "num_q_heads"),  // an extent of compress_k_w1
       config_value("window", "\"512\"", "\"512\"", "a whole number"),
       config_value("window", "-5", "-5", "a whole number"),
