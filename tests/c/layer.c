@@ -6,9 +6,20 @@ typedef struct layer_memory {
   cpnsa_saved saved;
 } layer_memory;
 
+static cpnsa_status run_forward(layer_call* call, cpnsa_attention layer, const layer_memory* memory) {
+  const cpnsa_branches* wanted = &call->log_sum_exp;
+  cpnsa_outputs outputs = CPNSA_OUTPUTS_INIT;
+  if (!wanted->cmp.data && !wanted->slc.data && !wanted->win.data)
+    return cpnsa_forward(layer, &call->inputs, &call->out, call->selected, memory->saved, memory->workspace,
+                         call->stream);
+  outputs.out = call->out;
+  outputs.selected = call->selected;
+  outputs.log_sum_exp = *wanted;
+  return cpnsa_forward_outputs(layer, &call->inputs, &outputs, memory->saved, memory->workspace, call->stream);
+}
+
 static cpnsa_status run_steps(layer_call* call, cpnsa_attention layer, const layer_memory* memory) {
-  cpnsa_status status =
-      cpnsa_forward(layer, &call->inputs, &call->out, call->selected, memory->saved, memory->workspace, call->stream);
+  cpnsa_status status = run_forward(call, layer, memory);
   if (status == CPNSA_SUCCESS && call->options.backward)
     status = cpnsa_backward(layer, &call->inputs, &call->dout, memory->saved, &call->gradients, memory->workspace,
                             call->stream);

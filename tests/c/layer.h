@@ -19,8 +19,9 @@ typedef struct layer_call {
   cpnsa_tensors inputs;
   cpnsa_tensor out;
   int32_t* selected;
-  cpnsa_tensor dout;       /* used with options.backward */
-  cpnsa_tensors gradients; /* used with options.backward */
+  cpnsa_branches log_sum_exp; /* with any of them, the forward is cpnsa_forward_outputs() */
+  cpnsa_tensor dout;          /* used with options.backward */
+  cpnsa_tensors gradients;    /* used with options.backward */
 
   void* (*allocate)(void* user, size_t bytes); /* device memory filled with what reads as NaN */
   void (*deallocate)(void* user, void* memory);

@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <cmath>
 #include <mutex>
 
 #include "cpnsa/error.hpp"
@@ -61,10 +63,15 @@ LayerResult run_rank_in_c(const Problem& problem, const Partition& partition, co
   RankTensors tensors(problem, partition, communicator.rank(), setting, *device);
   Memory memory(*device);
   layer_call call{};
-  call.config = to_c(problem.config), call.options = to_c(options_of(setting));
+  AttentionOptions options = options_of(setting);
+  options.compressed_query = !problem.inputs.q_cmp.empty();
+  options.sinks = !problem.inputs.sink_slc.empty();
+  options.given_selection = !problem.given_selection.empty();
+  call.config = to_c(problem.config), call.options = to_c(options);
   call.partition = to_c(partition), call.device = make_c_device(backend.name), call.communicator = handle;
   call.inputs = to_c(tensors.inputs), call.gradients = to_c(tensors.gradients);
   call.out = to_c(tensors.out), call.dout = to_c(tensors.dout), call.selected = tensors.selected;
+  call.log_sum_exp = {to_c(tensors.log_sum_exp.cmp), to_c(tensors.log_sum_exp.slc), to_c(tensors.log_sum_exp.win)};
   call.allocate = Memory::allocate, call.deallocate = Memory::deallocate, call.user = &memory;
   check_c(run_layer(&call));
   check_c(cpnsa_device_destroy(call.device));
@@ -135,6 +142,56 @@ TEST(Layer, FromCIsWhatTheOracleSays) {
           }
           ++compared;
         }
+    }
+  EXPECT_GT(compared, 0);
+}
+
+// A query of its own for the compressed branch, sinks, rotated summaries, given blocks, and the log-sum-exps.
+TEST(Layer, VariantsFromCAreWhatTheOracleSays) {
+  int compared = 0;
+  for (const DeviceBackend& device : devices())
+    for (const std::uint64_t seed : seeds(2)) {
+      const DType dtype = device.dtypes[seed % device.dtypes.size()];
+      Config config;
+      config.num_q_heads = 4, config.num_kv_heads = 2, config.head_dim_qk = 16, config.head_dim_v = 8;
+      config.compress_block = 8, config.compress_stride = 4, config.select_block = 8, config.select_count = 3;
+      config.window = 11;
+      config.compressor = Compressor::mean;
+      config = config.with_defaults();
+      Problem problem = make_problem(config, {0, 61, 150}, seed, {.q_cmp = true, .sinks = true, .rotated_pairs = 8});
+      problem.rotation_interleaved = seed % 2 == 1;
+      problem = rounded(std::move(problem), dtype);
+      if (!supported(device, config, dtype)) continue;
+      LayerSetting setting = setting_of(seed, dtype);
+      setting.log_sum_exp = true;
+      for (const CTransport& transport : c_transports()) {
+        SCOPED_TRACE(device.name + ", " + transport.name + ", " + describe(problem));
+        const Partition partition = make_partition(PartitionKind::zigzag, problem, transport.rank_counts().back());
+        const LayerResult chosen = run_in_c(problem, partition, setting, device, transport);
+        Problem given = problem;
+        given.given_selection = chosen.selected;
+        for (const LayerResult& result : {chosen, run_in_c(given, partition, setting, device, transport)}) {
+          const Truth truth(problem, dtype, result.selected);
+          EXPECT_EQ(result.selected, chosen.selected);
+          EXPECT_TRUE(truth.selection_is_right());
+          EXPECT_TRUE(truth.out_agrees(result.out));
+          const DType accumulate = accumulate_dtype(dtype);
+          EXPECT_TRUE(truth.gradients_agree(result.gradients, setting.gradient_dtype.value_or(accumulate),
+                                            setting.parameter_gradient_dtype.value_or(accumulate)));
+          EXPECT_FALSE(result.gradients.q_cmp.empty());
+          EXPECT_FALSE(result.gradients.sink_win.empty());
+          const std::array expected{&truth.forward().lse_cmp, &truth.forward().lse_slc, &truth.forward().lse_win};
+          for (std::size_t branch = 0; branch < expected.size(); ++branch) {
+            const Values& found = result.log_sum_exp[branch];
+            ASSERT_EQ(found.size(), expected[branch]->size());
+            for (std::size_t i = 0; i < found.size(); ++i) {
+              const double right = (*expected[branch])[i], tolerance = dtype == DType::f64 ? 1e-12 : 0.05;
+              ASSERT_TRUE(found[i] == right || std::abs(found[i] - right) <= tolerance * (1 + std::abs(right))) << i;
+            }
+          }
+          ++compared;
+        }
+      }
     }
   EXPECT_GT(compared, 0);
 }

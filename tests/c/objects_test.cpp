@@ -8,6 +8,7 @@
 
 #include "cpnsa/attention.hpp"
 #include "cpnsa/partition.hpp"
+#include "cpnsa/presets.hpp"
 #include "tests/c/convert.hpp"
 #include "tests/c/step.hpp"
 
@@ -25,6 +26,52 @@ TEST(CDefaults, AreTheLibrarys) {
   // Without the padding behind the last member, which nobody sets.
   const std::size_t end = offsetof(cpnsa_options, compare_parameters) + sizeof options.compare_parameters;
   EXPECT_EQ(std::memcmp(&options, &library_options, end), 0);
+}
+
+TEST(CDefaults, PresetsAreTheLibrarys) {
+  for (const Preset& one : presets) {
+    cpnsa_config config = CPNSA_CONFIG_INIT;
+    const cpnsa_config expected = to_c(preset(one.name));
+    check_c(cpnsa_config_preset(std::string(one.name).c_str(), &config));
+    EXPECT_EQ(std::memcmp(&config, &expected, sizeof config), 0) << one.name;
+    EXPECT_EQ(config.num_q_heads, one.num_q_heads);
+  }
+  cpnsa_config config = CPNSA_CONFIG_INIT;
+  EXPECT_STATUS(CPNSA_ERROR_CONFIG, cpnsa_config_preset("tiny", &config), HasSubstr("paper-27b"));
+  EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, cpnsa_config_preset(nullptr, &config), HasSubstr("name: found NULL"));
+  EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, cpnsa_config_preset("small", nullptr), HasSubstr("config: found NULL"));
+}
+
+TEST(CDefaults, TheDeadlineOfLaterCommunicators) {
+  EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, cpnsa_set_default_deadline(0), HasSubstr("milliseconds: found 0"));
+  check_c(cpnsa_set_default_deadline(300));
+  cpnsa_communicator communicators[2];
+  check_c(cpnsa_communicator_create_threads(2, communicators));
+  check_c(cpnsa_set_default_deadline(300'000));
+  EXPECT_STATUS(CPNSA_ERROR_DEADLINE, cpnsa_communicator_barrier(communicators[0]), HasSubstr("waited 300 ms"));
+  for (const cpnsa_communicator one : communicators) check_c(cpnsa_communicator_destroy(one));
+}
+
+TEST_F(CBadInput, OutputsOfAForward) {
+  check_c(step->create());
+  cpnsa_outputs outputs = CPNSA_OUTPUTS_INIT;
+  outputs.out = step->out;
+  const auto forward = [&](const cpnsa_outputs* given) {
+    return cpnsa_forward_outputs(step->attention, &step->inputs, given, step->saved, step->workspace->data(), nullptr);
+  };
+  EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, forward(nullptr), HasSubstr("outputs: found NULL"));
+  outputs.struct_size = 1;
+  EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, forward(&outputs), HasSubstr("outputs.struct_size"));
+  outputs.struct_size = sizeof outputs;
+  outputs.log_sum_exp.win = {step->out.data, CPNSA_F32, 2, {tokens, 1, 0, 0}};
+  EXPECT_STATUS(CPNSA_ERROR_ARGUMENT, forward(&outputs), HasSubstr("log_sum_exp.win: found"));
+  EXPECT_TRUE(step->out_memory->untouched());
+  Floats log_sum_exp(static_cast<std::size_t>(tokens * 2));
+  outputs.log_sum_exp.win = {log_sum_exp.data(), CPNSA_F32, 2, {tokens, 2, 0, 0}};
+  check_c(forward(&outputs));
+  // All inputs are 1: a query of 4 channels sees min(t + 1, 6) keys with scores 4 / sqrt(4) = 2.
+  for (std::int64_t row = 0; row < tokens; ++row)
+    EXPECT_NEAR(log_sum_exp.data()[row * 2], 2 + std::log(std::min<double>(static_cast<double>(row) + 1, 6)), 1e-5);
 }
 
 TEST_F(CBadInput, MessagesReachTheHook) {

@@ -19,6 +19,7 @@ from mutations import mutations
 
 root = pathlib.Path(__file__).resolve().parents[2]
 work = root / "build" / "mutations"
+cpp = work / "source" / "build" / "cpp"
 header = """#pragma once
 
 #include <cstdlib>
@@ -71,19 +72,21 @@ def copy_tree(chosen):
 def build(chosen, jobs):
     programs = sorted({mutations[number].test[0] for number in chosen if not mutations[number].file.endswith(".py")})
     python = any(mutations[number].file.endswith(".py") for number in chosen)
-    subprocess.run(["cmake", "-S", work / "source", "-B", work / "cpp", "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
-                    "-DCPNSA_EXAMPLES=OFF", "-DCPNSA_MPI=OFF", f"-DCPNSA_PYTHON={'ON' if python else 'OFF'}",
-                    f"-DPython_EXECUTABLE={sys.executable}"], check=True, stdout=subprocess.DEVNULL)
+    # As the preset cpu, in a folder of its depth: ccache then has what is not mutated.
+    launcher = ["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []
+    subprocess.run(["cmake", "--preset", "cpu", "-S", work / "source", "-B", cpp, "-G", "Ninja",
+                    "-DCPNSA_WARNINGS_AS_ERRORS=ON", f"-DCPNSA_PYTHON={'ON' if python else 'OFF'}",
+                    f"-DPython_EXECUTABLE={sys.executable}", *launcher], check=True, stdout=subprocess.DEVNULL)
     targets = programs + (["_core"] if python else [])
-    subprocess.run(["cmake", "--build", work / "cpp", "--parallel", str(jobs), "--target", *targets], check=True)
+    subprocess.run(["cmake", "--build", cpp, "--parallel", str(jobs), "--target", *targets], check=True)
 
 
 def run_cpp(number):
     """Whether the test passes with the mutation."""
     program, tests = mutations[number].test
     environment = {**os.environ, "CPNSA_MUTANT": str(number), "CPNSA_DEADLINE": "20"}
-    command = [work / "cpp" / "bin" / program, f"--gtest_filter={tests}", "--gtest_brief=1"]
-    return passes(command, environment, "0 tests from")
+    command = [cpp / "bin" / program, f"--gtest_filter={tests}", "--gtest_brief=1"]
+    return passes(command, environment, "0 tests from", 180)
 
 
 def run_python(number):
@@ -91,7 +94,7 @@ def run_python(number):
     package = work / "python" / "cpnsa"
     shutil.rmtree(package, ignore_errors=True)
     shutil.copytree(root / "python" / "cpnsa", package)
-    for library in (work / "cpp" / "python" / "cpnsa").glob("_*.so"):
+    for library in (cpp / "python" / "cpnsa").glob("_*.so"):
         shutil.copy(library, package)
     if number >= 0:
         target = package / pathlib.Path(mutation.file).relative_to("python/cpnsa")
@@ -100,12 +103,12 @@ def run_python(number):
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", tests,
                root / "tests" / "python" / file]
     environment = {**os.environ, "PYTHONPATH": str(work / "python"), "PYTHONDONTWRITEBYTECODE": "1"}
-    return passes(command, environment, "no tests ran")
+    return passes(command, environment, "no tests ran", 600)
 
 
-def passes(command, environment, nothing):
+def passes(command, environment, nothing, limit):
     try:
-        outcome = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+        outcome = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
         return False
     if nothing in outcome.stdout:

@@ -78,6 +78,15 @@ TEST_F(NpyTest, ReadsHeadersThatAreWrittenDifferently) {
   EXPECT_EQ(tool::parse_npy_header(npy_dictionary("<f8", "(0, 9223372036854775807)")).elements(), 0u);
 }
 
+TEST_F(NpyTest, RefusesArraysInFortranOrder) {
+  try {
+    NpyFile{file(npy_bytes(npy_dictionary("<f4", "(2, 3)", true), std::string(24, 'x')))};
+    ADD_FAILURE() << "found no error";
+  } catch (const ArgumentError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("found Fortran order, expected C order"));
+  }
+}
+
 TEST_F(NpyTest, WritesHeadersAsNumPyDoes) {
   const std::string header = NpyArray{NpyType::f4, {777, 2, 5}}.header();
   EXPECT_EQ(header.substr(0, 10), std::string("\x93NUMPY\x01\x00\x76\x00", 10));

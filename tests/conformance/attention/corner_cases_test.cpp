@@ -206,6 +206,23 @@ TEST_P(CornerCases, NanGoesWhereTheMathsSendsIt) {
   }
 }
 
+// A query whose scores are NaN: those of blocks that a summary covers; the last block has none yet, and its score of 0
+// ranks above them. Equal NaNs go to the lower blocks.
+TEST_P(CornerCases, NanRanksBelowEveryNumber) {
+  const DType dtype = widest_dtype();
+  Config config = small_config();
+  config.init_blocks = config.local_blocks = 0;
+  if (!supported(config, dtype)) return;
+  Problem problem = rounded(make_problem(config, {0, 90}, 4), dtype);
+  const std::int64_t row = 8 * config.select_block + 1, width = config.num_q_heads * config.head_dim_qk;
+  problem.inputs.q[static_cast<std::size_t>(row * width)] = std::nan("");  // of query head 0, and so of KV head 0
+  for (const int ranks : rank_counts()) {
+    const std::vector<std::int32_t> selected = run(problem, PartitionKind::zigzag, ranks, {.dtype = dtype}).selected;
+    const auto first = selected.begin() + row * config.num_kv_heads * config.select_count;
+    EXPECT_EQ(std::vector<std::int32_t>(first, first + config.select_count), (std::vector<std::int32_t>{0, 1, 8}));
+  }
+}
+
 TEST_P(CornerCases, InfinitiesAndNanEverywhereStillEnd) {
   for (const DType dtype : device().dtypes)
     for (const double value : {HUGE_VAL, -HUGE_VAL, std::nan("")}) {
