@@ -4,6 +4,8 @@
 #include <array>
 #include <string_view>
 
+#include "cpnsa/require_cxx20.hpp"
+
 namespace cpnsa::schema {
 
 /// The names that other implementations of attention give to a soft cap of scores, cap * tanh(score / cap).
