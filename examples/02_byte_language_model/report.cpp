@@ -8,6 +8,8 @@
 #include <numbers>
 #include <numeric>
 
+#include "checkpoint.hpp"
+
 namespace language_model {
 namespace {
 
@@ -57,6 +59,7 @@ void print_summary(const Options& options, const Text& text, const Curve& curve,
   row("time", fmt::format("{:.1f} s", seconds));
   row("most memory of a rank's device", fmt::format("{:.1f} MB", static_cast<double>(peak_bytes) / 1e6));
   row("loss curve", (folder / "loss.csv").string());
+  row("model", (folder / checkpoint_name).string());
   row("picture", (folder / "loss.svg").string());
 }
 

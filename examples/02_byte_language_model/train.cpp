@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <optional>
 
+#include "checkpoint.hpp"
 #include "cpnsa/error.hpp"
 #include "curve.hpp"
 #include "plot.hpp"
@@ -19,8 +20,9 @@ namespace language_model {
 namespace {
 
 void write_results(const Options& options, const Text& text, const std::vector<Curve>& curves,
-                   cpnsa::tool::OutputFolder& output) {
+                   const std::vector<double>& values, cpnsa::tool::OutputFolder& output) {
   output.add_text("loss.csv", to_csv(curves.front()));
+  output.add_text(checkpoint_name, to_bytes(options, values));
   const std::string title =
       fmt::format("Loss of a byte-level language model: {} bytes per sequence, {} layers of width {}, {} / {} heads",
                   options.tokens, options.layers, options.width, options.heads, options.kv_heads);
@@ -65,7 +67,7 @@ void train(const Options& options, const cpnsa::tool::RankPlace& place) {
     if (first) {
       for (const std::string& path : options.compare) curves.push_back(read_curve(path));
       output.emplace(options.out);
-      for (const char* file : {"loss.csv", "loss.svg"}) output->check(file);
+      for (const char* file : {"loss.csv", "loss.svg", checkpoint_name}) output->check(file);
     }
   });
   cpnsa::agree(control,
@@ -84,7 +86,7 @@ void train(const Options& options, const cpnsa::tool::RankPlace& place) {
   curves.front() = run(trainer, options, name, communicator);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   cpnsa::agree_on(control, "results", [&] {
-    if (first) write_results(options, *text, curves, *output);
+    if (first) write_results(options, *text, curves, trainer.values(), *output);
   });
   if (first) print_summary(options, *text, curves.front(), seconds.count(), operations->peak_bytes());
 }

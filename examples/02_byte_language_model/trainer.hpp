@@ -28,6 +28,7 @@ class Trainer {
   StepReport step(std::int64_t index);
 
   std::int64_t parameters() const { return parameters_.count(); }
+  std::vector<double> values() const { return parameters_.read_values(); }  ///< not collective
 
  private:
   const Options& options_;

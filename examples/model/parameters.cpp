@@ -3,6 +3,9 @@
 #include <array>
 #include <cmath>
 #include <numbers>
+#include <string>
+
+#include "cpnsa/error.hpp"
 
 namespace model {
 namespace {
@@ -52,6 +55,18 @@ void Parameters::upload() {
   write(operations_, values_, initial_);
   round();
   initial_ = {};
+}
+
+std::vector<double> Parameters::read_values() const {
+  return read(operations_, values_);
+}
+
+void Parameters::write_values(std::span<const double> values) {
+  if (static_cast<std::int64_t>(values.size()) != values_.view().elements())
+    throw cpnsa::ArgumentError("parameters: found " + std::to_string(values.size()) + " values, expected " +
+                               std::to_string(values_.view().elements()));
+  write(operations_, values_, values);
+  round();
 }
 
 void Parameters::round() {

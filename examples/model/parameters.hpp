@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <random>
+#include <span>
 #include <vector>
 
 #include "examples/model/tensor.hpp"
@@ -32,6 +33,11 @@ class Parameters {
 
   /// Rounds the values for matrix products and attention. Call it after every change of the values.
   void round();
+
+  /// All values on the host, in the order of creation, padding included; and other ones for them. Both wait for the
+  /// stream. ArgumentError for another number of values.
+  std::vector<double> read_values() const;
+  void write_values(std::span<const double> values);
 
   Operations& operations() const { return operations_; }
   std::int64_t count() const { return count_; }

@@ -36,19 +36,28 @@ Tensor SelfAttention::gates(const TensorView& x) const {
   return narrowed(operations, wide);
 }
 
-void SelfAttention::forward(Tensor x, const TensorView& sum) {
+AttentionTensors SelfAttention::project(const TensorView& x, const Rope& rope) const {
   const DType narrow = parameters_.operations().narrow();
-  x_ = std::move(x);
   AttentionTensors inputs;
-  inputs.q = linear(parameters_, q_, x_, narrow);
-  rope_.rotate(inputs.q);
+  inputs.q = linear(parameters_, q_, x, narrow);
+  rope.rotate(inputs.q);
   for (std::size_t pair = 0; pair < k_.size(); ++pair) {
-    inputs.k.push_back(linear(parameters_, k_[pair], x_, narrow));
-    rope_.rotate(inputs.k.back());
-    inputs.v.push_back(linear(parameters_, v_[pair], x_, narrow));
+    inputs.k.push_back(linear(parameters_, k_[pair], x, narrow));
+    rope.rotate(inputs.k.back());
+    inputs.v.push_back(linear(parameters_, v_[pair], x, narrow));
   }
-  inputs.gate = gates(x_);
-  add_linear(sum, parameters_, out_, attention_.forward(std::move(inputs)));
+  inputs.gate = gates(x);
+  return inputs;
+}
+
+void SelfAttention::forward(Tensor x, const TensorView& sum) {
+  x_ = std::move(x);
+  add_linear(sum, parameters_, out_, attention_.forward(project(x_, rope_)));
+}
+
+void SelfAttention::append(const TensorView& x, const TensorView& sum, const Rope& rope, DecodingCache& cache,
+                           int layer) const {
+  add_linear(sum, parameters_, out_, attention_.step(project(x, rope), cache, layer));
 }
 
 Tensor SelfAttention::backward(const TensorView& dy) {

@@ -15,10 +15,13 @@ class SelfAttention {
                 Workspace& workspace);
 
   void forward(Tensor x, const TensorView& sum);  ///< sum += ...; x is narrow, sum wide
-  Tensor backward(const TensorView& dy);          ///< dx, wide; dy is narrow
+  /// The same for the next tokens of a sequence in a cache; `rope` has their positions.
+  void append(const TensorView& x, const TensorView& sum, const Rope& rope, DecodingCache& cache, int layer) const;
+  Tensor backward(const TensorView& dy);  ///< dx, wide; dy is narrow
   cpnsa::Statistics statistics() { return attention_.statistics(); }
 
  private:
+  AttentionTensors project(const TensorView& x, const Rope& rope) const;
   Tensor gates(const TensorView& x) const;
 
   Parameters& parameters_;

@@ -1,5 +1,7 @@
 #include "examples/model/sharded_attention.hpp"
 
+#include "examples/model/decoding_cache.hpp"
+
 namespace model {
 
 AttentionKind AttentionKind::nsa(std::int64_t num_q_heads, std::int64_t num_kv_heads, std::int64_t head_dim) {
@@ -50,18 +52,18 @@ ShardedAttention::ShardedAttention(Parameters& parameters, const AttentionKind& 
 
 cpnsa::BranchTensors ShardedAttention::branches(const std::vector<Tensor>& tensors, std::int64_t dim) const {
   const auto view = [&](const Tensor& tensor) {
-    return shaped(tensor, {attention_.rows(), kind_.config.num_kv_heads, dim});
+    return shaped(tensor, {tensor.rows(), kind_.config.num_kv_heads, dim});
   };
   return {view(tensors.front()), view(tensors[tensors.size() / 2]), view(tensors.back())};
 }
 
-cpnsa::AttentionInputs ShardedAttention::arguments() const {
+cpnsa::AttentionInputs ShardedAttention::arguments(const AttentionTensors& inputs) const {
   const cpnsa::Config& config = kind_.config;
   cpnsa::AttentionInputs arguments;
-  arguments.q = shaped(inputs_.q, {attention_.rows(), config.num_q_heads, config.head_dim_qk});
-  arguments.k = branches(inputs_.k, config.head_dim_qk);
-  arguments.v = branches(inputs_.v, config.head_dim_v);
-  arguments.gate = shaped(inputs_.gate, {attention_.rows(), config.num_q_heads, 3});
+  arguments.q = shaped(inputs.q, {inputs.q.rows(), config.num_q_heads, config.head_dim_qk});
+  arguments.k = branches(inputs.k, config.head_dim_qk);
+  arguments.v = branches(inputs.v, config.head_dim_v);
+  arguments.gate = shaped(inputs.gate, {inputs.q.rows(), config.num_q_heads, 3});
   if (compress_k_) arguments.compress_k = compress_k_->values();
   if (compress_v_) arguments.compress_v = compress_v_->values();
   return arguments;
@@ -71,9 +73,15 @@ const Tensor& ShardedAttention::forward(AttentionTensors inputs) {
   const cpnsa::Config& config = kind_.config;
   inputs_ = std::move(inputs);
   out_ = Tensor(operations_, operations_.narrow(), {attention_.rows(), config.num_q_heads * config.head_dim_v});
-  attention_.forward(arguments(), shaped(out_, {attention_.rows(), config.num_q_heads, config.head_dim_v}), nullptr,
-                     &saved_, workspace_.data(), operations_.stream());
+  attention_.forward(arguments(inputs_), shaped(out_, {attention_.rows(), config.num_q_heads, config.head_dim_v}),
+                     nullptr, &saved_, workspace_.data(), operations_.stream());
   return out_;
+}
+
+Tensor ShardedAttention::step(const AttentionTensors& inputs, DecodingCache& cache, int layer) const {
+  Tensor out(operations_, operations_.narrow(), {inputs.q.rows(), kind_.config.num_q_heads * kind_.config.head_dim_v});
+  cache.attend(layer, arguments(inputs), out);
+  return out;
 }
 
 AttentionTensors ShardedAttention::backward(const TensorView& dout) {
@@ -95,8 +103,8 @@ AttentionTensors ShardedAttention::backward(const TensorView& dout) {
   gradients.gate = shaped(result.gate, {rows, config.num_q_heads, 3});
   if (compress_k_) gradients.compress_k = compress_k_->gradients();
   if (compress_v_) gradients.compress_v = compress_v_->gradients();
-  attention_.backward(arguments(), shaped(dout, {rows, config.num_q_heads, config.head_dim_v}), saved_, gradients,
-                      workspace_.data(), operations_.stream());
+  attention_.backward(arguments(inputs_), shaped(dout, {rows, config.num_q_heads, config.head_dim_v}), saved_,
+                      gradients, workspace_.data(), operations_.stream());
   return result;
 }
 

@@ -47,20 +47,24 @@ class Workspace {
   Memory memory_;
 };
 
+class DecodingCache;
+
 /// A cpnsa::Attention with its memory. Only this class calls the library's forward and backward.
 class ShardedAttention {
  public:
   ShardedAttention(Parameters& parameters, const AttentionKind& kind, const cpnsa::Partition& partition,
                    cpnsa::Communicator& communicator, Workspace& workspace);
 
-  const Tensor& forward(AttentionTensors inputs);     ///< [rows, H d_v]
+  const Tensor& forward(AttentionTensors inputs);  ///< [rows, H d_v]
+  /// The next rows of a sequence whose earlier tokens are in the cache: [rows, H d_v].
+  Tensor step(const AttentionTensors& inputs, DecodingCache& cache, int layer) const;
   AttentionTensors backward(const TensorView& dout);  ///< compressor gradients go to the Parameters
   const Tensor& out() const { return out_; }          ///< the output of the last forward
   cpnsa::Statistics statistics() { return attention_.statistics(); }
 
  private:
   cpnsa::BranchTensors branches(const std::vector<Tensor>& tensors, std::int64_t dim) const;
-  cpnsa::AttentionInputs arguments() const;
+  cpnsa::AttentionInputs arguments(const AttentionTensors& inputs) const;
 
   AttentionKind kind_;
   Operations& operations_;

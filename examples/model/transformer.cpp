@@ -10,6 +10,7 @@ namespace model {
 Transformer::Transformer(Parameters& parameters, const AttentionKind& kind, const TransformerSize& size,
                          const cpnsa::Partition& partition, cpnsa::Communicator& communicator)
     : parameters_(parameters),
+      head_dim_(kind.config.head_dim_qk),
       rope_(parameters.operations(), partition.global_rows(communicator.rank()), kind.config.head_dim_qk),
       workspace_(parameters.operations()),
       embedding_(parameters, size.vocabulary, size.width),
@@ -63,6 +64,31 @@ double Transformer::forward_backward(std::span<const std::int32_t> token_values,
   }
   embedding_.backward(tokens, dx);
   return loss;
+}
+
+std::int32_t Transformer::append(std::span<const std::int32_t> token_values, DecodingCache& cache) {
+  Operations& operations = parameters_.operations();
+  const auto count = static_cast<std::int64_t>(token_values.size());
+  std::vector<std::int64_t> positions(token_values.size());
+  std::iota(positions.begin(), positions.end(), cache.length());
+  const Rope rope(operations, positions, head_dim_);
+  cache.prepare(count);
+  const Tokens tokens(operations, token_values);
+  const Tensor x = embedding_.forward(tokens);
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    Layer& layer = *layers_[i];
+    layer.attention.append(layer.attention_norm.forward(x), x, rope, cache, static_cast<int>(i));
+    layer.mlp.forward(layer.mlp_norm.forward(x), x);
+  }
+  cache.end_step();
+  const Tensor normed = norm_.forward(x);
+  const std::size_t row_bytes = normed.view().bytes() / token_values.size();
+  const TensorView last(static_cast<char*>(normed.view().data) + (token_values.size() - 1) * row_bytes,
+                        normed.view().dtype, {1, normed.columns()});
+  const Tensor logits = linear(parameters_, head_, last, operations.wide());
+  const Tokens best(operations, 1);
+  operations.argmax(best, logits);
+  return best.read(operations).front();
 }
 
 std::vector<std::int32_t> Transformer::predict(std::span<const std::int32_t> token_values) {

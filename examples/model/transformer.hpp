@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "examples/model/decoding_cache.hpp"
 #include "examples/model/embedding.hpp"
 #include "examples/model/gated_mlp.hpp"
 #include "examples/model/rms_norm.hpp"
@@ -31,6 +32,9 @@ class Transformer {
   /// become those of `scale` times the loss.
   double forward_backward(std::span<const std::int32_t> tokens, std::span<const std::int32_t> targets, double scale);
 
+  /// Appends tokens to the sequence in a cache, the same on every rank; returns the most likely next token.
+  std::int32_t append(std::span<const std::int32_t> tokens, DecodingCache& cache);
+
   /// For each token the most likely next one.
   std::vector<std::int32_t> predict(std::span<const std::int32_t> tokens);
 
@@ -49,6 +53,7 @@ class Transformer {
   Tensor forward(TokenView tokens);  // the last norm's output
 
   Parameters& parameters_;
+  std::int64_t head_dim_;
   Rope rope_;
   Workspace workspace_;
   Embedding embedding_;
