@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cstddef>
+#include <optional>
 #include <span>
 #include <tuple>
 #include <type_traits>
@@ -69,6 +71,22 @@ constexpr std::tuple config_members{&cpnsa_config::num_q_heads,
                                     &cpnsa_config::compress_hidden_k,
                                     &cpnsa_config::compress_hidden_v};
 
+// The members of cpnsa_options, in the order of schema::option_keys.
+constexpr std::tuple option_members{&cpnsa_options::dtype,
+                                    &cpnsa_options::exchange,
+                                    &cpnsa_options::gradient_dtype,
+                                    &cpnsa_options::parameter_gradient_dtype,
+                                    &cpnsa_options::backward,
+                                    &cpnsa_options::refetch_blocks,
+                                    &cpnsa_options::recompute_branches,
+                                    &cpnsa_options::reuse_saved,
+                                    &cpnsa_options::sum_parameter_gradients,
+                                    &cpnsa_options::timing,
+                                    &cpnsa_options::compare_parameters,
+                                    &cpnsa_options::compressed_query,
+                                    &cpnsa_options::sinks,
+                                    &cpnsa_options::given_selection};
+
 void set(std::string_view, std::int64_t& to, std::int64_t from) {
   to = from;
 }
@@ -79,12 +97,22 @@ template <NamedEnum Enum>
 void set(std::string_view key, Enum& to, std::int32_t from) {
   to = to_enum<Enum>(from, std::string(key));
 }
+void set(std::string_view key, std::optional<DType>& to, std::int32_t from) {
+  if (from != 0) to = to_enum<DType>(from, std::string(key));
+}
+void set(std::string_view key, bool& to, std::int32_t from) {
+  to = to_bool(from, key);
+}
 
-template <std::size_t... i>
-void set_all(Config& to, const cpnsa_config& from, std::index_sequence<i...>) {
-  constexpr auto& keys = schema::config_keys;
-  static_assert(keys.size() == std::tuple_size_v<decltype(config_members)>);
-  (set(keys[i].name, to.*std::get<keys[i].member.index()>(keys[i].member), from.*std::get<i>(config_members)), ...);
+/// Sets the members that `keys` lists, of the library's struct, from those that `members` lists, of the interface's.
+template <const auto& keys, const auto& members, class To, class From>
+void set_all(To& to, const From& from) {
+  constexpr std::size_t count = keys.size();
+  static_assert(count == std::tuple_size_v<std::remove_cvref_t<decltype(members)>>);
+  [&]<std::size_t... i>(std::index_sequence<i...>) {
+    (set(keys[i].name, to.*std::get<keys[i].member.index()>(keys[i].member), from.*std::get<i>(members)), ...);
+  }
+  (std::make_index_sequence<count>());
 }
 
 }  // namespace
@@ -104,7 +132,7 @@ void check_unknown_members(const char* name, const void* given, std::size_t size
         known));
 }
 
-bool to_bool(std::int32_t number, const char* name) {
+bool to_bool(std::int32_t number, std::string_view name) {
   if (number != 0 && number != 1) throw ArgumentError(fmt::format("{}: found {}, expected 0 or 1", name, number));
   return number == 1;
 }
@@ -112,7 +140,7 @@ bool to_bool(std::int32_t number, const char* name) {
 Config to_config(const cpnsa_config* given) {
   const auto config = read<cpnsa_config>(given, CPNSA_CONFIG_INIT, sizeof(cpnsa_config), "config");
   Config result;
-  set_all(result, config, std::make_index_sequence<schema::config_keys.size()>());
+  set_all<schema::config_keys, config_members>(result, config);
   return result;
 }
 
@@ -146,21 +174,7 @@ void write(const Config& config, cpnsa_config* out) {
 AttentionOptions to_options(const cpnsa_options* given) {
   const auto options = read<cpnsa_options>(given, CPNSA_OPTIONS_INIT, offsetof(cpnsa_options, reuse_saved), "options");
   AttentionOptions result;
-  result.dtype = to_enum<DType>(options.dtype, "dtype");
-  result.exchange = to_enum<Exchange>(options.exchange, "exchange");
-  if (options.gradient_dtype != 0) result.gradient_dtype = to_enum<DType>(options.gradient_dtype, "gradient_dtype");
-  if (options.parameter_gradient_dtype != 0)
-    result.parameter_gradient_dtype = to_enum<DType>(options.parameter_gradient_dtype, "parameter_gradient_dtype");
-  result.backward = to_bool(options.backward, "backward");
-  result.refetch_blocks = to_bool(options.refetch_blocks, "refetch_blocks");
-  result.recompute_branches = to_bool(options.recompute_branches, "recompute_branches");
-  result.sum_parameter_gradients = to_bool(options.sum_parameter_gradients, "sum_parameter_gradients");
-  result.timing = to_bool(options.timing, "timing");
-  result.reuse_saved = to_bool(options.reuse_saved, "reuse_saved");
-  result.compressed_query = to_bool(options.compressed_query, "compressed_query");
-  result.sinks = to_bool(options.sinks, "sinks");
-  result.given_selection = to_bool(options.given_selection, "given_selection");
-  result.compare_parameters = to_bool(options.compare_parameters, "compare_parameters");
+  set_all<schema::option_keys, option_members>(result, options);
   return result;
 }
 

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <string_view>
 
 #include "c/boundary.hpp"
 #include "cpnsa/attention.hpp"
@@ -51,7 +52,7 @@ std::int32_t to_number(Enum value) {
   return static_cast<std::int32_t>(value) + 1;
 }
 
-bool to_bool(std::int32_t number, const char* name);
+bool to_bool(std::int32_t number, std::string_view name);
 Config to_config(const cpnsa_config* config);
 void write(const Config& config, cpnsa_config* out);
 AttentionOptions to_options(const cpnsa_options* options);

@@ -284,6 +284,40 @@ constexpr void for_each_key(AnyConfig& config, Visit&& visit) {
   for (const ConfigKey& key : config_keys) std::visit([&](auto member) { visit(key, config.*member); }, key.member);
 }
 
+// --- options ---------------------------------------------------------------------------------------------------------
+
+/// A member of AttentionOptions. Its default is what AttentionOptions{} has.
+struct OptionKey {
+  using Member = std::variant<bool AttentionOptions::*, DType AttentionOptions::*,
+                              std::optional<DType> AttentionOptions::*, Exchange AttentionOptions::*>;
+
+  std::string_view name;
+  Member member;
+  bool compared = true;  ///< whether ranks that were given different values get a MismatchError
+};
+
+inline constexpr std::array option_keys{
+    OptionKey{"dtype", &AttentionOptions::dtype},
+    OptionKey{"exchange", &AttentionOptions::exchange},
+    OptionKey{"gradient_dtype", &AttentionOptions::gradient_dtype},
+    OptionKey{"parameter_gradient_dtype", &AttentionOptions::parameter_gradient_dtype},
+    OptionKey{"backward", &AttentionOptions::backward},
+    OptionKey{"refetch_blocks", &AttentionOptions::refetch_blocks},
+    OptionKey{"recompute_branches", &AttentionOptions::recompute_branches},
+    OptionKey{"reuse_saved", &AttentionOptions::reuse_saved},
+    OptionKey{"sum_parameter_gradients", &AttentionOptions::sum_parameter_gradients},
+    OptionKey{"timing", &AttentionOptions::timing, false},
+    OptionKey{"compare_parameters", &AttentionOptions::compare_parameters},
+    OptionKey{"compressed_query", &AttentionOptions::compressed_query},
+    OptionKey{"sinks", &AttentionOptions::sinks},
+    OptionKey{"given_selection", &AttentionOptions::given_selection}};
+
+/// Calls visit(key, value) for every option, with the reference to the member of `options`.
+template <class AnyOptions, class Visit>
+constexpr void for_each_option(AnyOptions&& options, Visit&& visit) {
+  for (const OptionKey& key : option_keys) std::visit([&](auto member) { visit(key, options.*member); }, key.member);
+}
+
 /// The known name that `name` was probably meant to be: at most two letters, or a third of them, differ. Empty if no
 /// name is that near.
 std::string_view nearest_name(std::string_view name, std::span<const std::string_view> known);

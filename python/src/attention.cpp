@@ -9,6 +9,7 @@
 
 #include <array>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -44,6 +45,58 @@ nb::dict dictionary_of(const Statistics& statistics) {
   all["blocks_fetched"] = statistics.blocks_fetched;
   all["workspace_bytes"] = statistics.workspace_bytes;
   all["seconds"] = seconds;
+  return all;
+}
+
+void read(std::string_view name, nb::handle found, bool& value) {
+  if (!nb::try_cast(found, value))
+    throw ArgumentError(fmt::format("{}: found {}, expected True or False", name, nb::repr(found).c_str()));
+}
+template <NamedEnum Enum>
+void read(std::string_view name, nb::handle found, Enum& value) {
+  std::string text;
+  if (!nb::try_cast(found, text))
+    throw ArgumentError(fmt::format("{}: found {}, expected a string", name, nb::repr(found).c_str()));
+  value = named<Enum>(name, text);
+}
+template <NamedEnum Enum>
+void read(std::string_view name, nb::handle found, std::optional<Enum>& value) {
+  if (!found.is_none()) read(name, found, value.emplace());
+}
+
+AttentionOptions options_of(const nb::kwargs& keywords) {
+  AttentionOptions options;
+  std::size_t known = 0;
+  schema::for_each_option(options, [&](const schema::OptionKey& key, auto& value) {
+    const nb::str name(key.name.data(), key.name.size());
+    if (!keywords.contains(name)) return;
+    ++known;
+    read(key.name, keywords[name], value);
+  });
+  if (known < keywords.size())
+    throw ArgumentError(
+        fmt::format("options: found {}, expected those of cpnsa.AttentionOptions alone", nb::repr(keywords).c_str()));
+  return options;
+}
+
+nb::object to_python(bool value) {
+  return nb::cast(value);
+}
+template <NamedEnum Enum>
+nb::object to_python(Enum value) {
+  return nb::cast(name_of(value));
+}
+template <NamedEnum Enum>
+nb::object to_python(std::optional<Enum> value) {
+  return value ? to_python(*value) : nb::none();
+}
+
+/// Every option and its default.
+nb::dict option_defaults() {
+  nb::dict all;
+  schema::for_each_option(AttentionOptions(), [&](const schema::OptionKey& key, const auto& value) {
+    all[key.name.data()] = to_python(value);
+  });
   return all;
 }
 
@@ -193,6 +246,7 @@ void bind_attention(nb::module_& module) {
   module.attr("tensor_names") = tuple_of(tensors);
   module.attr("branch_names") = tuple_of(schema::branches);
   module.attr("parameter_names") = tuple_of(parameters);
+  module.attr("option_defaults") = option_defaults();
 
   nb::class_<SharedAttention>(module, "Attention",
                               "One attention layer over a sequence sharded over the ranks of a communicator. Making "
@@ -200,40 +254,17 @@ void bind_attention(nb::module_& module) {
       .def(
           "__init__",
           [](SharedAttention* self, const Config& config, const Partition& partition, std::shared_ptr<Device> device,
-             const SharedCommunicator& communicator, std::string_view dtype, std::string_view exchange,
-             std::optional<std::string> gradient_dtype, std::optional<std::string> parameter_gradient_dtype,
-             bool backward, bool refetch_blocks, bool recompute_branches, bool reuse_saved,
-             bool sum_parameter_gradients, bool timing, bool compare_parameters, bool compressed_query, bool sinks,
-             bool given_selection) {
+             const SharedCommunicator& communicator, const nb::kwargs& keywords) {
             AttentionOptions options;
-            const std::string problem = problem_of([&] {
-              options.dtype = named<DType>("dtype", dtype);
-              options.exchange = named<Exchange>("exchange", exchange);
-              if (gradient_dtype) options.gradient_dtype = named<DType>("gradient_dtype", *gradient_dtype);
-              if (parameter_gradient_dtype)
-                options.parameter_gradient_dtype = named<DType>("parameter_gradient_dtype", *parameter_gradient_dtype);
-            });
+            const std::string problem = problem_of([&] { options = options_of(keywords); });
             if (!problem.empty()) {
               communicator.refuse(problem);
               throw ArgumentError(problem);
             }
-            options.backward = backward;
-            options.refetch_blocks = refetch_blocks;
-            options.recompute_branches = recompute_branches;
-            options.reuse_saved = reuse_saved;
-            options.sum_parameter_gradients = sum_parameter_gradients;
-            options.compare_parameters = compare_parameters;
-            options.timing = timing;
-            options.compressed_query = compressed_query;
-            options.sinks = sinks;
-            options.given_selection = given_selection;
             new (self) SharedAttention(config, partition, std::move(device), communicator, options);
           },
-          "config"_a, "partition"_a, "device"_a, "communicator"_a, nb::kw_only(), "dtype"_a, "exchange"_a = "auto",
-          "gradient_dtype"_a = nb::none(), "parameter_gradient_dtype"_a = nb::none(), "backward"_a = true,
-          "refetch_blocks"_a = true, "recompute_branches"_a = false, "reuse_saved"_a = false,
-          "sum_parameter_gradients"_a = false, "timing"_a = false, "compare_parameters"_a = true,
-          "compressed_query"_a = false, "sinks"_a = false, "given_selection"_a = false)
+          "config"_a, "partition"_a, "device"_a, "communicator"_a, "options"_a,
+          "The options are those of cpnsa.AttentionOptions, and `dtype`, by name.")
       .def("forward", &SharedAttention::forward, "inputs"_a, "out"_a, "selected"_a.none(), "saved"_a.none(),
            "saved_memory"_a.none(), "workspace"_a.none(), "stream"_a, "indices"_a = nb::none(), "layer"_a = 0,
            "extras"_a = nb::none())

@@ -5,7 +5,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <string_view>
+
+#include "cpnsa/schema.hpp"
 
 namespace cpnsa {
 
@@ -25,6 +29,17 @@ std::string describe_documents(std::span<const std::int64_t> bounds) {
   return fmt::format("[{},...,{}]#{:x}", fmt::join(bounds.first(shown - 1), ","), bounds.back(), hash);
 }
 
+std::string_view word_of(bool value) {
+  return value ? "true" : "false";
+}
+template <NamedEnum Enum>
+std::string_view word_of(Enum value) {
+  return name_of(value);
+}
+std::string_view word_of(std::optional<DType> value) {
+  return value ? name_of(*value) : "none";
+}
+
 }  // namespace
 
 std::string fingerprint(const Config& config, const Partition& partition, const AttentionOptions& options) {
@@ -35,18 +50,16 @@ std::string fingerprint(const Config& config, const Partition& partition, const 
       mix(ownership, range.begin);
       mix(ownership, range.end);
     }
-  return fmt::format(
-      "{} tokens={} documents={} cu_seqlens={} partition_hash={:x} dtype={} exchange={} backward={} "
-      "refetch_blocks={} recompute_branches={} reuse_saved={} gradient_dtype={} "
-      "parameter_gradient_dtype={} sum_parameter_gradients={} compare_parameters={} compressed_query={} sinks={} "
-      "given_selection={}",
-      config.describe(), partition.tokens(), partition.cu_seqlens().size() - 1,
-      describe_documents(partition.cu_seqlens()), ownership, name_of(options.dtype), name_of(options.exchange),
-      options.backward, options.refetch_blocks, options.recompute_branches, options.reuse_saved,
-      name_of(options.gradient_dtype.value_or(options.dtype)),
-      name_of(options.parameter_gradient_dtype.value_or(accumulate_dtype(options.dtype))),
-      options.sum_parameter_gradients, options.compare_parameters, options.compressed_query, options.sinks,
-      options.given_selection);
+  std::string text =
+      fmt::format("{} tokens={} documents={} cu_seqlens={} partition_hash={:x}", config.describe(), partition.tokens(),
+                  partition.cu_seqlens().size() - 1, describe_documents(partition.cu_seqlens()), ownership);
+  AttentionOptions chosen = options;
+  chosen.gradient_dtype = options.gradient_dtype.value_or(options.dtype);
+  chosen.parameter_gradient_dtype = options.parameter_gradient_dtype.value_or(accumulate_dtype(options.dtype));
+  schema::for_each_option(chosen, [&](const schema::OptionKey& key, const auto& value) {
+    if (key.compared) text += fmt::format(" {}={}", key.name, word_of(value));
+  });
+  return text;
 }
 
 }  // namespace cpnsa

@@ -2,13 +2,16 @@
 
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "c/enumerators.hpp"
 #include "cpnsa/attention.hpp"
+#include "src/layer/fingerprint.hpp"
 
 namespace cpnsa::test {
 namespace {
@@ -32,6 +35,18 @@ void check_all() {
   (check_names<Enums>(std::make_index_sequence<enum_names<Enums>.size()>()), ...);
 }
 
+void change(bool& value) {
+  value = !value;
+}
+template <NamedEnum Enum>
+void change(Enum& value) {
+  value = enum_values<Enum>[value == enum_values<Enum>[1] ? 0 : 1];
+}
+template <NamedEnum Enum>
+void change(std::optional<Enum>& value) {
+  value = DType::f16;
+}
+
 TEST(Schema, EveryEnumeratorHasItsName) {
   check_all<DType, Compressor, Activation, GateKind, BranchSet, Exchange, PartitionKind, Traffic, Stage>();
 }
@@ -50,6 +65,35 @@ TEST(Schema, ListsEveryMemberOfConfigOnce) {
   EXPECT_EQ(members.size(), schema::config_keys.size());
   EXPECT_EQ(names.size(), schema::config_keys.size());
   EXPECT_GT(bytes + alignof(Config), sizeof(Config)) << "a member of Config is not in schema::config_keys";
+}
+
+TEST(Schema, ListsEveryMemberOfAttentionOptionsOnce) {
+  AttentionOptions options;
+  // Does not compile when a member is added or removed.
+  [[maybe_unused]] const auto& [m1, m2, m3, m4, m5, m6, m7, m8, m9, m10, m11, m12, m13, m14] = options;
+  std::set<const void*> members;
+  std::set<std::string_view> names;
+  schema::for_each_option(options, [&](const schema::OptionKey& key, const auto& value) {
+    members.insert(&value);
+    names.insert(key.name);
+  });
+  EXPECT_EQ(schema::option_keys.size(), 14u);
+  EXPECT_EQ(members.size(), schema::option_keys.size());
+  EXPECT_EQ(names.size(), schema::option_keys.size());
+}
+
+// A mistake in one rank's options is found whichever option it is.
+TEST(Schema, EveryComparedOptionChangesTheFingerprint) {
+  Config config;
+  config.num_q_heads = config.num_kv_heads = 1, config.head_dim_qk = config.head_dim_v = 8;
+  const Partition partition = Partition::contiguous(std::vector<std::int64_t>{0, 64}, config.select_block, 1);
+  const AttentionOptions defaults;
+  const std::string expected = fingerprint(config, partition, defaults);
+  for (const schema::OptionKey& key : schema::option_keys) {
+    AttentionOptions options;
+    std::visit([&](auto member) { change(options.*member); }, key.member);
+    EXPECT_EQ(fingerprint(config, partition, options) != expected, key.compared) << key.name;
+  }
 }
 
 TEST(Schema, ListsEveryTensorOnceByItsOwnName) {

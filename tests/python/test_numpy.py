@@ -9,6 +9,7 @@ import pytest
 
 import cpnsa
 import cpnsa.numpy
+from cpnsa import _core
 
 cases = sorted(path for path in (pathlib.Path(__file__).parent.parent / "golden" / "cases").iterdir() if path.is_dir())
 types = {"f64": np.float64, "f32": np.float32}
@@ -168,6 +169,24 @@ def test_arrays_made_for_the_call():
     assert is_close(out, case.expected["out"], 0, 1e-7)
     with pytest.raises(cpnsa.ArgumentError, match="closed"):
         layer.forward(Exporting(q, layer.close), k, v, gate, compress_k, compress_v)
+
+
+def test_options_are_those_of_the_library():
+    expected = dict(_core.option_defaults)
+    del expected["dtype"]  # an argument of its own
+    assert cpnsa.AttentionOptions().to_dict() == expected
+
+
+@pytest.mark.parametrize("option, value, message", [
+    ("backward", "yes", "backward: found 'yes', expected True or False"),
+    ("exchange", 3, "exchange: found 3, expected a string"),
+    ("exchange", "fetsch", "exchange: found 'fetsch', expected one of auto, fetch, gather"),
+    ("gradient_dtype", "f8", "gradient_dtype: found 'f8', expected one of"),
+])
+def test_bad_options_are_named(option, value, message):
+    config = cpnsa.Config(num_q_heads=1, num_kv_heads=1, head_dim_qk=8, head_dim_v=8)
+    with pytest.raises(cpnsa.ArgumentError, match=message):
+        cpnsa.numpy.Attention(config, cu_seqlens=[0, 64], **{option: value})
 
 
 def test_partition():
