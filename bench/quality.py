@@ -78,7 +78,8 @@ class Job:
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable]
         if run.gpus > 1:
-            command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(run.gpus)]
+            command += ["-m", "torch.distributed.run", "--nnodes", "1", "--rdzv_backend", "c10d",
+                        "--rdzv_endpoint", "localhost:0", "--nproc_per_node", str(run.gpus)]
         command += [str(EXAMPLE / f"{run.program}.py"), *run.flags]
         if run.program == "looks":
             command += ["--run", str(self.folder)]

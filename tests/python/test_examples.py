@@ -12,23 +12,18 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 if not torch.distributed.is_available():
     pytest.skip("this PyTorch has no torch.distributed", allow_module_level=True)
+from torchrun import torchrun  # noqa: E402
 
 root = pathlib.Path(__file__).resolve().parents[2]
 environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 
-def run(*command):
-    result = subprocess.run([sys.executable, *map(str, command)], env=environment, text=True, timeout=280,
+def run(ranks, *command):
+    start = torchrun(ranks) if ranks else [sys.executable]
+    result = subprocess.run([*start, *map(str, command)], env=environment, text=True, timeout=280,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert result.returncode == 0, result.stdout
     return result.stdout
-
-
-def torchrun(ranks, *command):
-    options = ["--standalone", "--nproc_per_node", ranks]
-    if sys.version_info >= (3, 11) and torch.__version__ < "2":
-        options += ["--redirects", "9:1", "--tee", "9:1"]  # that torchrun does not know its own defaults in Python 3.11
-    return run("-m", "torch.distributed.run", *options, *command)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +36,7 @@ def losses_of(tmp_path_factory):
             file = folder / f"{ranks}.json"
             command = (root / "examples" / "04_pytorch" / "train.py", "--steps", steps, "--tokens", 500, "--dtype",
                        "float64", "--losses", file)
-            torchrun(ranks, *command) if ranks else run(*command)
+            run(ranks, *command)
             made[ranks] = json.loads(file.read_text())
         return made[ranks]
 
@@ -73,5 +68,5 @@ def test_pytorch_page(tmp_path):
     assert set(found) == {"one_rank.py", "context_parallel.py"}
     for name, program in found.items():
         (tmp_path / name).write_text(program)
-    assert "loss" in run(tmp_path / "one_rank.py")
-    assert "loss" in torchrun(2, tmp_path / "context_parallel.py")
+    assert "loss" in run(0, tmp_path / "one_rank.py")
+    assert "loss" in run(2, tmp_path / "context_parallel.py")

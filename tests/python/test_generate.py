@@ -18,6 +18,7 @@ sys.path.insert(0, str(example))
 import checkpoint  # noqa: E402
 import model as gpt  # noqa: E402
 import settings as settings_module  # noqa: E402
+from torchrun import torchrun  # noqa: E402
 
 SETTINGS = settings_module.Settings(
     parameters=32_000, hidden=32, layers=2, num_q_heads=4, num_kv_heads=2, head_dim=8, compress_block=4,
@@ -46,12 +47,7 @@ def run_folder(tmp_path_factory):
 
 def generate(run_folder, *flags, ranks=1):
     report = run_folder / f"report_{ranks}.json"
-    start = [sys.executable]
-    if ranks > 1:
-        start += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-        if sys.version_info >= (3, 11) and torch.__version__ < "2":
-            # That torchrun does not know its own defaults in Python 3.11.
-            start += ["--redirects", "9:1", "--tee", "9:1"]
+    start = torchrun(ranks) if ranks > 1 else [sys.executable]
     command = [*start, example / "generate.py", "--model", run_folder, "--cpu", "--json", report, *flags]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(list(map(str, command)), text=True, timeout=280, capture_output=True, env=environment)

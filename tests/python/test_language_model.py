@@ -28,6 +28,7 @@ import settings as settings_module  # noqa: E402
 import token_files  # noqa: E402
 import trainer  # noqa: E402
 from parallel import World  # noqa: E402
+from torchrun import torchrun  # noqa: E402
 
 # float64, so that runs on several ranks agree to rounding; 2 layers, so that layers feed each other.
 TINY = settings_module.Settings(
@@ -42,8 +43,8 @@ def flags_of(settings):
             for flag in ("--" + name.replace("_", "-"), str(value))]
 
 
-def run(*command):
-    result = subprocess.run([sys.executable, *map(str, command)], text=True, timeout=280, stdout=subprocess.PIPE,
+def run(*command, start=(sys.executable,)):
+    result = subprocess.run([*start, *map(str, command)], text=True, timeout=280, stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT,
                             env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
     return result.returncode, result.stdout
@@ -304,13 +305,10 @@ def test_bad_settings(change, message, data, tmp_path):
 
 def test_losses_are_those_of_one_rank(trained, data, tmp_path):
     """DP 2 x CP 2, by torchrun."""
-    options = ["--standalone", "--nproc_per_node", 4]
-    if sys.version_info >= (3, 11) and torch.__version__ < "2":
-        options += ["--redirects", "9:1", "--tee", "9:1"]  # that torchrun does not know its own defaults in Python 3.11
     file = tmp_path / "settings.json"
     TINY.save(file)
-    status, output = run("-m", "torch.distributed.run", *options, pathlib.Path(__file__).parent /
-                         "language_model_ranks.py", example, data, file, tmp_path)
+    status, output = run(pathlib.Path(__file__).parent / "language_model_ranks.py", example, data, file, tmp_path,
+                         start=torchrun(4))
     assert status == 0, output
     for attention in ("nsa", "full"):
         expected, found = losses_of(trained / attention)[:4], losses_of(tmp_path / attention)

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
 pytest.importorskip("megatron.core", reason="megatron-core is not installed (it needs a newer PyTorch than Debian's)")
+from torchrun import torchrun
 
 ranks = 2
 
@@ -73,9 +74,8 @@ def test_page(tmp_path, ranks):
     program = re.search(r"^```python\n(# train\.py\n.*?)^```$", page, re.MULTILINE | re.DOTALL).group(1)
     (tmp_path / "train.py").write_text(program)
     result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks),
-         str(tmp_path / "train.py")], text=True, timeout=280, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+        [*torchrun(ranks), str(tmp_path / "train.py")], text=True, timeout=280, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     assert result.returncode == 0, result.stdout
     losses = [float(loss) for loss in re.findall(r"^loss (.*)$", result.stdout, re.MULTILINE)]
     one_rank.setdefault("losses", losses)
