@@ -192,7 +192,12 @@ std::unique_ptr<SegmentSchedule> CudaDevice::schedule(std::span<const Segment> s
       const std::vector<int> queries = sm90::query_tiles(sm90::shapes[row], config.heads_per_group());
       sizes.queries.insert(sizes.queries.end(), queries.begin(), queries.end());
     }
-    if (const int queries = sm90::any_heads_select_queries(config); queries > 0) sizes.queries.push_back(queries);
+    std::int64_t end = 0;
+    for (const Segment& segment : segments) end = std::max(end, segment.position + segment.rows);
+    for (const int queries :
+         {sm90::any_heads_select_queries(config), sm90::selected_attention_queries(config, DType::bf16, end),
+          sm90::selected_query_gradients_queries(config, DType::bf16, end)})
+      if (queries > 0) sizes.queries.push_back(queries);
     sizes.keys = sm90::shapes[dense].key_gradients.keys;
   }
   return std::make_unique<CudaSegmentSchedule>(segments, config, sizes);

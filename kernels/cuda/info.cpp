@@ -41,15 +41,15 @@ class Choice {
  public:
   Choice(const Config& config, DType dtype, const Gpu& gpu) : config_(config), dtype_(dtype), gpu_(gpu) {}
 
-  /// `depends`: what the choice depends on besides the shape; `page`: where the op's own conditions are described.
+  /// `page`: where the op's own conditions are described.
   template <class Op>
-  OpKernel of(std::string_view name, const char* page, const char* depends = "") const {
+  OpKernel of(std::string_view name, const char* page) const {
     Op op{};
     op.config = &config_;
     op.dtype = dtype_;
     if (!gpu_.is_hopper())
       return {name, KernelFamily::portable, gpu_.capability > 90 ? "there are no kernels for this GPU alone" : ""};
-    if (sm90::serves(op)) return {name, KernelFamily::hopper, depends};
+    if (sm90::serves(op)) return {name, KernelFamily::hopper, ""};
     if (sm90::serves(config_, dtype_))
       return {name, KernelFamily::portable,
               fmt::format("Hopper's kernel of this op needs other hyperparameters: {}", page)};
@@ -110,15 +110,14 @@ std::vector<OpKernel> kernels_of(const Config& given, DType dtype, int capabilit
   config.validate();
   check_limits(config, dtype);
   const Choice choice(config, dtype, {capability, 1});
-  constexpr const char* unions = "documents whose blocks do not fit in shared memory run on the portable kernels";
   constexpr const char *compressed = "docs/kernels/compressed_attention.md", *selection = "docs/kernels/selection.md",
                        *selected = "docs/kernels/selected_attention.md", *window = "docs/kernels/window_attention.md";
   return {choice.of<CompressedAttention>("compressed_attention", compressed),
           choice.of<SelectBlocks>("select_blocks", selection),
-          choice.of<SelectedAttention>("selected_attention", selected, unions),
+          choice.of<SelectedAttention>("selected_attention", selected),
           choice.of<WindowAttention>("window_attention", window),
           choice.of<CompressedAttentionBackward>("compressed_attention_backward", compressed),
-          choice.of<SelectedAttentionBackward>("selected_attention_backward", selected, unions),
+          choice.of<SelectedAttentionBackward>("selected_attention_backward", selected),
           choice.of<WindowAttentionBackward>("window_attention_backward", window)};
 }
 

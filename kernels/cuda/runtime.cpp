@@ -84,7 +84,7 @@ CudaDevice::CudaDevice(int index) : index_(index) {
 void CudaDevice::check_supported(const Config& config, DType dtype) const {
   check_limits(config, dtype);
   SelectBlocks select{};
-  SelectedAttention selected{};
+  SelectedAttentionBackward selected{};  // whose kernels serve no layer that the forward's do not
   select.config = selected.config = &config;
   select.dtype = selected.dtype = dtype;
   if (gpu_.is_hopper() && !(sm90::serves(config, dtype) && sm90::serves(select) && sm90::serves(selected)))

@@ -41,9 +41,13 @@ TEST(CudaLimits, AreSaid) {
   EXPECT_THAT(refusal([](Config& c) { c.head_dim_qk = 260; }), found("head_dim_qk 260"));
   EXPECT_THAT(refusal([](Config& c) { c.head_dim_v = 20; }), found("head_dim_v 20"));
   EXPECT_THAT(refusal([](Config& c) { c.compress_hidden_v = 20; }), found("compress_hidden_v 20"));
-  EXPECT_THAT(refusal([](Config& c) { c.num_q_heads = 260; }), found("num_q_heads / num_kv_heads 65"));
-  EXPECT_THAT(refusal([](Config& c) { c.num_q_heads = c.num_kv_heads = 65536; }), found("num_kv_heads 65536"));
-  EXPECT_THAT(refusal([](Config& c) { c.select_count = 65; }), found("select_count 65"));
+  EXPECT_EQ(refusal([](Config& c) { c.num_q_heads = 1000, c.num_kv_heads = 2; }), "none");
+  EXPECT_EQ(refusal([](Config& c) { c.select_count = 128; }), "none");
+  EXPECT_THAT(refusal([](Config& c) { c.num_q_heads = c.num_kv_heads = 65536; }),
+              found("num_kv_heads times slices of query heads 65536 times 1"));
+  EXPECT_THAT(refusal([](Config& c) { c.num_kv_heads = 32768, c.num_q_heads = 65 * c.num_kv_heads; }),
+              found("num_kv_heads times slices of query heads 32768 times 2"));
+  EXPECT_THAT(refusal([](Config& c) { c.select_count = 129; }), found("select_count 129"));
   EXPECT_THAT(refusal([](Config& c) { c.compress_stride = 1, c.select_block = 128; }),
               found("(select_block + compress_block) / compress_stride 160"));
 }

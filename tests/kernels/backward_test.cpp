@@ -137,6 +137,10 @@ TEST_P(BackwardOps, SelectedAttention) {
   for_each_case([&](const OpCase& op_case) { check_selected_gradients(*this, op_case); });
 }
 
+TEST_P(BackwardOps, SelectedAttentionOfLongLists) {
+  with_many_blocks([&](const OpCase& op_case) { check_selected_gradients(*this, op_case); });
+}
+
 TEST_P(BackwardOps, SelectedAttentionOfManyShapes) {
   for_each_selection_shape([&](const OpCase& op_case) { check_selected_gradients(*this, op_case); }, BlockSizes::other);
 }

@@ -176,6 +176,10 @@ TEST_P(ForwardOps, SelectBlocksOfManyShapes) {
   for_each_selection_shape([&](const OpCase& op_case) { check_selection(*this, op_case); }, BlockSizes::all);
 }
 
+TEST_P(ForwardOps, SelectBlocksOfLongLists) {
+  with_many_blocks([&](const OpCase& op_case) { check_selection(*this, op_case); });
+}
+
 // Every block is one of nine kinds; blocks of one kind have equal scores, and the best kind depends on the query. Among
 // equal scores the lower blocks must be selected, within a chunk of 32 blocks and across chunks. A query that is NaN
 // makes all of its blocks tie.
@@ -332,6 +336,10 @@ void check_selected_attention(KernelTest& test, const OpCase& op_case) {
 
 TEST_P(ForwardOps, SelectedAttention) {
   for_each_case([&](const OpCase& op_case) { check_selected_attention(*this, op_case); }, Also::steep_scores);
+}
+
+TEST_P(ForwardOps, SelectedAttentionOfLongLists) {
+  with_many_blocks([&](const OpCase& op_case) { check_selected_attention(*this, op_case); });
 }
 
 TEST_P(ForwardOps, SelectedAttentionOfManyShapes) {

@@ -92,14 +92,17 @@ std::vector<Problem> head_counts(bool all) {
                             {40, 2, 64, 64},
                             {64, 1, 160, 96},
                             {4, 1, 256, 256},
-                            {20, 2, 136, 200}}) {
+                            {20, 2, 136, 200},
+                            {72, 1, 64, 64},
+                            {130, 1, 32, 40}}) {
     Config config = one_group(50);
     config.num_q_heads = heads.per_group * heads.groups, config.num_kv_heads = heads.groups;
     config.head_dim_qk = heads.d_qk, config.head_dim_v = heads.d_v;
     config.local_blocks = 1;
     // The second document has more queries than a tile of 192 rows.
-    const std::int64_t end = std::max<std::int64_t>(120, 192 / heads.per_group + 40);
-    if (all || (seed - 520) % 3 == 0)
+    const bool is_split = heads.per_group > 64;  // over tiles of every kernel
+    const std::int64_t end = is_split ? 90 : std::max<std::int64_t>(120, 192 / heads.per_group + 40);
+    if (all || is_split || (seed - 520) % 3 == 0)
       problems.push_back(make_problem(config, {0, 33, end}, seed, {.shared_k = false, .shared_v = false}));
     ++seed;
   }
@@ -132,6 +135,17 @@ std::vector<Problem> selection_shapes() {
     problems.push_back(make_problem(config, {0, 70, of.tokens}, seed++, {.shared_k = false, .shared_v = false}));
   }
   return problems;
+}
+
+// Lists of 128 blocks, of which scores decide on 124; the last queries see more blocks than they select.
+Problem many_blocks() {
+  Config config = one_group(48);
+  config.num_q_heads = config.num_kv_heads = 1;
+  config.head_dim_qk = config.head_dim_v = 16;
+  config.compress_block = config.compress_stride = config.select_block = 16;
+  config.select_count = 128;
+  config.compressor = Compressor::mean;
+  return make_problem(config, {0, 70, 2250}, 604, {.shared_k = false, .shared_v = false});
 }
 
 // A document with more than the 128 summaries that kernels process at a time, and a second document.
@@ -377,6 +391,12 @@ void KernelTest::for_each_selection_shape(const std::function<void(const OpCase&
     check(OpCase(std::move(problem), DType::bf16));
     if (HasFatalFailure()) return;
   }
+}
+
+void KernelTest::with_many_blocks(const std::function<void(const OpCase&)>& check) {
+  Problem problem = many_blocks();
+  ASSERT_TRUE(supported(problem.config, DType::bf16));
+  check(OpCase(std::move(problem), DType::bf16));
 }
 
 void KernelTest::for_each_partition(const OpCase& op_case, const std::function<void(const Partition&)>& check) {

@@ -114,6 +114,9 @@ class KernelTest : public testing::TestWithParam<DeviceBackend> {
   /// branch has code of its own besides that for 64, which for_each_case() covers.
   void for_each_selection_shape(const std::function<void(const OpCase&)>& check, BlockSizes sizes);
 
+  /// Calls `check` with a problem that selects 128 blocks.
+  void with_many_blocks(const std::function<void(const OpCase&)>& check);
+
  private:
   std::unique_ptr<Device> device_;
   int unsupported_ = 0;

@@ -2,6 +2,7 @@
 
 // The (query, head) pairs that the rows of a tile are, of the query heads of one KV head.
 
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/cuda/common/problem.cuh"
@@ -40,6 +41,10 @@ struct HeadRows<any_heads, Rows> {
   static constexpr bool has_padding = true;
 
   explicit constexpr HeadRows(int heads_per_group) : heads_per_group_(heads_per_group), split_(Rows, heads_per_group) {}
+  /// With fewer `queries` than the rows would hold.
+  HeadRows(int heads_per_group, int queries) : HeadRows(heads_per_group) {
+    split_.queries = std::min(split_.queries, queries);
+  }
   /// The same, computed where it is called, so that its numbers take no registers before.
   static __device__ HeadRows recomputed(int heads_per_group) { return HeadRows(ptx::opaque(heads_per_group)); }
   constexpr int heads_per_group() const { return heads_per_group_; }

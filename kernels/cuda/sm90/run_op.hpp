@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
+#include <cstdint>
 
 #include "cpnsa/ops.hpp"
 #include "kernels/cuda/common/gpu.hpp"
@@ -20,12 +21,17 @@ bool serves(const Op& op) {
 /// Needs any row of shapes.hpp, at most 128 blocks that scores decide, and shared memory for the heads of a query.
 template <>
 bool serves(const SelectBlocks&);
-/// Needs any row of shapes.hpp; m 16, 32 or a multiple of 64; and documents short enough for the union of a tile's
-/// blocks to fit in shared memory.
+/// Needs any row of shapes.hpp; m 16, 32 or a multiple of 64; and consumer warps for the heads of a query.
 template <>
 bool serves(const SelectedAttention&);
 template <>
 bool serves(const SelectedAttentionBackward&);
+
+/// Queries of the tiles of the two ops above for a rank whose tokens end at `end_position` of their documents; 0 where
+/// the kernels do not serve the layer. The union of the blocks of a tile's queries is in shared memory: in long
+/// documents tiles have as many queries as their blocks leave room for.
+int selected_attention_queries(const Config& config, DType dtype, std::int64_t end_position);
+int selected_query_gradients_queries(const Config& config, DType dtype, std::int64_t end_position);
 
 /// Enqueues an op by Hopper's kernels (compute capability 9.0). A specialization per op is defined in the file of its
 /// kernels. UnsupportedError for an op that they do not serve.

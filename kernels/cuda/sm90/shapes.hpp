@@ -180,10 +180,8 @@ struct HeadSplit {
       : parts((heads_per_group + rows - 1) / rows),
         heads((heads_per_group + parts - 1) / parts),
         queries(rows / heads) {}
-  /// Queries of a tile of `groups` groups of rows, at least 1.
-  constexpr int tile_queries(int groups) const {
-    return groups < parts ? 1 : groups / parts * (parts > 1 ? 1 : queries);
-  }
+  /// Queries of a tile of `groups` groups of rows, 0 where they do not hold the heads of one.
+  constexpr int tile_queries(int groups) const { return groups / parts * (parts > 1 ? 1 : queries); }
 };
 
 /// Queries of the tiles that a kernel of a shape walks, from the heads of the layer. Kernels of 64 rows a warpgroup
@@ -197,20 +195,13 @@ constexpr int query_gradient_queries(const Shape& shape, int heads) {
 constexpr int select_blocks_queries(const Shape& shape, int heads) {
   return shape.select_blocks.warpgroups * 8 * HeadSplit(16, heads).queries;
 }
-constexpr int selected_attention_queries(const Shape& shape, int heads) {
-  return HeadSplit(16, heads).tile_queries(shape.selected_attention.warps);
-}
-constexpr int selected_query_gradient_queries(const Shape& shape, int heads) {
-  return HeadSplit(16, heads).tile_queries(shape.selected_query_gradients.warps);
-}
 
-/// Sizes of the query tiles that the kernels of a shape walk, in queries; sizes may repeat.
+/// Sizes of the query tiles that the kernels of a shape walk, in queries, but for those of the selected branch, which
+/// depend on the documents (run_op.hpp); sizes may repeat.
 inline std::vector<int> query_tiles(const Shape& shape, std::int64_t heads_per_group) {
   const int heads = static_cast<int>(heads_per_group);
   std::vector<int> tiles{attention_queries(shape, heads), query_gradient_queries(shape, heads)};
-  if (has_selection(shape))
-    tiles.insert(tiles.end(), {select_blocks_queries(shape, heads), selected_attention_queries(shape, heads),
-                               selected_query_gradient_queries(shape, heads)});
+  if (has_selection(shape)) tiles.push_back(select_blocks_queries(shape, heads));
   return tiles;
 }
 

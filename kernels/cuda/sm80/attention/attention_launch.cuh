@@ -23,7 +23,8 @@ void visit_shape(const OpContext& a, Function&& function) {
   });
 }
 
-/// Enqueues kernel(problem, extras...) with a thread block for each query tile of each of `groups` KV heads.
+/// Enqueues kernel(problem, extras...) with a thread block for each query tile of each slice of the query heads of
+/// `groups` KV heads.
 template <class Shape, class Kernel, class Stage, class... Extras>
 void launch_attention(Kernel* kernel, const Stage& a, std::size_t shared_bytes, std::int64_t groups,
                       cudaStream_t stream, const Extras&... extras) {
@@ -35,7 +36,8 @@ void launch_attention(Kernel* kernel, const Stage& a, std::size_t shared_bytes, 
   problem.out = static_cast<T*>(a.out);
   problem.log_sum_exp = static_cast<float*>(a.log_sum_exp);
   allow_shared_memory(kernel, shared_bytes);
-  const dim3 grid(static_cast<unsigned>(tiles.count), static_cast<unsigned>(groups));
+  const std::int64_t slices = groups * num_head_slices(a.config->heads_per_group());
+  const dim3 grid(static_cast<unsigned>(tiles.count), static_cast<unsigned>(slices));
   kernel<<<grid, Shape::threads, shared_bytes, stream>>>(problem, extras...);
   check_launch("attention");
 }

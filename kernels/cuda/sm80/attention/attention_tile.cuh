@@ -43,25 +43,39 @@ concept KeySource = requires(const Source& source, int tile, int query, int row)
   { source.visible(tile, query) } -> std::same_as<KeyRange>;  // rows of the tile that the query sees
 };
 
+/// The query heads of one KV head that a tile has: all of them, or a slice where they are more than its rows.
+struct HeadSlice {
+  int group;  ///< KV head
+  int first;  ///< query head
+  int heads;
+
+  /// `index`: of the slice among those of all KV heads from `first_group` on.
+  template <class T>
+  __device__ HeadSlice(const AttentionProblem<T>& a, int index, int first_group = 0) {
+    const int slices = num_head_slices(a.heads_per_group), before = index % slices * rows_per_tile;
+    group = first_group + index / slices;
+    first = group * a.heads_per_group + before;
+    heads = min(rows_per_tile, a.heads_per_group - before);
+  }
+};
+
 /// The query and head of one of the block's 64 rows.
 struct TileRow {
   int query;              ///< in the tile
   std::int64_t head_row;  ///< row * H + head, -1 for a row that the tile does not have
 
   template <class T>
-  __device__ TileRow(const AttentionProblem<T>& a, const QueryTile& tile, int group, int index)
-      : query(index / a.heads_per_group),
-        head_row(query < tile.rows
-                     ? (tile.row + query) * a.num_q_heads + group * a.heads_per_group + index % a.heads_per_group
-                     : -1) {}
+  __device__ TileRow(const AttentionProblem<T>& a, const QueryTile& tile, const HeadSlice& slice, int index)
+      : query(index / slice.heads),
+        head_row(query < tile.rows ? (tile.row + query) * a.num_q_heads + slice.first + index % slice.heads : -1) {}
 };
 
 template <class Shape>
 __device__ __forceinline__ void load_queries(const AttentionProblem<typename Shape::T>& a, const QueryTile& tile,
-                                             int group, std::uint32_t destination) {
+                                             const HeadSlice& slice, std::uint32_t destination) {
   load_rows<typename Shape::Queries, Shape::threads>(destination, a.d_qk, a.q,
                                                      [&](int index) -> const typename Shape::T* {
-                                                       const TileRow row(a, tile, group, index);
+                                                       const TileRow row(a, tile, slice, index);
                                                        return row.head_row >= 0 ? a.q + row.head_row * a.d_qk : nullptr;
                                                      });
 }
@@ -80,14 +94,14 @@ __device__ __forceinline__ void load_key_tile(const AttentionProblem<typename Sh
 
 /// The whole of a thread block's work. `shared` is the address of Shape::shared_bytes.
 template <class Shape, KeySource<typename Shape::T> Source>
-__device__ __forceinline__ void attend(const AttentionProblem<typename Shape::T>& a, const QueryTile& tile, int group,
-                                       const Source& source, std::uint32_t shared) {
+__device__ __forceinline__ void attend(const AttentionProblem<typename Shape::T>& a, const QueryTile& tile,
+                                       const HeadSlice& slice, const Source& source, std::uint32_t shared) {
   using T = typename Shape::T;
   const std::uint32_t queries = shared, ring = shared + Shape::Queries::bytes;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const TileRow rows[2] = {{a, tile, group, warp * 16 + lane / 4}, {a, tile, group, warp * 16 + lane / 4 + 8}};
-  const int first_query = warp * 16 / a.heads_per_group;
-  const int last_query = min(tile.rows, (warp * 16 + 15) / a.heads_per_group + 1);
+  const TileRow rows[2] = {{a, tile, slice, warp * 16 + lane / 4}, {a, tile, slice, warp * 16 + lane / 4 + 8}};
+  const int first_query = warp * 16 / slice.heads;
+  const int last_query = min(tile.rows, (warp * 16 + 15) / slice.heads + 1);
 
   const auto load_stage = [&](int index) {
     load_key_tile<Shape>(a, source, index, ring + index % Shape::stages * Shape::stage_bytes);
@@ -97,7 +111,7 @@ __device__ __forceinline__ void attend(const AttentionProblem<typename Shape::T>
   float o[Shape::d_v / 8][4] = {};
   const int tiles = source.tiles();
   if (tiles > 0) {  // else nothing would wait for the queries
-    load_queries<Shape>(a, tile, group, queries);
+    load_queries<Shape>(a, tile, slice, queries);
     load_stage(0);
   }
   for (int index = 0; index < tiles; ++index) {

@@ -12,9 +12,9 @@ __global__ void __launch_bounds__(Shape::threads)
   // The last tiles see most: they start first.
   const QueryTile tile = a.tiles[gridDim.x - 1 - blockIdx.x];
   const Segment& segment = a.segments[tile.segment];
-  const int group = blockIdx.y;
-  const SummarySource<Shape> source(a, tile, segment, group, summaries);
-  attend<Shape>(a, tile, group, source, ptx::shared_address(shared));
+  const HeadSlice slice(a, blockIdx.y);
+  const SummarySource<Shape> source(a, tile, segment, slice.group, summaries);
+  attend<Shape>(a, tile, slice, source, ptx::shared_address(shared));
 }
 
 }  // namespace

@@ -14,9 +14,9 @@ __global__ void __launch_bounds__(Shape::threads, 2)
   extern __shared__ __align__(1024) unsigned char shared[];
   // The last tiles see most: they start first.
   const QueryTile tile = a.tiles[gridDim.x - 1 - blockIdx.x];
-  const int group = blockIdx.y;
-  const SummarySource<Shape> source(a, tile, a.segments[tile.segment], group, summaries);
-  add_query_gradients<Shape>(a, tile, group, source, ptx::shared_address(shared));
+  const HeadSlice slice(a, blockIdx.y);
+  const SummarySource<Shape> source(a, tile, a.segments[tile.segment], slice.group, summaries);
+  add_query_gradients<Shape>(a, tile, slice, source, ptx::shared_address(shared));
 }
 
 /// The tile's part of the rows that see its summaries.

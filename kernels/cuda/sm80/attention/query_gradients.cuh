@@ -50,14 +50,15 @@ struct GradientRow {
 /// The whole of a thread block's work. `shared` is the address of Shape::shared_bytes.
 template <class Shape, KeySource<typename Shape::T> Source>
 __device__ __forceinline__ void add_query_gradients(const GradientProblem<typename Shape::T>& a, const QueryTile& tile,
-                                                    int group, const Source& source, std::uint32_t shared) {
+                                                    const HeadSlice& slice, const Source& source,
+                                                    std::uint32_t shared) {
   using T = typename Shape::T;
   const std::uint32_t queries = shared, douts = queries + Shape::Queries::bytes, ring = douts + Shape::Douts::bytes;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const TileRow rows[2] = {{a, tile, group, warp * 16 + lane / 4}, {a, tile, group, warp * 16 + lane / 4 + 8}};
+  const TileRow rows[2] = {{a, tile, slice, warp * 16 + lane / 4}, {a, tile, slice, warp * 16 + lane / 4 + 8}};
   const GradientRow given[2] = {{a, rows[0].head_row}, {a, rows[1].head_row}};
-  const int first_query = warp * 16 / a.heads_per_group;
-  const int last_query = min(tile.rows, (warp * 16 + 15) / a.heads_per_group + 1);
+  const int first_query = warp * 16 / slice.heads;
+  const int last_query = min(tile.rows, (warp * 16 + 15) / slice.heads + 1);
 
   const auto load_stage = [&](int index) {
     load_key_tile<Shape>(a, source, index, ring + index % Shape::stages * Shape::stage_bytes);
@@ -66,9 +67,9 @@ __device__ __forceinline__ void add_query_gradients(const GradientProblem<typena
   const int tiles = source.tiles();
   if (tiles == 0) return;
   float dq[Shape::d_qk / 8][4] = {};
-  load_queries<Shape>(a, tile, group, queries);
+  load_queries<Shape>(a, tile, slice, queries);
   load_rows<typename Shape::Douts, Shape::threads>(douts, a.d_v, a.q, [&](int index) -> const T* {
-    const TileRow row(a, tile, group, index);
+    const TileRow row(a, tile, slice, index);
     return row.head_row >= 0 ? a.dout + row.head_row * a.d_v : nullptr;
   });
   load_stage(0);

@@ -11,9 +11,9 @@ __global__ void __launch_bounds__(Shape::threads)
   extern __shared__ __align__(1024) unsigned char shared[];
   const QueryTile tile = a.tiles[blockIdx.x];
   const Segment& segment = a.segments[tile.segment];
-  const int group = blockIdx.y;
-  const WindowSource<Shape> source(a, tile, segment, group, tensors);
-  attend<Shape>(a, tile, group, source, ptx::shared_address(shared));
+  const HeadSlice slice(a, blockIdx.y);
+  const WindowSource<Shape> source(a, tile, segment, slice.group, tensors);
+  attend<Shape>(a, tile, slice, source, ptx::shared_address(shared));
 }
 
 }  // namespace

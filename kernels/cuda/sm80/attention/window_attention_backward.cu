@@ -12,9 +12,9 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     window_query_gradients_kernel(GradientProblem<typename Shape::T> a, WindowTensors<Shape> tensors) {
   extern __shared__ __align__(1024) unsigned char shared[];
   const QueryTile tile = a.tiles[blockIdx.x];
-  const int group = blockIdx.y;
-  const WindowSource<Shape> source(a, tile, a.segments[tile.segment], group, tensors);
-  add_query_gradients<Shape>(a, tile, group, source, ptx::shared_address(shared));
+  const HeadSlice slice(a, blockIdx.y);
+  const WindowSource<Shape> source(a, tile, a.segments[tile.segment], slice.group, tensors);
+  add_query_gradients<Shape>(a, tile, slice, source, ptx::shared_address(shared));
 }
 
 /// The rows that see a key tile: of each of its segments those that are within a window of its keys.

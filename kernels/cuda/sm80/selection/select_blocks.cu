@@ -2,6 +2,7 @@
 // KV head and walks the summaries once more: p = exp2(s - log_sum_exp) goes to shared memory, is summed over the
 // group's heads in ascending order, folded into the blocks that the tile completes in ascending order of summaries, and
 // offered to each query's best so far. A row's scores depend on nothing but its query, its document and its position.
+// More than 64 heads are multiplied by a tile of summaries 64 at a time.
 
 #include "kernels/cuda/common/summary_rule.cuh"
 #include "kernels/cuda/sm80/attention/attention_launch.cuh"
@@ -86,15 +87,16 @@ struct SelectKernel {
     }
   }
 
-  // P = sum over the heads, ascending.
-  __device__ __forceinline__ static void sum_heads(int heads, int queries, const float* probabilities,
+  // P = sum over the heads, ascending; `continues` the sums of the slice before.
+  __device__ __forceinline__ static void sum_heads(int heads, bool continues, int queries, const float* probabilities,
                                                    float* importance, int carry) {
     for (int index = threadIdx.x; index < queries * Shape::keys; index += Shape::threads) {
       const int query = index / Shape::keys, key = index % Shape::keys;
-      float sum = 0.f;
+      float& importance_of_key = importance[query * (carry + Shape::keys) + carry + key];
+      float sum = continues ? importance_of_key : 0.f;
       for (int head = 0; head < heads; ++head)
         sum += probabilities[(query * heads + head) * SelectShared<Shape>::pitch + key];
-      importance[query * (carry + Shape::keys) + carry + key] = sum;
+      importance_of_key = sum;
     }
   }
 
@@ -143,7 +145,7 @@ __global__ void __launch_bounds__(Shape::threads, 2)
   const int position = static_cast<int>(segment.position + tile.row - segment.row), last = position + tile.rows - 1;
   const std::uint32_t queries = ptx::shared_address(memory), ring = queries + Shape::Queries::bytes;
   const SelectShared<Shape> shared(memory + Kernel::shared_bytes, tile.rows, rule);
-  const TileRow rows[2] = {{a, tile, group, warp * 16 + lane / 4}, {a, tile, group, warp * 16 + lane / 4 + 8}};
+  const int slices = num_head_slices(a.heads_per_group);
 
   const int seen = rule.summaries.visible(last);
   const int needed = rule.selection.chooses(last) && rule.selection.num_scored() > 0
@@ -162,7 +164,7 @@ __global__ void __launch_bounds__(Shape::threads, 2)
   for (int i = threadIdx.x; i < tile.rows * (rule.carry + Shape::keys); i += Shape::threads) shared.importance[i] = 0.f;
   for (int i = threadIdx.x; i < tile.rows; i += Shape::threads) shared.marks[i] = {};
   if (tiles > 0) {
-    load_queries<Shape>(a, tile, group, queries);
+    if (slices == 1) load_queries<Shape>(a, tile, HeadSlice(a, group), queries);
     load_keys(0);
   }
   for (int index = 0; index < tiles; ++index) {
@@ -174,11 +176,21 @@ __global__ void __launch_bounds__(Shape::threads, 2)
     }
     __syncthreads();
     const int first = index * Shape::keys;
-    Kernel::write_probabilities(a, rule, rows, position, first, queries, ring + index % Shape::stages * Keys::bytes,
-                                shared.probabilities);
-    __syncthreads();
-    Kernel::sum_heads(a.heads_per_group, tile.rows, shared.probabilities, shared.importance, rule.carry);
-    __syncthreads();
+    for (int i = 0; i < slices; ++i) {
+      const HeadSlice slice(a, group * slices + i);
+      if (slices > 1) {
+        load_queries<Shape>(a, tile, slice, queries);
+        ptx::cp_async_commit();
+        ptx::cp_async_wait<0>();
+        __syncthreads();
+      }
+      const TileRow rows[2] = {{a, tile, slice, warp * 16 + lane / 4}, {a, tile, slice, warp * 16 + lane / 4 + 8}};
+      Kernel::write_probabilities(a, rule, rows, position, first, queries, ring + index % Shape::stages * Keys::bytes,
+                                  shared.probabilities);
+      __syncthreads();
+      Kernel::sum_heads(slice.heads, i > 0, tile.rows, shared.probabilities, shared.importance, rule.carry);
+      __syncthreads();
+    }
     for (int query = warp; query < tile.rows; query += Shape::warps)
       Kernel::fold(rule, shared, query, position + query, first);
     __syncthreads();

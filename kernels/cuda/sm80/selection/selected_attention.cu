@@ -10,10 +10,10 @@ __global__ void __launch_bounds__(Shape::threads)
     selected_attention_kernel(AttentionProblem<typename Shape::T> a, SelectedTensors<typename Shape::T> tensors) {
   extern __shared__ __align__(1024) unsigned char shared[];
   const QueryTile tile = a.tiles[blockIdx.x];
-  const int group = tensors.group_begin + blockIdx.y;
-  SelectedSource<Shape> source(a, tile, group, tensors, shared + Shape::shared_bytes);
-  source.build(tile, group, tensors);
-  attend<Shape>(a, tile, group, source, ptx::shared_address(shared));
+  const HeadSlice slice(a, blockIdx.y, tensors.group_begin);
+  SelectedSource<Shape> source(a, tile, slice.group, tensors, shared + Shape::shared_bytes);
+  source.build(tile, slice.group, tensors);
+  attend<Shape>(a, tile, slice, source, ptx::shared_address(shared));
 }
 
 }  // namespace

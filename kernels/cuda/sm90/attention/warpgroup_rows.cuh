@@ -73,11 +73,11 @@ __device__ __forceinline__ void to_operand(std::uint32_t (&p)[Values / 8][4], co
 
 /// Calls store(row of 16, quarter, group, values) for a warp's 16 rows of packs, pack group * 4 + quarter of the row,
 /// and begin_row(row) before the packs of each: the four lanes of a row exchange pairs so that each has 8 channels that
-/// are neighbours.
+/// are neighbours. `thread`: threadIdx.x, or the same hidden from the optimizer (ptx::opaque()).
 template <class T, int Values, class BeginRow, class Store>
 __device__ __forceinline__ void for_each_pack(const float (&o)[Values], const SoftmaxRows& state, BeginRow&& begin_row,
-                                              Store&& store) {
-  const int lane = threadIdx.x % 32, quarter = lane % 4;
+                                              Store&& store, unsigned thread = threadIdx.x) {
+  const int lane = thread % 32, quarter = lane % 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const float factor = state.inverse_sum(half);

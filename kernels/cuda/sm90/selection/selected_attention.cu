@@ -21,9 +21,6 @@ struct SelectedShape {
   static constexpr auto table = TableRow<Dqk, Dv, Heads>::shape.selected_attention;
   static constexpr int heads_per_group = Heads;
   static constexpr int warps = table.warps;
-  static int tile_queries(const Config& config) {
-    return selected_attention_queries(TableRow<Dqk, Dv, Heads>::shape, static_cast<int>(config.heads_per_group()));
-  }
   static constexpr int keys = tokens_per_block;
   static constexpr int key_stages = table.key_stages;
   static constexpr int value_stages = table.value_stages;
@@ -68,7 +65,9 @@ __device__ __forceinline__ void write_rows(const AttentionProblem<typename Shape
                                            HeadRowAt&& head_row_at) {
   using T = typename Shape::T;
   constexpr bool any = Shape::heads_per_group == any_heads;
-  const int lane = threadIdx.x % 32, d_v = layer_d_v<Shape>(a), packs = d_v / pack_items;
+  // Hidden, or what follows from it would take registers in the loop over tiles.
+  const unsigned thread = any ? ptx::opaque(static_cast<int>(threadIdx.x)) : threadIdx.x;
+  const int lane = thread % 32, d_v = layer_d_v<Shape>(a), packs = d_v / pack_items;
   const auto& values = reinterpret_cast<float(&)[Shape::d_v / 2]>(o);
   std::int64_t head_row = 0;
   bool exists = true;
@@ -100,12 +99,16 @@ __device__ __forceinline__ void write_rows(const AttentionProblem<typename Shape
           if (any && (!exists || pack >= packs)) return;
           if (a.out) store_pack(a.out + at, pack, slc);
           store_pack(combination.out + at, pack, combined(gates, cmp[group % 2], slc, win[group % 2]));
-        });
+        },
+        thread);
   } else {
-    for_each_pack<T>(values, state, begin_row, [&](int, int quarter, int group, const LayerPack<T>& slc) {
-      const int pack = group * 4 + quarter;
-      if (!any || (exists && pack < packs)) store_pack(a.out + head_row * d_v, pack, slc);
-    });
+    for_each_pack<T>(
+        values, state, begin_row,
+        [&](int, int quarter, int group, const LayerPack<T>& slc) {
+          const int pack = group * 4 + quarter;
+          if (!any || (exists && pack < packs)) store_pack(a.out + head_row * d_v, pack, slc);
+        },
+        thread);
   }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -167,49 +170,54 @@ __device__ __forceinline__ void consumer_loop(const AttentionWork<Shape>& a,
     const WarpRows own(a.tiling, item.group);
     ptx::mbarrier_wait(smem.queries().full(), turn % 2);
     Arrival seen;
-    const auto attend = [&](int index, int next, auto&& mask_keys) {
-      const ArrivalWord* const keys = buffers.arrivals(ArrivalsOf::keys, list_index);
+    // In kernels for any number of heads addresses are computed where they are needed: registers are short.
+    const auto index_now = [&] { return ptx::opaque(turn) % Shape::lists; };
+    const auto list_now = [&] { return buffers.list(Shape::lists, index_now()); };
+    const auto attend = [&](const int& at, int index, int next, auto&& mask_keys) {
+      const ArrivalWord* const keys = buffers.arrivals(ArrivalsOf::keys, at);
       attend_block<Shape>(state, o, mask_keys, a.problem.scale_log2, seen, keys + index,
-                          buffers.arrivals(ArrivalsOf::values, list_index) + index, next < 0 ? nullptr : keys + next,
-                          smem);
+                          buffers.arrivals(ArrivalsOf::values, at) + index, next < 0 ? nullptr : keys + next, smem);
     };
     if constexpr (any) {
       ChosenEntries chosen(a, item, own);
-      for_each_chosen(a.tiling, list, own.unit, [&](int index, int next) {
-        attend(index, next, [&](float(&s)[Shape::keys / 8][4]) {
-          chosen.next(a, chosen_entries(a.tiling, list, index, own.unit), item.position + own.query)
-              .mask(s, 0, -INFINITY);
+      for_each_chosen(a.tiling, list_now, own.unit, [&](int index, int next) {
+        attend(index_now(), index, next, [&](float(&s)[Shape::keys / 8][4]) {
+          const int query = buffers.item(index_now()).position + own.unit * rows.queries();
+          chosen.next(a, chosen_entries(a.tiling, list_now(), index, own.unit), query).mask(s, 0, -INFINITY);
         });
       });
     } else {
-      for_each_chosen(a.tiling, list, own.unit, [&](int index, int next) {
-        attend(index, next, [&](float(&s)[Shape::keys / 8][4]) {
-          const int visible = item.position + own.query + 1 - list.blocks[index] * Shape::keys;
-          if (visible >= Shape::keys) return;
+      for_each_chosen(
+          a.tiling, [&]() -> const auto& { return list; }, own.unit,
+          [&](int index, int next) {
+            attend(list_index, index, next, [&](float(&s)[Shape::keys / 8][4]) {
+              const int visible = item.position + own.query + 1 - list.blocks[index] * Shape::keys;
+              if (visible >= Shape::keys) return;
 #pragma unroll
-          for (int n = 0; n < Shape::keys / 8; ++n)
+              for (int n = 0; n < Shape::keys / 8; ++n)
 #pragma unroll
-            for (int i = 0; i < 4; ++i)
-              if (n * 8 + lane % 4 * 2 + i % 2 >= visible) s[n][i] = -INFINITY;
-        });
-      });
+                for (int i = 0; i < 4; ++i)
+                  if (n * 8 + lane % 4 * 2 + i % 2 >= visible) s[n][i] = -INFINITY;
+            });
+          });
     }
     // Read before the builders overwrite the item.
     const WarpRows done(a.tiling, item.group, ptx::opaque(static_cast<int>(threadIdx.x)));
     const int queries_left = item.tile.rows - done.query;
-    const int heads_left = (item.group + 1) * rows.heads_per_group() - rows.first_head(done.slice);
     std::int64_t first_row = (item.tile.row + done.query) * a.problem.num_q_heads + rows.first_head(done.slice);
     if (queries_left <= 0) first_row = -1;
+    int head_rows[2];  // those of the lane, in [rows, H]; 32 bits, because registers are short
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      head_rows[half] = static_cast<int>(
+          head_row_of(rows, item.tile, done.slice, done.unit, lane / 4 + 8 * half, a.problem.num_q_heads));
     __syncwarp();
     if (is_leader) ptx::mbarrier_arrive(smem.list_empty(ptx::opaque(turn) % Shape::lists));
     next_rows(ptx::opaque(turn) + 1);  // which come in while this tile's output is written
     state.finish();
     if constexpr (any) {
-      write_rows<Shape>(a.problem, combination, o, state, [&](int row) {
-        const int query = row / rows.heads(), head = row % rows.heads();
-        const bool exists = query < min(rows.queries(), queries_left) && head < heads_left;
-        return exists ? first_row + query * a.problem.num_q_heads + head : -1;
-      });
+      write_rows<Shape>(a.problem, combination, o, state,
+                        [&](int row) { return row < 8 ? head_rows[0] : head_rows[1]; });
     } else if (first_row >= 0) {
       write_rows<Shape>(a.problem, combination, o, state, [&](int row) { return first_row + row; });
     }
@@ -239,27 +247,30 @@ __global__ void __launch_bounds__(Shape::threads, 1)
 
 template <>
 bool serves(const SelectedAttention& a) {
-  return selected_row<SelectedShape>(a) >= 0;
+  return selected_plan<SelectedShape>(a).row >= 0;
+}
+
+int selected_attention_queries(const Config& config, DType dtype, std::int64_t end_position) {
+  return selected_plan<SelectedShape>(config, dtype, end_position).queries;
 }
 
 template <>
 void run_op(const SelectedAttention& a, const Gpu& gpu, cudaStream_t stream) {
-  visit_selected_shape<SelectedShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
+  visit_selected_shape<SelectedShape>(a, [&]<class Shape>(std::type_identity<Shape>, const SelectedPlan& plan) {
     using T = typename Shape::T;
     const CudaSegmentSchedule& schedule = cuda_schedule(a.queries);
-    const ListView<QueryTile> tiles = schedule.tiles(Shape::tile_queries(*a.config));
+    const ListView<QueryTile> tiles = schedule.tiles(plan.queries);
     if (tiles.count == 0 || a.group_begin == a.group_end) return;
 
     AttentionProblem<T> problem = attention_problem<T>(a, schedule, tiles);
     problem.out = static_cast<T*>(a.out);
     problem.log_sum_exp = static_cast<float*>(a.log_sum_exp);
     const auto [work, blocks] = persistent_work(a, tiles.count, a.group_end - a.group_begin, gpu, stream);
-    const auto arguments = selected_work<Shape>(a, problem, work);
-    const std::size_t bytes = selected_shared_bytes<Shape>(a);
-    allow_shared_memory(selected_attention_kernel<Shape>, bytes);
-    selected_attention_kernel<Shape><<<blocks, Shape::threads, bytes, stream>>>(
+    const auto arguments = selected_work<Shape>(a, problem, work, plan);
+    allow_shared_memory(selected_attention_kernel<Shape>, plan.shared_bytes);
+    selected_attention_kernel<Shape><<<blocks, Shape::threads, plan.shared_bytes, stream>>>(
         arguments, a.combine ? Combination<T>(*a.combine) : Combination<T>(),
-        make_tensor_map(a.q, a.dtype, warp_rows_layout<Shape::heads_per_group>(a)),
+        make_tensor_map(a.q, a.dtype, warp_rows_layout(a, arguments.tiling.rows())),
         block_maps(a, arguments.tiling.keys_per_entry()));
     check_launch("selected_attention");
   });

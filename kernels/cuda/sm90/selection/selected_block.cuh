@@ -95,53 +95,79 @@ struct SelectedMemory : SharedMemory<SelectedLayout<Shape>> {
   }
 };
 
-/// Dynamic shared memory of a launch: the layout and the unions behind it.
-template <class Shape, class Stage>
-std::size_t selected_shared_bytes(const Stage& a) {
-  const UnionSize size = union_size<Shape>(a);
-  return static_cast<std::size_t>(SharedMemory<SelectedLayout<Shape>>::bytes) +
-         UnionBuffers<Shape::heads_per_group>::bytes(Shape::lists, size.words, size.capacity);
-}
-
 /// Static shared memory of the kernels, at most: what builders exchange, aligned as tiles are.
 inline constexpr int selected_static_bytes = tile_alignment;
 
-/// The row of the table whose kernel of the selected branch runs, -1 where none serves: that of the layer's own heads
-/// for blocks of 64 tokens, else one of any number of heads; the unions of the rank's documents must fit in shared
-/// memory.
-template <template <class, int, int, int> class KernelShape, class Stage>
-int selected_row(const Stage& a) {
-  const Config& config = *a.config;
-  if (!serves(config, a.dtype)) return -1;
-  const auto fits = [&](int row) {
-    bool result = false;
-    visit_row<KernelShape>(row, a.dtype, [&]<class Shape>(std::type_identity<Shape>) {
-      result = Shape::tile_queries(config) > 0 &&
-               selected_shared_bytes<Shape>(a) + selected_static_bytes <= max_shared_bytes;
-    });
-    return result;
-  };
-  const int own = index_of(config);
-  if (own >= 0 && config.select_block == tokens_per_block && fits(own)) return own;
-  const int any = any_heads_row(config);
-  if (any < 0 || !SelectedTiling<any_heads>::serves(config) || !fits(any)) return -1;
-  // ChosenEntries counts in 32 bits.
-  const std::int64_t rows = a.queries ? a.queries->rows : 0;
-  return rows * config.num_kv_heads * config.select_count < std::int64_t{1} << 32 ? any : -1;
+/// The plan of a shape for documents that end at `end_position`: as many queries as have a union that fits in shared
+/// memory, at most as many as the warps have rows for; no plan where none fits.
+template <class Shape>
+SelectedPlan plan_of_shape(const Config& config, std::int64_t end_position) {
+  const SelectedTiling<Shape::heads_per_group> tiling(config);
+  const std::int64_t entries = (end_position + tiling.keys_per_entry() - 1) / tiling.keys_per_entry(),
+                     chosen = config.select_count * tiling.entries_per_block();
+  const HeadSplit split(16, static_cast<int>(config.heads_per_group()));
+  SelectedPlan plan;
+  plan.words = SelectedUnion::words(entries);
+  const int full = split.tile_queries(Shape::warps);
+  for (plan.queries = full; plan.queries > 0; --plan.queries) {
+    plan.capacity = static_cast<int>(std::min(entries, plan.queries * chosen));
+    plan.shared_bytes =
+        static_cast<std::size_t>(SharedMemory<SelectedLayout<Shape>>::bytes +
+                                 UnionBuffers<Shape::heads_per_group>::bytes(Shape::lists, plan.words, plan.capacity));
+    if (plan.shared_bytes + selected_static_bytes > max_shared_bytes) continue;
+    const int warps = Shape::warps / split.parts;  // that share the queries
+    plan.per_warp = (plan.queries + warps - 1) / warps;
+    plan.is_full = plan.queries == full;
+    break;
+  }
+  return plan;
 }
 
-/// Calls function(std::type_identity<Shape>{}) for the row that serves the layer; UnsupportedError when there is none.
+/// The plan of a launch: on the row of the layer's own heads for blocks of 64 tokens, if tiles need not be smaller for
+/// the length of the documents, else on one of any number of heads, whose unions are smaller.
+template <template <class, int, int, int> class KernelShape>
+SelectedPlan selected_plan(const Config& config, DType dtype, std::int64_t end_position) {
+  if (!serves(config, dtype)) return {};
+  const auto plan_of_row = [&](int row) {
+    SelectedPlan plan;
+    visit_row<KernelShape>(
+        row, dtype, [&]<class Shape>(std::type_identity<Shape>) { plan = plan_of_shape<Shape>(config, end_position); });
+    if (plan.queries > 0) plan.row = row;
+    return plan;
+  };
+  const int own = index_of(config), any = any_heads_row(config);
+  if (own >= 0 && config.select_block == tokens_per_block) {
+    const SelectedPlan plan = plan_of_row(own);
+    if (plan.is_full) return plan;
+  }
+  return any >= 0 && SelectedTiling<any_heads>::serves(config) ? plan_of_row(any) : SelectedPlan();
+}
+
+/// The same for a stage; without queries, for documents of one block.
+template <template <class, int, int, int> class KernelShape, class Stage>
+SelectedPlan selected_plan(const Stage& a) {
+  const std::int64_t end = a.queries ? cuda_schedule(a.queries).end_position() : a.config->select_block;
+  const SelectedPlan plan = selected_plan<KernelShape>(*a.config, a.dtype, end);
+  // The kernels for any number of heads count rows and selected blocks in 32 bits.
+  const std::int64_t rows = a.queries ? a.queries->rows : 0;
+  const bool counts =
+      rows * std::max(a.config->num_kv_heads * a.config->select_count, a.config->num_q_heads) < std::int64_t{1} << 31;
+  return counts || shapes[std::max(plan.row, 0)].heads_per_group != any_heads ? plan : SelectedPlan();
+}
+
+/// Calls function(std::type_identity<Shape>{}, plan) for the row that serves the layer; UnsupportedError when there is
+/// none.
 template <template <class, int, int, int> class KernelShape, class Stage, class Function>
 void visit_selected_shape(const Stage& a, Function&& function) {
-  const int row = selected_row<KernelShape>(a);
-  if (row < 0) refuse_shape(*a.config);
-  visit_row<KernelShape>(row, a.dtype, function);
+  const SelectedPlan plan = selected_plan<KernelShape>(a);
+  if (plan.row < 0) refuse_shape(*a.config);
+  visit_row<KernelShape>(plan.row, a.dtype,
+                         [&]<class Shape>(std::type_identity<Shape> shape) { function(shape, plan); });
 }
 
 /// The rows of q in boxes of those of a warp.
-template <int Heads, class Stage>
-TensorLayout warp_rows_layout(const Stage& a) {
-  const HeadRows<Heads, 16> rows(static_cast<int>(a.config->heads_per_group()));
+template <class Rows, class Stage>
+TensorLayout warp_rows_layout(const Stage& a, const Rows& rows) {
   return rows_layout(a.queries->rows, a.config->num_q_heads, a.config->head_dim_qk, rows.queries(), rows.heads());
 }
 

@@ -20,9 +20,6 @@ struct SelectedGradientShape {
   static constexpr auto table = TableRow<Dqk, Dv, Heads>::shape.selected_query_gradients;
   static constexpr int heads_per_group = Heads;
   static constexpr int warps = table.warps;
-  static int tile_queries(const Config& config) {
-    return selected_query_gradient_queries(TableRow<Dqk, Dv, Heads>::shape, static_cast<int>(config.heads_per_group()));
-  }
   static constexpr int keys = tokens_per_block;
   static constexpr int stages = table.stages;
   static constexpr int consumers =
@@ -132,15 +129,18 @@ __device__ __forceinline__ void consumer_loop(const GradientWork<Shape>& a, cons
                        buffers.arrivals(ArrivalsOf::keys, lists.stage) + index,
                        buffers.arrivals(ArrivalsOf::values, lists.stage) + index, smem);
     };
+    const auto list_of_tile = [&]() -> const auto& {
+      return list;
+    };
     using Scores = float[Shape::keys_at_once / 8][4];
     if constexpr (any) {
       ChosenEntries chosen(a, item, own);
-      for_each_chosen(a.tiling, list, own.unit, [&](int index, int) {
+      for_each_chosen(a.tiling, list_of_tile, own.unit, [&](int index, int) {
         const RowKeys keys = chosen.next(a, chosen_entries(a.tiling, list, index, own.unit), item.position + own.query);
         add(index, [&](Scores& s, int first) { keys.mask(s, first, 0.f); });
       });
     } else {
-      for_each_chosen(a.tiling, list, own.unit, [&](int index, int) {
+      for_each_chosen(a.tiling, list_of_tile, own.unit, [&](int index, int) {
         const int visible = item.position + own.query + 1 - list.blocks[index] * Shape::keys;
         add(index, [&](Scores& s, int first) {
           if (visible >= first + Shape::keys_at_once) return;
@@ -191,21 +191,24 @@ __global__ void __launch_bounds__(Shape::threads, 1)
 
 template <>
 bool serves(const SelectedAttentionBackward& a) {
-  return selected_row<SelectedGradientShape>(a) >= 0;
+  return selected_plan<SelectedGradientShape>(a).row >= 0;
+}
+
+int selected_query_gradients_queries(const Config& config, DType dtype, std::int64_t end_position) {
+  return selected_plan<SelectedGradientShape>(config, dtype, end_position).queries;
 }
 
 void selected_query_gradients(const SelectedAttentionBackward& a, const Gpu& gpu, cudaStream_t stream) {
-  visit_selected_shape<SelectedGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>) {
+  visit_selected_shape<SelectedGradientShape>(a, [&]<class Shape>(std::type_identity<Shape>, const SelectedPlan& plan) {
     using T = typename Shape::T;
-    const ListView<QueryTile> tiles = cuda_schedule(a.queries).tiles(Shape::tile_queries(*a.config));
+    const ListView<QueryTile> tiles = cuda_schedule(a.queries).tiles(plan.queries);
     if (tiles.count == 0 || a.group_begin == a.group_end) return;
     const auto [work, blocks] = persistent_work(a, tiles.count, a.group_end - a.group_begin, gpu, stream);
-    const auto arguments = selected_work<Shape>(a, gradient_problem<T>(a, tiles), work);
-    const std::size_t bytes = selected_shared_bytes<Shape>(a);
+    const auto arguments = selected_work<Shape>(a, gradient_problem<T>(a, tiles), work, plan);
     auto* const kernel = selected_query_gradients_kernel<Shape>;
-    allow_shared_memory(kernel, bytes);
-    kernel<<<blocks, Shape::threads, bytes, stream>>>(
-        arguments, make_tensor_map(a.q, a.dtype, warp_rows_layout<Shape::heads_per_group>(a)),
+    allow_shared_memory(kernel, plan.shared_bytes);
+    kernel<<<blocks, Shape::threads, plan.shared_bytes, stream>>>(
+        arguments, make_tensor_map(a.q, a.dtype, warp_rows_layout(a, arguments.tiling.rows())),
         block_maps(a, arguments.tiling.keys_per_entry()));
     check_launch("selected_query_gradients");
   });

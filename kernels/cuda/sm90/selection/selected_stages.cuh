@@ -143,17 +143,16 @@ struct StagePool {
   }
 };
 
-/// Calls attend(index of a tile, index of the next) for the tiles of a union that the warp's queries chose; the next is
-/// -1 where it is not known yet.
-template <class Tiling, class Attend>
-__device__ __forceinline__ void for_each_chosen(const Tiling& tiling, const typename Tiling::Union& list, int unit,
-                                                Attend&& attend) {
+/// Calls attend(index of a tile, index of the next) for the tiles of a union, list(), that the warp's queries chose;
+/// the next is -1 where it is not known yet.
+template <class Tiling, class List, class Attend>
+__device__ __forceinline__ void for_each_chosen(const Tiling& tiling, List&& list, int unit, Attend&& attend) {
   const auto lowest = [](unsigned bits) { return __ffs(static_cast<int>(bits)) - 1; };
-  const int count = tiling.tiles(*list.count);
+  const int count = tiling.tiles(*list().count);
 #pragma unroll 1
   for (int first = 0; first < count; first += 32) {
     const int own = first + threadIdx.x % 32;
-    unsigned chosen = __ballot_sync(0xffffffffu, own < count && (tile_mask(tiling, list, own) >> unit & 1));
+    unsigned chosen = __ballot_sync(0xffffffffu, own < count && (tile_mask(tiling, list(), own) >> unit & 1));
 #pragma unroll 1
     for (; chosen != 0; chosen &= chosen - 1) {
       const unsigned rest = chosen & (chosen - 1);
@@ -201,12 +200,12 @@ class ChosenEntries {
  public:
   template <class Work>
   __device__ ChosenEntries(const Work& a, const SelectedItem& item, const WarpRows<SelectedTiling<any_heads>>& rows)
-      : next_(0), left_(0), entry_(none) {
+      : next_(0), entry_(none) {
     const int lane = static_cast<int>(threadIdx.x) % 32, query = rows.query + lane;
-    queries_ = a.tiling.rows().query(lane / 4) | a.tiling.rows().query(lane / 4 + 8) << 16;
+    queries_and_left_ = a.tiling.rows().query(lane / 4) | a.tiling.rows().query(lane / 4 + 8) << 4;
     if (lane >= a.tiling.rows().queries() || query >= item.tile.rows) return;
     next_ = static_cast<unsigned>(((item.tile.row + query) * a.problem.num_kv_heads + item.group) * a.select_count);
-    left_ = a.select_count;
+    queries_and_left_ |= a.select_count << 8;
     read(a);
   }
 
@@ -224,7 +223,7 @@ class ChosenEntries {
       if (entry_ == entry) advance(a, position + static_cast<int>(threadIdx.x) % 32);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int query = half == 0 ? queries_ & 0xffff : queries_ >> 16;
+        const int query = queries_and_left_ >> 4 * half & 0xf;
         if (!(choosing >> query & 1)) continue;
         const int visible = min(per_entry, position + query + 1 - entry * per_entry);
         keys.seen[half] |= (~0ull >> (64 - visible)) << (part * per_entry);
@@ -238,10 +237,11 @@ class ChosenEntries {
 
   template <class Work>
   __device__ __forceinline__ void read(const Work& a) {
-    const int block = left_ > 0 ? a.selected[next_] : -1;
+    const bool is_left = queries_and_left_ >= 1 << 8;
+    const int block = is_left ? a.selected[next_] : -1;
     entry_ = block < 0 ? none : block * a.tiling.entries_per_block();
     ++next_;
-    --left_;
+    if (is_left) queries_and_left_ -= 1 << 8;
   }
   template <class Work>
   __device__ __forceinline__ void advance(const Work& a, int position) {
@@ -253,10 +253,9 @@ class ChosenEntries {
     }
   }
 
-  unsigned next_;  ///< index of the next block in `selected`: 32 bits, because registers are short
-  int left_;       ///< blocks that were not read
-  int entry_;      ///< of the last block that was read
-  int queries_;    ///< of the lane's rows among the warp's, 16 bits each
+  unsigned next_;         ///< index of the next block in `selected`: 32 bits, because registers are short
+  int entry_;             ///< of the last block that was read
+  int queries_and_left_;  ///< of the lane's rows among the warp's, 4 bits each; then the number of blocks not read yet
 };
 
 }  // namespace cpnsa::cuda::sm90

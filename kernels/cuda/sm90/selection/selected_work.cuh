@@ -30,8 +30,8 @@ struct SelectedTiling {
   using Union = BlockUnion<64>;
   static_assert(Rows::parts() == 1 && Rows::queries() == 1);
 
-  explicit SelectedTiling(const Config&) {}
-  __device__ static Rows rows() { return Rows(Heads); }
+  explicit SelectedTiling(const Config&, int /*queries_per_warp*/ = 1) {}
+  __host__ __device__ static Rows rows() { return Rows(Heads); }
   static constexpr int entries_per_block() { return 1; }
   static constexpr int entries_per_tile() { return 1; }
   static constexpr int keys_per_entry() { return tokens_per_block; }
@@ -43,8 +43,9 @@ struct SelectedTiling<any_heads> {
   using Rows = HeadRows<any_heads, 16>;
   using Union = BlockUnion<16>;
 
-  explicit SelectedTiling(const Config& config)
-      : rows_(static_cast<int>(config.heads_per_group())),
+  /// `queries_per_warp`: at most; by default as many as its rows hold.
+  explicit SelectedTiling(const Config& config, int queries_per_warp = 16)
+      : rows_(static_cast<int>(config.heads_per_group()), queries_per_warp),
         entries_per_block_(static_cast<int>(std::max<std::int64_t>(1, config.select_block / tokens_per_block))),
         entries_per_tile_(static_cast<int>(std::max<std::int64_t>(1, tokens_per_block / config.select_block))) {}
   static bool serves(const Config& config) {
@@ -207,34 +208,29 @@ __device__ __forceinline__ void build_unions(const SelectedWork<Problem, Shape::
   ptx::mbarrier_arrive(smem.list_full(ring.stage));
 }
 
-struct UnionSize {
-  int words;
-  int capacity;
+/// How a launch of the kernels of the selected branch divides its work.
+struct SelectedPlan {
+  int row = -1;          ///< of the table of shapes, -1 where none serves
+  int queries = 0;       ///< of a tile
+  int per_warp = 0;      ///< queries of a consumer warp
+  bool is_full = false;  ///< the tile has as many queries as the warps have rows for
+  int words = 0;         ///< of a union
+  int capacity = 0;
+  std::size_t shared_bytes = 0;
 };
-
-/// Without queries: of documents of one block.
-template <class Shape, class Stage>
-UnionSize union_size(const Stage& a) {
-  const SelectedTiling<Shape::heads_per_group> tiling(*a.config);
-  const std::int64_t keys = tiling.keys_per_entry(), end = a.queries ? cuda_schedule(a.queries).end_position() : keys;
-  const std::int64_t entries = (end + keys - 1) / keys, chosen = a.config->select_count * tiling.entries_per_block();
-  return {SelectedUnion::words(entries),
-          static_cast<int>(std::min<std::int64_t>(entries, Shape::tile_queries(*a.config) * chosen))};
-}
 
 template <class Shape, class Problem, class Stage>
 SelectedWork<Problem, Shape::heads_per_group> selected_work(const Stage& a, const Problem& problem,
-                                                            const WorkList& work) {
-  const UnionSize size = union_size<Shape>(a);
+                                                            const WorkList& work, const SelectedPlan& plan) {
   return {problem,
-          SelectedTiling<Shape::heads_per_group>(*a.config),
+          SelectedTiling<Shape::heads_per_group>(*a.config, plan.per_warp),
           work,
           a.table,
           a.selected,
           static_cast<int>(a.group_begin),
           static_cast<int>(a.config->select_count),
-          size.words,
-          size.capacity};
+          plan.words,
+          plan.capacity};
 }
 
 }  // namespace cpnsa::cuda::sm90
