@@ -32,7 +32,7 @@ def test_kernels_of_a_layer():
 def test_the_record_of_a_step():
     def step(timing):
         layer = cpnsa.numpy.Attention(cpnsa.Config(num_q_heads=2, num_kv_heads=1, head_dim_qk=8, head_dim_v=8,
-                                                   compressor="mean"), [0, 300], dtype="f32", timing=timing)
+                                                   compressor="mean"), cu_seqlens=[0, 300], timing=timing)
         q, k, gate = (np.ones((300, *shape), np.float32) for shape in ((2, 8), (1, 8), (2, 3)))
         _, saved = layer.forward(q, k, k, gate)
         layer.backward(q, saved)
