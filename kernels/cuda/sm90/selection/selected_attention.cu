@@ -188,7 +188,7 @@ __device__ __forceinline__ void consumer_loop(const AttentionWork<Shape>& a,
       });
     } else {
       for_each_chosen(
-          a.tiling, [&]() -> const auto& { return list; }, own.unit,
+          a.tiling, [one = &list]() -> const auto& { return *one; }, own.unit,
           [&](int index, int next) {
             attend(list_index, index, next, [&](float(&s)[Shape::keys / 8][4]) {
               const int visible = item.position + own.query + 1 - list.blocks[index] * Shape::keys;

@@ -129,8 +129,8 @@ __device__ __forceinline__ void consumer_loop(const GradientWork<Shape>& a, cons
                        buffers.arrivals(ArrivalsOf::keys, lists.stage) + index,
                        buffers.arrivals(ArrivalsOf::values, lists.stage) + index, smem);
     };
-    const auto list_of_tile = [&]() -> const auto& {
-      return list;
+    const auto list_of_tile = [one = &list]() -> const auto& {
+      return *one;
     };
     using Scores = float[Shape::keys_at_once / 8][4];
     if constexpr (any) {
