@@ -78,6 +78,34 @@ def test_gradcheck(compressor):
     assert torch.autograd.gradcheck(shared, (q, k[0], v[0]))
 
 
+def test_frozen_parameters_change_no_other_gradient():
+    config = configured("mlp")
+    plan = cpnsa.torch.Plan(config, [0, 30], dtype=torch.float64)
+    torch.manual_seed(3)
+    tensors = [torch.randn(30, *shape, dtype=torch.float64) for shape in ((4, 4), (2, 4), (2, 3), (4, 3))]
+    sides = [cpnsa.torch.Compressor(config, dim, 6, dtype=torch.float64) for dim in (4, 3)]
+    parameters = [parameter for side in sides for parameter in side.parameters()]
+
+    def gradients():
+        leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+        out = cpnsa.torch.attention(plan, *leaves, *(side.tensors() for side in sides))
+        for parameter in parameters:
+            parameter.grad = None
+        out.square().sum().backward()
+        return [tensor.grad for tensor in leaves + parameters]
+
+    expected = gradients()
+    assert all(gradient.abs().max() > 0 for gradient in expected)
+    for frozen, parameter in enumerate(parameters):
+        parameter.requires_grad_(False)
+        for index, (found, right) in enumerate(zip(gradients(), expected)):
+            if index == len(tensors) + frozen:
+                assert found is None
+            else:
+                assert torch.equal(found, right)
+        parameter.requires_grad_(True)
+
+
 @pytest.mark.parametrize("compressor, branch_kv, dtype, tolerance", [
     ("mlp", True, torch.float64, 1e-12), ("linear", False, torch.float64, 1e-12), ("mean", True, torch.float32, 2e-5)])
 def test_layer_against_plain_pytorch(compressor, branch_kv, dtype, tolerance):

@@ -105,17 +105,21 @@ def test_numpy_has_the_variants():
     q_cmp, sink = torch.randn_like(q), torch.randn(4, dtype=torch.float64)
     plan = cpnsa.torch.Plan(config, [0, 30], dtype=torch.float64, compressed_query=True, sinks=True)
     leaves = [tensor.detach().clone().requires_grad_() for tensor in (q, q_cmp, sink)]
-    out = cpnsa.torch.attention(plan, leaves[0], k, v, gate, q_cmp=leaves[1], sinks=leaves[2])
+    rotation = angles(torch.arange(14, dtype=torch.float64), 2)
+    out = cpnsa.torch.attention(plan, leaves[0], k, v, gate, q_cmp=leaves[1], sinks=leaves[2],
+                                summary_rotation=rotation)
     out.backward(torch.ones_like(out))
     layer = cpnsa.numpy.Attention(config, cu_seqlens=[0, 30], dtype="f64", compressed_query=True, sinks=True)
     arrays = [tensor.detach().numpy() for tensor in (q, q_cmp, sink, gate, *k, *v)]
     log_sum_exp = np.full((30, 4), np.nan)
     found, saved = layer.forward(arrays[0], arrays[4:7], arrays[7:10], arrays[3], q_cmp=arrays[1], sinks=arrays[2],
+                                 summary_rotation=tuple(table.numpy() for table in rotation),
                                  log_sum_exp=(None, None, log_sum_exp))
     np.testing.assert_array_equal(found, out.detach().numpy())
     assert np.isfinite(log_sum_exp).all()
     gradients = layer.backward(np.ones_like(found), saved)
     np.testing.assert_allclose(gradients["q_cmp"], leaves[1].grad.numpy())
+    np.testing.assert_allclose(gradients["k_cmp"], k[0].grad.numpy())
     np.testing.assert_allclose(gradients["sink_slc"] + gradients["sink_win"], leaves[2].grad.numpy(), rtol=1e-12)
 
 
