@@ -14,7 +14,7 @@ agree = (attention, "*Agreement.EverySettingComputesTheLayer*")
 statistics = (attention, "*StatisticsOfSteps*")
 
 mutations = [
-    # What ranks compare.
+    # The comparison between ranks.
     Mutation("src/layer/fingerprint.cpp", "return name_of(value);", 'return MUTANT ? "x" : name_of(value);',
              (attention, "*Errors.RanksMustComputeInTheSameType*")),
     Mutation("src/layer/fingerprint.cpp", "if (key.compared) text +=",

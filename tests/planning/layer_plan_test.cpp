@@ -95,7 +95,7 @@ TEST(LayerPlans, ReadNeedsWhereTheyDecideWhatIsExchanged) {
   EXPECT_TRUE(Planned({}, 1).layer.alone());
 }
 
-// What the others read comes first, and has one place on every rank, although the ranks own different amounts.
+// The window begins the workspace, and each of its parts has the same offset on every rank.
 TEST(LayerPlans, WindowsAreLaidOutAlikeOnEveryRank) {
   const Config config = config_of_heads(4, 2);
   const std::int64_t cu_seqlens[] = {0, 90, 160, 165};

@@ -34,7 +34,7 @@ void check_spans(const StepRecord& record) {
   const auto& received = record.statistics.bytes_received;
   const std::int64_t control = received[static_cast<std::size_t>(Traffic::control)];
   const std::int64_t all = std::accumulate(received.begin(), received.end(), std::int64_t{0});
-  // Of the control messages only the need matrix belongs to a stage.
+  // The need matrix is the only control message that belongs to a stage.
   EXPECT_GE(bytes, all - control);
   EXPECT_LE(bytes, all);
   const auto waits = record.waits();

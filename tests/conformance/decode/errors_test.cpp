@@ -267,7 +267,7 @@ TEST_P(DecodeErrors, ParametersAreComparedInTheFirstStepOfALayer) {
     });
 }
 
-// What a layer of training may have and the decoder has not is named.
+// The decoder names each variant of a layer that it does not compute.
 TEST_P(DecodeErrors, VariantsOfALayerAreRefusedByName) {
   on_ranks(rank_counts().front(), [&](Communicator& communicator, Device& own) {
     if (communicator.size() > 1) return;
